@@ -59,7 +59,9 @@ export class BlockError extends Error {
 export function errnoOf(error: unknown): string | undefined {
   if (error instanceof BlockError) return error.errno
   if (error instanceof Error && 'code' in error && typeof error.code === 'string') {
-    return /^E[A-Z0-9]+$/.test(error.code) && !error.code.startsWith('ERR_') ? error.code : undefined
+    return /^E[A-Z0-9]+$/.test(error.code) && !error.code.startsWith('ERR_')
+      ? error.code
+      : undefined
   }
   return undefined
 }

@@ -76,7 +76,8 @@ export function array<T>(element: Field<T>, count: number): Field<T[]> {
         element.get(source, view, at + index * element.size, little),
       ),
     set: (target, view, at, value, little) => {
-      if (value.length !== count) throw new RangeError(`${value.length} elements instead of ${count}`)
+      if (value.length !== count)
+        throw new RangeError(`${value.length} elements instead of ${count}`)
       for (const [index, item] of value.entries()) {
         element.set(target, view, at + index * element.size, item, little)
       }
@@ -148,9 +149,13 @@ export function struct<S extends Shape>(order: ByteOrder, shape: S): Struct<S> {
 function safe(value: bigint, at: number): number {
   const number = Number(value)
   if (!Number.isSafeInteger(number)) {
-    throw new BlockError('CORRUPT_IMAGE', `the 64-bit field at byte ${at} holds ${value}, beyond 2^53`, {
-      offset: at,
-    })
+    throw new BlockError(
+      'CORRUPT_IMAGE',
+      `the 64-bit field at byte ${at} holds ${value}, beyond 2^53`,
+      {
+        offset: at,
+      },
+    )
   }
   return number
 }

@@ -1,0 +1,85 @@
+/** How a driver presents itself to the graph: its name, its options, and how it opens. */
+import type { BlockLayer, Io } from './layer.ts'
+
+/** A node by name, or the options of a node to be opened for this purpose alone. */
+export type NodeReference = string | NodeOptions
+
+/**
+ * Options as `blockdev-add` takes them. Those that every node has (`node-name`, `read-only`,
+ * `cache`, `discard`, `detect-zeroes`, …) are taken out by the graph; the driver parses the rest.
+ */
+export interface NodeOptions {
+  /** The driver's name; left out, the image is probed where the caller permits that. */
+  readonly driver?: string
+  readonly [option: string]: unknown
+}
+
+/**
+ * What a child is to its parent. It decides the permissions on the edge and the flags that the
+ * child inherits; the child's name in the graph is the role's, `filtered` children being called
+ * `file` as in QEMU.
+ */
+export type ChildRole = 'file' | 'data-file' | 'backing' | 'filtered' | 'target'
+
+export interface OpenFlags {
+  readonly readOnly: boolean
+  /** `cache.direct`: bypass the page cache. */
+  readonly direct: boolean
+  /** `cache.no-flush`: flushes are ignored; for data that may be lost. */
+  readonly noFlush: boolean
+  /** Take no locks against other writers, and accept that what is read may change. */
+  readonly forceShare: boolean
+}
+
+export interface OpenContext extends Io {
+  /** Name of the node being opened, for messages. */
+  readonly name: string
+  readonly flags: OpenFlags
+  /** Opens, or finds, a child that the user named. Closed by the graph, not by the layer. */
+  child(role: ChildRole, reference: NodeReference): Promise<BlockLayer>
+  /**
+   * Opens a child that the image names. The open policy may refuse it with `PERMISSION`.
+   * `filename` is as recorded, relative names being relative to the image; `format` is the
+   * recorded driver, probed when undefined.
+   */
+  implied(role: ChildRole, filename: string, format: string | undefined): Promise<BlockLayer>
+}
+
+export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
+  /** `qcow2`, `throttle`: as in QEMU. */
+  readonly name: string
+  readonly kind: 'protocol' | 'format' | 'filter'
+  /** Checks and types the driver's own options; throws `INVALID_ARGUMENT`. */
+  parse(options: NodeOptions): Options
+  /** Whether an image that begins with these bytes (at least 512, or the whole) is of this format. */
+  probe?(head: Uint8Array): boolean
+  /** Options for a file name or URL that belongs to this protocol, or undefined. */
+  parseFilename?(filename: string): NodeOptions | undefined
+  /** On failure everything that it opened itself is closed again. */
+  open(options: Options, context: OpenContext): Promise<BlockLayer>
+  readonly creator?: ImageCreator<CreateOptions>
+}
+
+/** Making new images. Separate from opening: the two have few options in common. */
+export interface ImageCreator<CreateOptions> {
+  /** What `create -o help` lists, in its order. */
+  readonly options: readonly CreateOptionInfo[]
+  /** Checks and types; values may be typed (QMP) or text (`-o name=value`). */
+  parse(options: Readonly<Record<string, unknown>>): CreateOptions
+  /** Formats get a writable child `file`; protocols make the file itself. */
+  create(options: CreateOptions, context: CreateContext): Promise<void>
+}
+
+export interface CreateContext extends Io {
+  /** The storage that a format writes its image into; absent for protocols. */
+  readonly file?: BlockLayer
+  /** A separate data file, where one was asked for. */
+  readonly dataFile?: BlockLayer
+}
+
+export interface CreateOptionInfo {
+  readonly name: string
+  readonly type: 'size' | 'str' | 'bool' | 'num'
+  readonly description: string
+  readonly defaultText?: string
+}

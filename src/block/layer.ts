@@ -1,0 +1,207 @@
+/**
+ * The data-path contract. The author of a protocol or filter implements `BlockLayer`; everything
+ * between a caller and a layer (alignment, splitting, bounds, counting, serialising) happens once,
+ * in `graph/node.ts`, so requests arrive here aligned, inside the disk and within `limits`.
+ *
+ * Verbs return a `Completion`: nothing when the work was done on the spot, a promise when
+ * something has to be waited for. An `async` method is a valid implementation; hot paths that can
+ * answer at once (page cache, cached tables) save their callers the promise. Errors of a
+ * synchronous answer are thrown, of a promise rejected; callers that do not `await` handle both.
+ *
+ * A buffer belongs to the callee until the call has settled and to its owner afterwards; nobody
+ * keeps it.
+ */
+import type { ByteRange } from '../bytes/range.ts'
+
+/** Settled already, or a promise of it. */
+// biome-ignore lint/suspicious/noConfusingVoidType: `async` methods and plain ones both fit it
+export type Completion = void | Promise<void>
+
+/** Every request can be aborted; it then rejects with `signal.reason`, or finishes first. */
+export interface Io {
+  readonly signal: AbortSignal
+}
+
+export interface WriteIo extends Io {
+  /** Force unit access: on stable storage before the call settles. */
+  readonly fua: boolean
+  /** The caller promises that what a guest reads stays the same (copy-on-read, rewrites). */
+  readonly unchanged: boolean
+}
+
+export interface ZeroIo extends WriteIo {
+  /** The range may be deallocated as long as it reads as zeroes. */
+  readonly mayUnmap: boolean
+  /** Fail with `UNSUPPORTED` rather than write zeroes byte by byte. */
+  readonly fastOnly: boolean
+}
+
+/** How well a layer does something: not at all, by other means, or by itself. */
+export type Support = 'none' | 'emulated' | 'native'
+
+export interface Capabilities {
+  readonly write: boolean
+  readonly resize: boolean
+  /** Whether unallocated ranges can show a backing file. */
+  readonly backing: boolean
+  readonly fua: Support
+  readonly writeZeroes: Support
+  readonly discard: Support
+  readonly extents: Support
+  /** Whether a newly created image, and space gained by `truncate`, reads as zeroes. */
+  readonly zeroInit: boolean
+}
+
+/** All in bytes. Alignments are powers of two; requests are multiples of them. */
+export interface Limits {
+  /** Offsets and lengths of reads and writes. */
+  readonly alignment: number
+  /** Address of the buffers handed over; layers bounce others themselves. */
+  readonly memoryAlignment: number
+  /** Ranges of this alignment can be zeroed without a read-modify-write. */
+  readonly zeroAlignment: number
+  readonly discardAlignment: number
+  /** The length that moves data best: a cluster, a stripe. */
+  readonly preferredLength: number
+  /** Longer reads and writes are split. */
+  readonly maxTransfer: number
+}
+
+/** Bytes of a lower layer, where a run of data lies. */
+export interface HostRange extends ByteRange {
+  readonly layer: BlockLayer
+  /** Whether the bytes may be overwritten in place. */
+  readonly writable: boolean
+}
+
+/** A run of bytes with one status. */
+export type Extent = ByteRange &
+  (
+    | { readonly kind: 'data'; readonly host?: HostRange }
+    /** Compressed or encrypted: data that exists nowhere as plain bytes. */
+    | { readonly kind: 'encoded' }
+    | { readonly kind: 'zero'; readonly allocated: boolean; readonly host?: HostRange }
+    /** Not allocated here: the backing file decides, or zeroes where there is none. */
+    | { readonly kind: 'backing' }
+  )
+
+export interface BlockLayer extends AsyncDisposable, Abilities {
+  /** Bytes; a safe integer. Not necessarily a multiple of `limits.alignment`. */
+  readonly size: number
+  readonly capabilities: Capabilities
+  readonly limits: Limits
+  /** Fills `target`. Past the end of an unaligned `size`, zeroes. */
+  read(offset: number, target: Uint8Array, io: Io): Completion
+  write(offset: number, source: Uint8Array, io: WriteIo): Completion
+  writeZeroes(offset: number, length: number, io: ZeroIo): Completion
+  /** A hint: the range may read as anything of old or zeroes afterwards. */
+  discard(offset: number, length: number, io: Io): Completion
+  /** Everything that settled before is on stable storage afterwards. */
+  flush(io: Io): Completion
+  /** Grows (new space as `capabilities.zeroInit` says) or shrinks. */
+  truncate(size: number, io: Io): Completion
+  /**
+   * The first run at `offset`, where 0 < its length <= `length`. It need not be the longest one:
+   * neighbouring runs may have the same status.
+   */
+  extentAt(offset: number, length: number, io: Io): Extent | Promise<Extent>
+}
+
+/** What only some layers can do. Present means able; nobody asks for a layer's class. */
+export interface Abilities {
+  readonly image?: ImageFacts
+  readonly compressed?: CompressedWriter
+  readonly locks?: ImageLocks
+  readonly check?: ImageCheck
+  readonly backingLink?: BackingLink
+}
+
+/** Facts about a file or image, for people and for `info`. */
+export interface ImageFacts {
+  /** Name that opens it again: a path or a URL. */
+  readonly filename?: string
+  /** Allocation unit in bytes, where the format has one. */
+  readonly clusterSize?: number
+  /** Bytes that it occupies on its storage. Absent where it cannot be known. */
+  allocatedSize?(): Promise<number>
+  /** The format's own facts, as QMP's `ImageInfoSpecific` names them. */
+  specific?(): { readonly type: string; readonly data: Readonly<Record<string, unknown>> }
+  /** The image was not closed cleanly. */
+  readonly dirty?: boolean
+  readonly corrupt?: boolean
+}
+
+export interface CompressedWriter {
+  /** Bytes of one unit. Units are written whole, apart from the last of the disk. */
+  readonly unit: number
+  /** Compresses and stores one unit; `offset` is a multiple of `unit`. */
+  write(offset: number, source: Uint8Array, io: WriteIo): Completion
+}
+
+/** Locks on the image file that other processes see; compatible with QEMU's. */
+export interface ImageLocks {
+  /** Takes what is missing and lets go of the rest, or throws `BUSY` and changes nothing. */
+  update(uses: ReadonlySet<Permission>, shares: ReadonlySet<Permission>): void
+}
+
+export interface CheckOptions extends Io {
+  readonly repair: 'none' | 'leaks' | 'all'
+}
+
+/** Result of a consistency check; the names are those of QMP's `ImageCheck`. */
+export interface CheckResult {
+  readonly corruptions: number
+  readonly leaks: number
+  readonly checkErrors: number
+  readonly corruptionsFixed: number
+  readonly leaksFixed: number
+  /** Bytes, offset of the first byte behind the last used cluster. */
+  readonly imageEndOffset: number
+  readonly totalClusters: number
+  readonly allocatedClusters: number
+  readonly fragmentedClusters: number
+  readonly compressedClusters: number
+  /** One line for each fault, in the order found, without a newline. */
+  readonly messages: readonly string[]
+}
+
+export interface ImageCheck {
+  run(options: CheckOptions): Promise<CheckResult>
+}
+
+/** The backing file that an image names. */
+export interface BackingLink {
+  /** As recorded in the image; undefined when it has none. */
+  readonly recorded?: { readonly filename: string; readonly format?: string }
+  /** Rewrites the record; `undefined` removes it. The open child is not touched. */
+  change(
+    to: { readonly filename: string; readonly format?: string } | undefined,
+    io: Io,
+  ): Promise<void>
+}
+
+/** What the user of a node may do to it, and what it lets others do meanwhile. */
+export type Permission = 'consistentRead' | 'write' | 'writeUnchanged' | 'resize'
+
+export const allPermissions: readonly Permission[] = [
+  'consistentRead',
+  'write',
+  'writeUnchanged',
+  'resize',
+]
+
+/** A signal that never fires, for callers that do not cancel. */
+export const neverAborted: AbortSignal = new AbortController().signal
+
+/** Requests without anything special. Shared and frozen: the hot path allocates none. */
+export const plainIo: Io = Object.freeze({ signal: neverAborted })
+export const plainWriteIo: WriteIo = Object.freeze({
+  signal: neverAborted,
+  fua: false,
+  unchanged: false,
+})
+export const plainZeroIo: ZeroIo = Object.freeze({
+  ...plainWriteIo,
+  mayUnmap: false,
+  fastOnly: false,
+})
