@@ -14,7 +14,6 @@
 import type { ByteRange } from '../bytes/range.ts'
 
 /** Settled already, or a promise of it. */
-// biome-ignore lint/suspicious/noConfusingVoidType: `async` methods and plain ones both fit it
 export type Completion = void | Promise<void>
 
 /** Every request can be aborted; it then rejects with `signal.reason`, or finishes first. */

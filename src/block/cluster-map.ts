@@ -1,0 +1,74 @@
+/**
+ * What a cluster format (qcow2, vhdx, vdi, vmdk, …) writes instead of a `BlockLayer`: it keeps the
+ * tables, and the engine in `cluster-layer.ts` moves the data, copies on write, and keeps requests
+ * on the same cluster apart.
+ *
+ * What the engine promises to the map:
+ * - ranges are inside the disk (`zero`, `discard` and `writeEncoded` get whole clusters, of which
+ *   the disk's last may be cut short by its size);
+ * - `allocate`, `link`, `zero`, `discard`, `writeEncoded` of one cluster never run at the same
+ *   time as each other or as a read or write of that cluster's data; those of different clusters
+ *   do, so the map guards what they share (refcounts, tables) itself;
+ * - `truncate` runs alone.
+ */
+import type { ByteRange } from '../bytes/range.ts'
+import type {
+  Abilities,
+  Completion,
+  Extent,
+  HostRange,
+  Io,
+  Limits,
+  WriteIo,
+  ZeroIo,
+} from './layer.ts'
+
+export interface ClusterMap extends AsyncDisposable {
+  /** Bytes that the guest sees. */
+  readonly size: number
+  readonly limits: Limits
+  /** Bytes; a power of two. */
+  readonly clusterSize: number
+  readonly readOnly: boolean
+  /** Whether `zero` can mark clusters instead of having zeroes written. */
+  readonly zeroClusters: boolean
+  /** Offered to callers as they are. */
+  readonly abilities: Omit<Abilities, 'compressed'>
+  /**
+   * The first run at `offset`, at most `length` long, as long as the cached tables tell. Answers
+   * at once when they are cached. `host.writable` says that the run may be overwritten in place.
+   */
+  map(offset: number, length: number, io: Io): Extent | Promise<Extent>
+  /**
+   * Host space for a write to [`offset`, `offset + length`), in which no cluster is writable in
+   * place. It may cover only the first part of the range: see `Allocation.guest`.
+   */
+  allocate(offset: number, length: number, io: Io): Allocation | Promise<Allocation>
+  /** Makes whole clusters read as zeroes; deallocates them if `io.mayUnmap`. */
+  zero(offset: number, length: number, io: ZeroIo): Completion
+  /** Drops whole clusters. What they read as afterwards is the format's choice, never stale data. */
+  discard(offset: number, length: number, io: Io): Completion
+  /** Decodes [`offset`, `offset + target.length`), a part of a run that `map` called `encoded`. */
+  readEncoded?(offset: number, target: Uint8Array, io: Io): Completion
+  /** Stores one whole cluster compressed, or plainly where that is no smaller. */
+  writeEncoded?(offset: number, source: Uint8Array, io: WriteIo): Completion
+  truncate(size: number, io: Io): Completion
+  /** Data and metadata on stable storage, in the order that a crash between cannot corrupt. */
+  flush(io: Io): Completion
+}
+
+/**
+ * Space that nothing points at yet. Write the data to `host` first, then `link`: only afterwards
+ * does the guest see it. An allocation that will not be linked is abandoned, which gives its
+ * clusters back. One of the two is called, once.
+ */
+export interface Allocation {
+  /** The clusters that it backs: aligned to clusters, starts at or before the request. */
+  readonly guest: ByteRange
+  /** Where they lie, of the same length. */
+  readonly host: HostRange
+  /** `host` reads as zeroes already, so zeroes around the data need not be written. */
+  readonly zeroed: boolean
+  link(io: Io): Completion
+  abandon(): Completion
+}
