@@ -1,0 +1,354 @@
+/**
+ * The engine of all cluster formats: it asks a `ClusterMap` where bytes lie and moves them. Reads
+ * follow the runs of the map; writes go in place where that is allowed and otherwise through an
+ * allocation: data first, copied-on-write surroundings with it, then the link.
+ *
+ * Requests on one cluster: any number that neither allocate nor release run together; one that
+ * does runs alone. So no cluster is freed, and given to somebody else, under a request that is
+ * still reading or writing it.
+ */
+import { alignDown, alignUp } from '../bytes/range.ts'
+import { isZero } from '../bytes/zero.ts'
+import { BlockError } from '../errors.ts'
+import type { Allocation, ClusterMap } from './cluster-map.ts'
+import {
+  type BackingLink,
+  type BlockLayer,
+  type Capabilities,
+  type Completion,
+  type CompressedWriter,
+  type Extent,
+  type HostRange,
+  type ImageCheck,
+  type ImageFacts,
+  type Io,
+  type Limits,
+  plainWriteIo,
+  type WriteIo,
+  type ZeroIo,
+} from './layer.ts'
+import { RangeLock } from './range-lock.ts'
+
+/** Runs of one request that are read at the same time. */
+const maxRunsInFlight = 16
+
+/** Copy-on-write surroundings up to this size are joined with the data into one write. */
+const maxJoinedWrite = 512 * 1024
+
+export class ClusterLayer implements BlockLayer {
+  readonly capabilities: Capabilities
+  readonly image?: ImageFacts
+  readonly check?: ImageCheck
+  readonly backingLink?: BackingLink
+  readonly compressed?: CompressedWriter
+  readonly #map: ClusterMap
+  readonly #lock = new RangeLock()
+  #backing: BlockLayer | undefined
+
+  /** Takes over `map` and disposes it; `backing` belongs to the graph. */
+  constructor(map: ClusterMap, backing: BlockLayer | undefined) {
+    this.#map = map
+    this.#backing = backing
+    this.capabilities = {
+      write: !map.readOnly,
+      resize: !map.readOnly,
+      backing: true,
+      fua: 'emulated',
+      writeZeroes: map.zeroClusters ? 'native' : 'emulated',
+      discard: 'native',
+      extents: 'native',
+      zeroInit: true,
+    }
+    this.image = map.abilities.image
+    this.check = map.abilities.check
+    this.backingLink = map.abilities.backingLink
+    const encode = map.writeEncoded?.bind(map)
+    if (encode) {
+      this.compressed = {
+        unit: map.clusterSize,
+        write: (offset, source, io) => this.#writeEncoded(encode, offset, source, io),
+      }
+    }
+  }
+
+  get size(): number {
+    return this.#map.size
+  }
+
+  get limits(): Limits {
+    return this.#map.limits
+  }
+
+  /** The backing child from now on. Only while drained. */
+  setBacking(backing: BlockLayer | undefined): void {
+    this.#backing = backing
+  }
+
+  read(offset: number, target: Uint8Array, io: Io): Completion {
+    const { length } = target
+    if (!this.#lock.blocks(offset, length)) {
+      const run = this.#map.map(offset, length, io)
+      if (!(run instanceof Promise) && run.length >= length && run.kind === 'data' && run.host) {
+        const done = run.host.layer.read(run.host.offset, target, io)
+        return done instanceof Promise ? this.#lock.hold(offset, length, done) : undefined
+      }
+    }
+    return this.#lock.during(offset, length, false, io.signal, () =>
+      this.#readRuns(offset, target, io),
+    )
+  }
+
+  write(offset: number, source: Uint8Array, io: WriteIo): Completion {
+    const { length } = source
+    if (!this.#lock.blocks(offset, length)) {
+      const run = this.#map.map(offset, length, io)
+      if (!(run instanceof Promise) && run.length >= length && inPlace(run)) {
+        const done = run.host.layer.write(run.host.offset, source, io)
+        return done instanceof Promise ? this.#lock.hold(offset, length, done) : undefined
+      }
+    }
+    return this.#exclusively(offset, length, io, () => this.#writeRuns(offset, source, io))
+  }
+
+  writeZeroes(offset: number, length: number, io: ZeroIo): Completion {
+    return this.#exclusively(offset, length, io, () => this.#zeroRuns(offset, length, io))
+  }
+
+  async discard(offset: number, length: number, io: Io): Promise<void> {
+    const whole = this.#wholeClusters(offset, length)
+    if (whole.length === 0) return
+    await this.#exclusively(whole.offset, whole.length, io, () =>
+      this.#map.discard(whole.offset, whole.length, io),
+    )
+  }
+
+  flush(io: Io): Completion {
+    return this.#map.flush(io)
+  }
+
+  async truncate(size: number, io: Io): Promise<void> {
+    await this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, async () => {
+      const before = this.#map.size
+      await this.#map.truncate(size, io)
+      const backingEnd = Math.min(size, this.#backing?.size ?? 0)
+      // What the backing file holds behind the former end was never part of this disk.
+      if (backingEnd > before) {
+        const zeroIo = { ...plainWriteIo, signal: io.signal, mayUnmap: false, fastOnly: false }
+        await this.#zeroRuns(before, backingEnd - before, zeroIo)
+      }
+    })
+  }
+
+  extentAt(offset: number, length: number, io: Io): Extent | Promise<Extent> {
+    return this.#map.map(offset, length, io)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#lock.idle()
+    await this.#map[Symbol.asyncDispose]()
+  }
+
+  async #exclusively(
+    offset: number,
+    length: number,
+    io: Io,
+    work: () => Completion,
+  ): Promise<void> {
+    const start = alignDown(offset, this.#map.clusterSize)
+    const end = alignUp(offset + length, this.#map.clusterSize)
+    await this.#lock.during(start, end - start, true, io.signal, work)
+  }
+
+  /** The part of a range that consists of whole clusters; the disk's last counts although cut. */
+  #wholeClusters(offset: number, length: number): { offset: number; length: number } {
+    const end = offset + length
+    const first = alignUp(offset, this.#map.clusterSize)
+    const last = end === this.#map.size ? end : alignDown(end, this.#map.clusterSize)
+    return { offset: first, length: Math.max(0, last - first) }
+  }
+
+  async #readRuns(offset: number, target: Uint8Array, io: Io): Promise<void> {
+    let pending: Promise<void>[] = []
+    let at = 0
+    try {
+      while (at < target.length) {
+        const mapped = this.#map.map(offset + at, target.length - at, io)
+        const run = mapped instanceof Promise ? await mapped : mapped
+        const length = Math.min(run.length, target.length - at)
+        const done = this.#readRun(run, offset + at, target.subarray(at, at + length), io)
+        if (done instanceof Promise) pending.push(done)
+        if (pending.length >= maxRunsInFlight) {
+          const batch = pending
+          pending = []
+          await allSettled(batch)
+        }
+        at += length
+      }
+    } finally {
+      // The target belongs to the caller again only when nobody writes into it any more.
+      await allSettled(pending)
+    }
+  }
+
+  #readRun(run: Extent, offset: number, target: Uint8Array, io: Io): Completion {
+    switch (run.kind) {
+      case 'data':
+        return hostOf(run).layer.read(hostOf(run).offset, target, io)
+      case 'zero':
+        target.fill(0)
+        return
+      case 'encoded':
+        return this.#map.readEncoded!(offset, target, io)
+      case 'backing':
+        return readBacking(this.#backing, offset, target, io)
+    }
+  }
+
+  async #writeRuns(offset: number, source: Uint8Array, io: WriteIo): Promise<void> {
+    let at = 0
+    while (at < source.length) {
+      const run = await this.#map.map(offset + at, source.length - at, io)
+      const length = Math.min(run.length, source.length - at)
+      const part = source.subarray(at, at + length)
+      if (inPlace(run)) {
+        await run.host.layer.write(run.host.offset, part, io)
+        at += length
+      } else {
+        at += await this.#writeNew(offset + at, part, io)
+      }
+    }
+  }
+
+  /** Writes the first part of `source` into new clusters; returns how many bytes that were. */
+  async #writeNew(offset: number, source: Uint8Array, io: WriteIo): Promise<number> {
+    const allocated = this.#map.allocate(offset, source.length, io)
+    const allocation = allocated instanceof Promise ? await allocated : allocated
+    const { guest } = allocation
+    const length = Math.min(source.length, guest.offset + guest.length - offset)
+    try {
+      await this.#fill(allocation, offset, source.subarray(0, length), io)
+    } catch (error) {
+      await allocation.abandon()
+      throw error
+    }
+    const linked = allocation.link(io)
+    if (linked instanceof Promise) await linked
+    return length
+  }
+
+  /** Writes `data` and, around it, what the guest has seen in the same clusters so far. */
+  async #fill(
+    allocation: Allocation,
+    offset: number,
+    data: Uint8Array,
+    io: WriteIo,
+  ): Promise<void> {
+    const { guest, host, zeroed } = allocation
+    const before = await this.#surroundings(guest.offset, offset - guest.offset, io)
+    const dataEnd = offset + data.length
+    const after = await this.#surroundings(dataEnd, guest.offset + guest.length - dataEnd, io)
+    const skipBefore = before.length === 0 || (zeroed && isZero(before))
+    const skipAfter = after.length === 0 || (zeroed && isZero(after))
+    const hostOffset = host.offset + before.length
+
+    if (skipBefore && skipAfter) {
+      await host.layer.write(hostOffset, data, io)
+    } else if (guest.length <= maxJoinedWrite) {
+      await host.layer.write(host.offset, Buffer.concat([before, data, after]), io)
+    } else {
+      if (!skipBefore) await host.layer.write(host.offset, before, io)
+      await host.layer.write(hostOffset, data, io)
+      if (!skipAfter) await host.layer.write(hostOffset + data.length, after, io)
+    }
+  }
+
+  /** What a range reads as now; zeroes behind the end of the disk. */
+  async #surroundings(offset: number, length: number, io: Io): Promise<Uint8Array> {
+    const bytes = new Uint8Array(length)
+    const inside = Math.min(length, Math.max(0, this.#map.size - offset))
+    if (inside > 0) await this.#readRuns(offset, bytes.subarray(0, inside), io)
+    return bytes
+  }
+
+  async #zeroRuns(offset: number, length: number, io: ZeroIo): Promise<void> {
+    const end = offset + length
+    const whole = this.#wholeClusters(offset, length)
+    if (!this.#map.zeroClusters || whole.length === 0) {
+      return await this.#writeZeroBytes(offset, length, io)
+    }
+    await this.#writeZeroBytes(offset, whole.offset - offset, io)
+    await this.#map.zero(whole.offset, whole.length, io)
+    const tail = whole.offset + whole.length
+    await this.#writeZeroBytes(tail, end - tail, io)
+  }
+
+  /** Zeroes that have to be stored as bytes; runs that read as zeroes already are left alone. */
+  async #writeZeroBytes(offset: number, length: number, io: ZeroIo): Promise<void> {
+    let at = offset
+    const end = offset + length
+    while (at < end) {
+      const run = await this.#map.map(at, end - at, io)
+      const runEnd = Math.min(end, at + run.length)
+      if (!this.#readsAsZero(run, at)) {
+        if (io.fastOnly) throw slowZeroes(at)
+        const part = Math.min(runEnd - at, this.#map.limits.maxTransfer)
+        await this.#writeRuns(at, new Uint8Array(part), io)
+        at += part
+      } else {
+        at = runEnd
+      }
+    }
+  }
+
+  #readsAsZero(run: Extent, offset: number): boolean {
+    if (run.kind === 'zero') return true
+    return run.kind === 'backing' && offset >= (this.#backing?.size ?? 0)
+  }
+
+  #writeEncoded(
+    encode: (offset: number, source: Uint8Array, io: WriteIo) => Completion,
+    offset: number,
+    source: Uint8Array,
+    io: WriteIo,
+  ): Completion {
+    return this.#exclusively(offset, source.length, io, () => encode(offset, source, io))
+  }
+}
+
+type InPlace = Extent & { readonly host: HostRange }
+
+function inPlace(run: Extent): run is InPlace {
+  return run.kind === 'data' && run.host?.writable === true
+}
+
+function hostOf(run: Extent & { kind: 'data' }): HostRange {
+  if (run.host) return run.host
+  throw new TypeError('a cluster map reported data without saying where it lies')
+}
+
+/** Reads from a backing file, which may be absent or shorter than the overlay: zeroes then. */
+export function readBacking(
+  backing: BlockLayer | undefined,
+  offset: number,
+  target: Uint8Array,
+  io: Io,
+): Completion {
+  const inside = Math.min(target.length, Math.max(0, (backing?.size ?? 0) - offset))
+  if (inside < target.length) target.fill(0, inside)
+  if (backing && inside > 0) return backing.read(offset, target.subarray(0, inside), io)
+}
+
+function slowZeroes(offset: number): BlockError {
+  return new BlockError('UNSUPPORTED', `zeroes at ${offset} cannot be written the fast way`, {
+    offset,
+    errno: 'ENOTSUP',
+  })
+}
+
+/** Waits for all, then rejects with the first failure. */
+async function allSettled(pending: readonly Promise<void>[]): Promise<void> {
+  if (pending.length === 0) return
+  for (const result of await Promise.allSettled(pending)) {
+    if (result.status === 'rejected') throw result.reason
+  }
+}
