@@ -1,0 +1,96 @@
+/** What the tests of archives share: a sink in memory, disks with a pattern, and a writing loop. */
+import type { ArchiveSink } from '../../src/archive/vma/io/sink.ts'
+import { clusterSize } from '../../src/archive/vma/structures.ts'
+import { VmaWriter, type VmaWriterOptions } from '../../src/archive/vma/writer.ts'
+
+/** Keeps what it gets. */
+export class MemorySink implements ArchiveSink {
+  readonly parts: Buffer[] = []
+  state: 'open' | 'finished' | 'aborted' = 'open'
+
+  get bytes(): Buffer {
+    return Buffer.concat(this.parts)
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    this.parts.push(Buffer.from(bytes))
+  }
+
+  async finish(): Promise<void> {
+    this.state = 'finished'
+  }
+
+  async abort(): Promise<void> {
+    this.state = 'aborted'
+  }
+}
+
+/** Numbers from 0 to 2^32 - 1 that depend on `seed` alone. */
+export function randomNumbers(seed: number): () => number {
+  let state = seed
+  return () => {
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
+    return (mixed ^ (mixed >>> 14)) >>> 0
+  }
+}
+
+/** A disk of zero and random blocks of 4 KiB, some clusters all zero. */
+export function patternedDisk(size: number, seed: number): Buffer {
+  const random = randomNumbers(seed)
+  const disk = Buffer.alloc(size)
+  for (let at = 0; at < size; at += 4096) {
+    if (at % clusterSize === 0 && random() % 4 === 0) at += clusterSize
+    if (random() % 3 === 0) continue
+    for (let word = at; word + 4 <= Math.min(size, at + 4096); word += 4) {
+      disk.writeUInt32LE(random(), word)
+    }
+  }
+  return disk
+}
+
+export interface TestDevice {
+  readonly name: string
+  readonly content: Buffer
+  /** What is registered; the content's length when left out. */
+  readonly size?: number
+}
+
+export interface TestConfig {
+  readonly name: string
+  readonly data: Uint8Array
+}
+
+/** Writes whole devices, cluster by cluster, one after the other. */
+export async function writeArchive(
+  sink: ArchiveSink,
+  devices: readonly TestDevice[],
+  configs: readonly TestConfig[] = [],
+  options: VmaWriterOptions = {},
+): Promise<void> {
+  await using writer = await VmaWriter.open(sink, options)
+  for (const { name, data } of configs) writer.registerConfig(name, data)
+  const ids = devices.map(({ name, content, size }) =>
+    writer.registerStream(name, size ?? content.length),
+  )
+  for (const [index, { content }] of devices.entries()) {
+    for (let at = 0; at < content.length; at += clusterSize) {
+      const data = content.subarray(at, at + clusterSize)
+      await writer.write(ids[index], at / clusterSize, data)
+    }
+    await writer.closeStream(ids[index])
+  }
+  await writer.close()
+}
+
+/** The bytes of an archive. */
+export async function archiveOf(
+  devices: readonly TestDevice[],
+  configs: readonly TestConfig[] = [],
+  options: VmaWriterOptions = {},
+): Promise<Buffer> {
+  const sink = new MemorySink()
+  await writeArchive(sink, devices, configs, options)
+  return sink.bytes
+}
