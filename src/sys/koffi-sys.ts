@@ -1,0 +1,170 @@
+/** `Sys` through the C library. Numbers and layouts are those of 64-bit Linux. */
+import { constants } from 'node:os'
+import { type Libc, loadLibc } from './koffi-load.ts'
+import { type AllocateMode, notOffered, type Supported, type Sys, wouldWait } from './sys.ts'
+import { sysError } from './sys-error.ts'
+import { Turnstile } from './turnstile.ts'
+
+const { EAGAIN, EACCES, ENXIO, EOPNOTSUPP, EINTR, ENOSYS, EINVAL } = constants.errno
+
+/** lseek(2) */
+const SEEK_END = 2
+const SEEK_DATA = 3
+const SEEK_HOLE = 4
+
+/** fallocate(2) */
+const FALLOC_FL_KEEP_SIZE = 0x01
+const FALLOC_FL_PUNCH_HOLE = 0x02
+const FALLOC_FL_ZERO_RANGE = 0x10
+
+const fallocateFlags: Readonly<Record<AllocateMode, number>> = {
+  punch: FALLOC_FL_PUNCH_HOLE + FALLOC_FL_KEEP_SIZE,
+  zero: FALLOC_FL_ZERO_RANGE + FALLOC_FL_KEEP_SIZE,
+  'zero-extend': FALLOC_FL_ZERO_RANGE,
+  allocate: 0,
+}
+
+/** fcntl(2) */
+const F_OFD_GETLK = 36
+const F_OFD_SETLK = 37
+const F_RDLCK = 0
+const F_WRLCK = 1
+const F_UNLCK = 2
+
+/** preadv2(2): answer from the page cache or fail with EAGAIN. */
+const RWF_NOWAIT = 8
+
+/** koffi allows 64 asynchronous calls at a time; the thread pool runs 4. */
+const maxCallsInPool = 8
+
+export function openKoffiSys(): Sys | undefined {
+  const libc = loadLibc()
+  return libc && new KoffiSys(libc)
+}
+
+class KoffiSys implements Sys {
+  readonly name = 'koffi'
+  readonly supported: Supported
+  readonly #libc: Libc
+  readonly #pool = new Turnstile(maxCallsInPool)
+  /** One `struct iovec`, filled anew for each call: address and length. */
+  readonly #iovec = new BigUint64Array(2)
+  readonly #iovecAddress: bigint
+  /** One `struct flock`: type and whence, start, length, pid. */
+  readonly #flock = new BigInt64Array(4)
+  readonly #flockType = new Int16Array(this.#flock.buffer, 0, 2)
+  readonly #flockBytes = new Uint8Array(this.#flock.buffer)
+
+  constructor(libc: Libc) {
+    this.#libc = libc
+    this.#iovecAddress = libc.address(this.#iovec)
+    this.supported = {
+      holes: true,
+      fallocate: true,
+      locks: true,
+      cachedReads: libc.preadv2 !== undefined,
+      ioctl: true,
+    }
+  }
+
+  seekData(fd: number, offset: number): number | undefined {
+    return this.#seek(fd, offset, SEEK_DATA)
+  }
+
+  seekHole(fd: number, offset: number): number | undefined {
+    return this.#seek(fd, offset, SEEK_HOLE)
+  }
+
+  seekEnd(fd: number): number {
+    return this.#seek(fd, 0, SEEK_END) ?? 0
+  }
+
+  async fallocate(fd: number, mode: AllocateMode, offset: number, length: number): Promise<void> {
+    const flags = fallocateFlags[mode]
+    const failed = await this.#pool.pass(
+      () =>
+        new Promise<boolean>((resolve, reject) => {
+          this.#libc.fallocate.async(fd, flags, offset, length, (error: unknown, result: number) =>
+            error ? reject(error) : resolve(result !== 0),
+          )
+        }),
+    )
+    // errno belongs to the thread that made the call, so the failure is repeated here to learn it.
+    if (failed && this.#libc.fallocate(fd, flags, offset, length) !== 0) {
+      throw sysError('fallocate', this.#libc.errno())
+    }
+  }
+
+  readCached(fd: number, target: Uint8Array, offset: number): number {
+    const { preadv2 } = this.#libc
+    if (target.length === 0) return 0
+    if (!preadv2) return notOffered
+    this.#iovec[0] = this.#libc.address(target)
+    this.#iovec[1] = BigInt(target.length)
+    const got = preadv2(fd, this.#iovecAddress, 1, offset, RWF_NOWAIT)
+    return got >= 0 ? got : this.#notCached()
+  }
+
+  #notCached(): number {
+    const errno = this.#libc.errno()
+    if (errno === EAGAIN || errno === EINTR) return wouldWait
+    // A real fault is left to the ordinary read, which meets it again and reports it.
+    return errno === EOPNOTSUPP || errno === ENOSYS || errno === EINVAL ? notOffered : wouldWait
+  }
+
+  shareLock(fd: number, offset: number): boolean {
+    return this.#setLock(fd, F_RDLCK, offset)
+  }
+
+  unlock(fd: number, offset: number): void {
+    this.#setLock(fd, F_UNLCK, offset)
+  }
+
+  lockedElsewhere(fd: number, offset: number): boolean {
+    this.#fillLock(F_WRLCK, offset)
+    if (this.#libc.fcntl(fd, F_OFD_GETLK, this.#flockBytes) !== 0) {
+      throw sysError('fcntl', this.#libc.errno())
+    }
+    return this.#flockType[0] !== F_UNLCK
+  }
+
+  ioctl(fd: number, request: number, argument: Uint8Array): number {
+    const result = this.#libc.ioctl(fd, request, argument)
+    if (result < 0) throw sysError('ioctl', this.#libc.errno())
+    return result
+  }
+
+  /** A larger ordinary buffer, of which the aligned part is used: nobody has to free it. */
+  alignedMemory(length: number, alignment: number): Uint8Array {
+    const buffer = new ArrayBuffer(length + alignment)
+    const rest = Number(this.#libc.address(new Uint8Array(buffer)) % BigInt(alignment))
+    return new Uint8Array(buffer, rest === 0 ? 0 : alignment - rest, length)
+  }
+
+  isAlignedMemory(bytes: Uint8Array, alignment: number): boolean {
+    return this.#libc.address(bytes) % BigInt(alignment) === 0n
+  }
+
+  #seek(fd: number, offset: number, whence: number): number | undefined {
+    const at = this.#libc.lseek(fd, offset, whence)
+    if (at >= 0) return at
+    const errno = this.#libc.errno()
+    if (errno === ENXIO) return undefined
+    throw sysError('lseek', errno)
+  }
+
+  #setLock(fd: number, type: number, offset: number): boolean {
+    this.#fillLock(type, offset)
+    if (this.#libc.fcntl(fd, F_OFD_SETLK, this.#flockBytes) === 0) return true
+    const errno = this.#libc.errno()
+    if (errno === EAGAIN || errno === EACCES) return false
+    throw sysError('fcntl', errno)
+  }
+
+  #fillLock(type: number, offset: number): void {
+    this.#flock.fill(0n)
+    this.#flockType[0] = type
+    this.#flock[1] = BigInt(offset)
+    this.#flock[2] = 1n
+  }
+}

@@ -1,0 +1,66 @@
+/**
+ * What the operating system can do and Node cannot: holes, preallocation, image locks, reads that
+ * only ask the page cache, aligned memory. Two implementations: `koffi-sys.ts` calls the C
+ * library, `node-sys.ts` does without. `supported` says what this one is able to do; a caller has
+ * a way round everything that is not.
+ *
+ * Errors are plain system errors with an errno name in `code`; the layers above say what they
+ * were doing. Everything here runs on the main thread only.
+ */
+
+/**
+ * `punch` deallocates, `zero` makes the range read as zeroes and leaves it allocated, `allocate`
+ * reserves space and leaves the data alone. None but `zero-extend` and `allocate` move the end.
+ */
+export type AllocateMode = 'punch' | 'zero' | 'zero-extend' | 'allocate'
+
+export interface Supported {
+  /** `seekData` and `seekHole`. */
+  readonly holes: boolean
+  /** `fallocate`; a file system may still answer `EOPNOTSUPP` to one mode or all. */
+  readonly fallocate: boolean
+  /** `shareLock`, `unlock` and `lockedElsewhere`. */
+  readonly locks: boolean
+  /** `readCached`; a file system may still not offer it. */
+  readonly cachedReads: boolean
+  readonly ioctl: boolean
+}
+
+export interface Sys {
+  readonly name: 'koffi' | 'node'
+  readonly supported: Supported
+
+  /** Offset of the first data at or behind `offset`; undefined when only a hole follows. */
+  seekData(fd: number, offset: number): number | undefined
+  /** Offset of the first hole at or behind `offset`, the end of the file counting as one. */
+  seekHole(fd: number, offset: number): number | undefined
+  /** Bytes; of a block device its capacity. */
+  seekEnd(fd: number): number
+
+  /** Runs in the thread pool. `length` > 0. */
+  fallocate(fd: number, mode: AllocateMode, offset: number, length: number): Promise<void>
+
+  /**
+   * Reads as much from the start of the range as the page cache holds and never waits for a disk.
+   * Returns the number of bytes (0 at the end of the file), `wouldWait` when the first is not
+   * cached, or `notOffered` when this file system cannot tell.
+   */
+  readCached(fd: number, target: Uint8Array, offset: number): number
+
+  /** A shared OFD lock on one byte; false when someone holds it exclusively. */
+  shareLock(fd: number, offset: number): boolean
+  unlock(fd: number, offset: number): void
+  /** Whether another open file holds any lock on the byte. */
+  lockedElsewhere(fd: number, offset: number): boolean
+
+  /** `ioctl` with a pointer to `argument`, which it may change. Returns the call's result. */
+  ioctl(fd: number, request: number, argument: Uint8Array): number
+
+  /** Zeroed memory that starts at a multiple of `alignment` (a power of two up to 64 KiB). */
+  alignedMemory(length: number, alignment: number): Uint8Array
+  /** Whether the first byte is known to lie at a multiple of `alignment`. */
+  isAlignedMemory(bytes: Uint8Array, alignment: number): boolean
+}
+
+export const wouldWait = -1
+export const notOffered = -2
