@@ -1,0 +1,106 @@
+/** One export: a layer under a name, with what clients are told about it. */
+
+import type { BlockLayer } from '../../block/layer.ts'
+import { isPowerOfTwo, KiB } from '../../bytes/range.ts'
+import { BlockError } from '../../errors.ts'
+import {
+  NBD_FLAG_CAN_MULTI_CONN,
+  NBD_FLAG_HAS_FLAGS,
+  NBD_FLAG_READ_ONLY,
+  NBD_FLAG_SEND_CACHE,
+  NBD_FLAG_SEND_DF,
+  NBD_FLAG_SEND_FAST_ZERO,
+  NBD_FLAG_SEND_FLUSH,
+  NBD_FLAG_SEND_FUA,
+  NBD_FLAG_SEND_TRIM,
+  NBD_FLAG_SEND_WRITE_ZEROES,
+  NBD_MAX_MINIMUM_BLOCK,
+  NBD_MAX_STRING,
+} from '../../wire/nbd/constants.ts'
+import { allocationContext, type MetaContext } from './contexts.ts'
+import { maxRequestLength } from './limits.ts'
+
+export interface ExportOptions {
+  /** At most 4096 bytes of UTF-8. The empty name is the default export. */
+  readonly name: string
+  /** Stays the caller's, who closes it after the export has been removed. */
+  readonly layer: BlockLayer
+  readonly writable: boolean
+  /** A text for people, at most 4096 bytes. */
+  readonly description?: string
+  /** Contexts beside `base:allocation`: dirty bitmaps, allocation depth. */
+  readonly contexts?: readonly MetaContext[]
+  /**
+   * Whether a client may spread its requests over several connections; true by default. It is
+   * safe, since all connections share one layer and a flush of one covers the writes of all.
+   */
+  readonly multiConn?: boolean
+}
+
+/** Smallest length and alignment of requests, the one that works best, and the longest. */
+export interface BlockSizes {
+  readonly minimum: number
+  readonly preferred: number
+  readonly maximum: number
+}
+
+export class NbdExport {
+  readonly name: string
+  readonly description: string
+  readonly layer: BlockLayer
+  readonly writable: boolean
+  readonly blockSizes: BlockSizes
+  readonly contexts: readonly MetaContext[]
+  readonly #multiConn: boolean
+
+  /** Throws `INVALID_ARGUMENT` or `READ_ONLY` when the options do not fit together. */
+  constructor(options: ExportOptions) {
+    const { name, layer, writable, description = '', contexts = [], multiConn = true } = options
+    for (const text of [name, description, ...contexts.map((context) => context.name)]) {
+      checkString(text)
+    }
+    if (writable && !layer.capabilities.write) {
+      throw new BlockError('READ_ONLY', `export '${name}': the disk is read-only`)
+    }
+    this.name = name
+    this.description = description
+    this.layer = layer
+    this.writable = writable
+    this.contexts = [allocationContext(layer), ...contexts]
+    this.blockSizes = blockSizesOf(layer)
+    this.#multiConn = multiConn
+  }
+
+  /** Flags as a client gets them that has, or has not, negotiated structured replies. */
+  transmissionFlags(structured: boolean): number {
+    let flags = NBD_FLAG_HAS_FLAGS + NBD_FLAG_SEND_FLUSH + NBD_FLAG_SEND_FUA + NBD_FLAG_SEND_CACHE
+    if (structured) flags += NBD_FLAG_SEND_DF
+    if (this.#multiConn) flags += NBD_FLAG_CAN_MULTI_CONN
+    if (!this.writable) return flags + NBD_FLAG_READ_ONLY
+    flags += NBD_FLAG_SEND_TRIM
+    if (this.layer.capabilities.writeZeroes === 'none') return flags
+    return flags + NBD_FLAG_SEND_WRITE_ZEROES + NBD_FLAG_SEND_FAST_ZERO
+  }
+}
+
+function blockSizesOf({ limits }: BlockLayer): BlockSizes {
+  const minimum = limits.alignment
+  if (!isPowerOfTwo(minimum) || minimum > NBD_MAX_MINIMUM_BLOCK) {
+    throw new BlockError(
+      'UNSUPPORTED',
+      `NBD cannot serve a disk of ${minimum}-byte blocks; at most ${NBD_MAX_MINIMUM_BLOCK}`,
+    )
+  }
+  const wanted = Math.min(Math.max(limits.preferredLength, 4 * KiB, minimum), maxRequestLength)
+  return { minimum, preferred: 2 ** Math.floor(Math.log2(wanted)), maximum: maxRequestLength }
+}
+
+function checkString(text: string): void {
+  const length = Buffer.byteLength(text)
+  if (length > NBD_MAX_STRING || text.includes('\0')) {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `'${text.slice(0, 64)}' cannot be an NBD name or description: at most ${NBD_MAX_STRING} bytes, without NUL`,
+    )
+  }
+}

@@ -1,0 +1,144 @@
+import { Writable } from 'node:stream'
+import { describe, expect, it } from 'vitest'
+import { maxBytesInFlight } from './limits.ts'
+import { ReplyQueue, type Reservation } from './reply-queue.ts'
+import { SlabPool } from './slab.ts'
+
+/** A socket that keeps what it gets, and takes it only when told to. */
+class Sink extends Writable {
+  readonly batches: string[] = []
+  readonly #waiting: (() => void)[] = []
+  held = false
+
+  constructor() {
+    super({ decodeStrings: false })
+  }
+
+  override _writev(chunks: { chunk: Buffer }[], done: () => void): void {
+    this.#took(chunks.map(({ chunk }) => chunk.toString('latin1')).join(''), done)
+  }
+
+  override _write(chunk: Buffer, _: unknown, done: () => void): void {
+    this.#took(chunk.toString('latin1'), done)
+  }
+
+  release(): void {
+    this.held = false
+    for (const done of this.#waiting.splice(0)) done()
+  }
+
+  #took(text: string, done: () => void): void {
+    this.batches.push(text)
+    if (this.held) this.#waiting.push(done)
+    else done()
+  }
+}
+
+function make() {
+  const sink = new Sink()
+  const left: number[] = []
+  const queue = new ReplyQueue(sink, new SlabPool(), () => left.push(queue.heldBytes))
+  return { sink, queue, left }
+}
+
+function fill({ slab, start }: Reservation, text: string): void {
+  slab.bytes.set(Buffer.from(text), start)
+}
+
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
+
+describe('ReplyQueue', () => {
+  it('sends neighbours as one piece', async () => {
+    const { sink, queue, left } = make()
+    for (const text of ['aa', 'bbb', 'c']) {
+      const reply = queue.reserve(text.length)
+      fill(reply, text)
+      queue.send(reply, text.length)
+    }
+    queue.flush()
+    await turn()
+    expect(sink.batches).toEqual(['aabbbc'])
+    expect(left).toEqual([0])
+  })
+
+  it('sends in the order of completion', async () => {
+    const { sink, queue } = make()
+    const first = queue.reserve(2)
+    const second = queue.reserve(2)
+    fill(first, '11')
+    fill(second, '22')
+    queue.send(second, 2)
+    queue.send(first, 2)
+    queue.flush()
+    await turn()
+    expect(sink.batches.join('')).toBe('2211')
+  })
+
+  it('uses what a shorter reply leaves', async () => {
+    const { sink, queue } = make()
+    const long = queue.reserve(100)
+    fill(long, 'x')
+    queue.send(long, 1)
+    const next = queue.reserve(1)
+    expect(next.start).toBe(long.start + 1)
+    fill(next, 'y')
+    queue.send(next, 1)
+    queue.flush()
+    await turn()
+    expect(sink.batches).toEqual(['xy'])
+    expect(queue.heldBytes).toBe(0)
+  })
+
+  it('holds bytes until they have left', async () => {
+    const { sink, queue } = make()
+    sink.held = true
+    const reply = queue.reserve(1000)
+    queue.send(reply, 1000)
+    queue.flush()
+    await turn()
+    expect(queue.heldBytes).toBe(1000)
+    sink.release()
+    await turn()
+    expect(queue.heldBytes).toBe(0)
+  })
+
+  it('makes long replies wait for room', async () => {
+    const { sink, queue } = make()
+    sink.held = true
+    queue.send(queue.reserve(maxBytesInFlight), maxBytesInFlight)
+    let room = false
+    const waited = queue.room().then(() => {
+      room = true
+    })
+    await turn()
+    expect(room).toBe(false)
+    sink.release()
+    await waited
+    expect(room).toBe(true)
+  })
+
+  it('flushes at the end of the turn when asked to', async () => {
+    const { sink, queue } = make()
+    const reply = queue.reserve(1)
+    fill(reply, 'z')
+    queue.send(reply, 1)
+    queue.schedule()
+    expect(sink.batches).toEqual([])
+    await turn()
+    await turn()
+    expect(sink.batches).toEqual(['z'])
+  })
+
+  it('drops everything when closed, and wakes who waits', async () => {
+    const { sink, queue } = make()
+    const open = queue.reserve(10)
+    queue.send(queue.reserve(maxBytesInFlight), 16)
+    const waited = queue.room()
+    queue.close()
+    await waited
+    queue.send(open, 10)
+    await turn()
+    expect(queue.heldBytes).toBe(0)
+    expect(sink.batches.join('')).toHaveLength(0)
+  })
+})

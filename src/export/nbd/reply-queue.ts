@@ -1,0 +1,166 @@
+/**
+ * The way back to one client. A reply is reserved first, so that data is read to the place from
+ * where it is sent, beside its header; it is sent when it is complete, in any order. Replies of
+ * one turn leave in one write: neighbours in a slab as one piece, others as one gathered write.
+ *
+ * `heldBytes` is what a client that does not read costs; whoever reserves keeps it in bounds.
+ */
+import type { Writable } from 'node:stream'
+import { flushLength, maxBytesInFlight, slabLength } from './limits.ts'
+import type { Slab, SlabPool } from './slab.ts'
+
+/** Room for one reply. */
+export interface Reservation {
+  readonly slab: Slab
+  readonly start: number
+  /** Bytes reserved. */
+  readonly length: number
+}
+
+/** Replies that lie one behind the other and are ready. */
+interface Run {
+  readonly slab: Slab
+  readonly start: number
+  end: number
+  /** Reservations in it. */
+  count: number
+  /** Bytes that were reserved for it. */
+  held: number
+}
+
+export class ReplyQueue {
+  readonly #socket: Writable
+  readonly #pool: SlabPool
+  readonly #onLeft: () => void
+  #current: Slab | undefined
+  #ready: Run[] = []
+  #readyBytes = 0
+  #scheduled: NodeJS.Immediate | undefined
+  #heldBytes = 0
+  #closed = false
+  #waiting: (() => void)[] = []
+
+  /** `onLeft` is called whenever replies have left the process. */
+  constructor(socket: Writable, pool: SlabPool, onLeft: () => void) {
+    this.#socket = socket
+    this.#pool = pool
+    this.#onLeft = onLeft
+  }
+
+  /** Bytes reserved that have neither left nor been cancelled. */
+  get heldBytes(): number {
+    return this.#heldBytes
+  }
+
+  /** When the client has read enough for a long reply to go on, or the queue has been closed. */
+  async room(): Promise<void> {
+    while (this.#heldBytes >= maxBytesInFlight && !this.#closed) {
+      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    }
+  }
+
+  /** Room for `length` bytes. It is `send` or `cancel`led, once. */
+  reserve(length: number): Reservation {
+    this.#heldBytes += length
+    if (length > slabLength / 2) return { slab: this.#pool.take(length), start: 0, length }
+    const slab = this.#slabFor(length)
+    const start = slab.used
+    slab.used += length
+    slab.holders++
+    return { slab, start, length }
+  }
+
+  /** Queues the first `length` bytes of a reservation. */
+  send(reservation: Reservation, length: number): void {
+    if (this.#closed) this.cancel(reservation)
+    else this.#append(reservation, length)
+  }
+
+  #append(reservation: Reservation, length: number): void {
+    const { slab, start } = reservation
+    this.#giveBackTail(reservation, length)
+    const last = this.#ready.at(-1)
+    if (last && last.slab === slab && last.end === start) {
+      last.end += length
+      last.count++
+      last.held += reservation.length
+    } else {
+      this.#ready.push({ slab, start, end: start + length, count: 1, held: reservation.length })
+    }
+    this.#readyBytes += length
+    if (this.#readyBytes >= flushLength) this.flush()
+  }
+
+  cancel(reservation: Reservation): void {
+    this.#heldBytes -= reservation.length
+    this.#giveBackTail(reservation, 0)
+    this.#pool.release(reservation.slab)
+  }
+
+  /** Sees to it that what is ready leaves in this turn of the event loop. */
+  schedule(): void {
+    if (this.#closed) return
+    this.#scheduled ??= setImmediate(() => {
+      this.#scheduled = undefined
+      this.flush()
+    })
+  }
+
+  /** Hands everything that is ready to the socket. */
+  flush(): void {
+    const runs = this.#ready
+    if (runs.length === 0) return
+    this.#ready = []
+    this.#readyBytes = 0
+    if (runs.length > 1) this.#socket.cork()
+    for (const run of runs) {
+      this.#socket.write(run.slab.bytes.subarray(run.start, run.end), () => this.#left(run))
+    }
+    if (runs.length > 1) this.#socket.uncork()
+  }
+
+  /** Drops what has not left. What is sent from now on is cancelled. */
+  close(): void {
+    this.#closed = true
+    clearImmediate(this.#scheduled)
+    for (const run of this.#ready) this.#release(run)
+    this.#ready = []
+    if (this.#current) this.#pool.release(this.#current)
+    this.#current = undefined
+    this.#wake()
+  }
+
+  #left(run: Run): void {
+    this.#release(run)
+    this.#wake()
+    this.#onLeft()
+  }
+
+  #wake(): void {
+    const waiting = this.#waiting
+    this.#waiting = []
+    for (const resume of waiting) resume()
+  }
+
+  #release(run: Run): void {
+    this.#heldBytes -= run.held
+    for (let count = run.count; count > 0; count--) this.#pool.release(run.slab)
+  }
+
+  /** The slab being filled, if `length` bytes fit: from its start again when nobody needs it. */
+  #slabFor(length: number): Slab {
+    const current = this.#current
+    if (current) {
+      if (current.holders === 1) current.used = 0
+      if (current.used + length <= current.bytes.length) return current
+      this.#pool.release(current)
+    }
+    this.#current = this.#pool.take(slabLength)
+    return this.#current
+  }
+
+  /** The last reservation of a slab need not waste what it does not use. */
+  #giveBackTail({ slab, start, length }: Reservation, used: number): void {
+    if (slab.used === start + length) slab.used = start + used
+  }
+}

@@ -1,0 +1,132 @@
+/**
+ * Cuts the bytes of one client into requests. A payload that lies whole in what was received is
+ * handed on where it lies; one that comes in parts is gathered in a buffer of its own.
+ */
+import { viewOf } from '../../bytes/view.ts'
+import { NBD_CMD_WRITE } from '../../wire/nbd/constants.ts'
+import { decodeRequest, type NbdRequest, requestSize } from '../../wire/nbd/transmission.ts'
+import { maxDrainedPayload, maxRequestLength } from './limits.ts'
+import type { Slab, SlabPool } from './slab.ts'
+
+export interface RequestSink {
+  /** Whether one more request may begin. When not, `proceed` is called later. */
+  mayBegin(): boolean
+  /**
+   * `payload` is that of a write, or undefined when it was too long and has been dropped. The
+   * buffer is the sink's until it releases `slab`; without a slab it needs no release.
+   */
+  request(request: NbdRequest, payload: Uint8Array | undefined, slab: Slab | undefined): void
+  /** The client broke the protocol; nothing after this point makes sense. */
+  violation(what: string): void
+}
+
+/** A payload that is still arriving. */
+interface Arriving {
+  readonly request: NbdRequest
+  /** Where it goes; undefined when it is dropped. */
+  readonly slab: Slab | undefined
+  received: number
+}
+
+export class RequestReader {
+  readonly #sink: RequestSink
+  readonly #pool: SlabPool
+  /** Received, but the sink is busy. */
+  #waiting: Uint8Array[] = []
+  readonly #header = new Uint8Array(requestSize)
+  readonly #headerView = viewOf(this.#header)
+  #headerLength = 0
+  #arriving: Arriving | undefined
+  #stopped = false
+
+  constructor(sink: RequestSink, pool: SlabPool) {
+    this.#sink = sink
+    this.#pool = pool
+  }
+
+  /** Whether bytes wait for the sink: the time to stop receiving. */
+  get waiting(): boolean {
+    return this.#waiting.length > 0
+  }
+
+  /** Takes a chunk over: its owner may not write to it any more. */
+  receive(chunk: Uint8Array): void {
+    if (this.#stopped || chunk.length === 0) return
+    if (this.waiting) this.#waiting.push(chunk)
+    else this.#read(chunk)
+  }
+
+  /** Goes on after the sink was busy. */
+  proceed(): void {
+    while (this.waiting && this.#sink.mayBegin()) this.#read(this.#waiting.shift()!)
+  }
+
+  /** Takes no further requests, and drops a payload that is still arriving. */
+  stop(): void {
+    this.#stopped = true
+    this.#waiting = []
+    if (this.#arriving?.slab) this.#pool.release(this.#arriving.slab)
+    this.#arriving = undefined
+  }
+
+  #read(chunk: Uint8Array): void {
+    const view = viewOf(chunk)
+    let at = 0
+    while (at < chunk.length && !this.#stopped) {
+      if (this.#arriving) {
+        at += this.#gather(this.#arriving, chunk, at)
+      } else if (!this.#sink.mayBegin()) {
+        this.#waiting.unshift(chunk.subarray(at))
+        return
+      } else if (this.#headerLength > 0 || chunk.length - at < requestSize) {
+        at += this.#gatherHeader(chunk, at)
+      } else {
+        const request = decodeRequest(view, at)
+        at = this.#begin(request, chunk, at + requestSize)
+      }
+    }
+  }
+
+  /** A header that is cut in two by the end of a chunk. */
+  #gatherHeader(chunk: Uint8Array, at: number): number {
+    const part = chunk.subarray(at, at + requestSize - this.#headerLength)
+    this.#header.set(part, this.#headerLength)
+    this.#headerLength += part.length
+    if (this.#headerLength < requestSize) return part.length
+    this.#headerLength = 0
+    const request = decodeRequest(this.#headerView, 0)
+    return this.#begin(request, chunk, at + part.length) - at
+  }
+
+  /** Starts a request whose payload, if it has one, is at `at`. Returns where to go on. */
+  #begin(request: NbdRequest | undefined, chunk: Uint8Array, at: number): number {
+    if (request === undefined) {
+      this.#sink.violation('a request without the magic number')
+    } else if (request.type !== NBD_CMD_WRITE || request.length === 0) {
+      this.#sink.request(request, undefined, undefined)
+    } else if (request.length > maxDrainedPayload) {
+      this.#sink.violation(`a write of ${request.length} bytes, more than ${maxDrainedPayload}`)
+    } else if (request.length > maxRequestLength) {
+      this.#arriving = { request, slab: undefined, received: 0 }
+    } else if (request.length <= chunk.length - at) {
+      this.#sink.request(request, chunk.subarray(at, at + request.length), undefined)
+      return at + request.length
+    } else {
+      this.#arriving = { request, slab: this.#pool.take(request.length), received: 0 }
+    }
+    return at
+  }
+
+  /** Takes what is there of an arriving payload. Returns how much that was. */
+  #gather(arriving: Arriving, chunk: Uint8Array, at: number): number {
+    const { request, slab } = arriving
+    const length = Math.min(request.length - arriving.received, chunk.length - at)
+    slab?.bytes.set(chunk.subarray(at, at + length), arriving.received)
+    arriving.received += length
+    if (arriving.received === request.length) {
+      this.#arriving = undefined
+      this.#sink.request(request, slab?.bytes.subarray(0, request.length), slab)
+    }
+    return length
+  }
+}
