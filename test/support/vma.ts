@@ -1,5 +1,8 @@
 /** What the tests of archives share: a sink in memory, disks with a pattern, and a writing loop. */
+import type { LoadedExtent } from '../../src/archive/vma/extent-stream.ts'
 import type { ArchiveSink } from '../../src/archive/vma/io/sink.ts'
+import type { ArchiveSource } from '../../src/archive/vma/io/source.ts'
+import { VmaReader } from '../../src/archive/vma/reader.ts'
 import { clusterSize } from '../../src/archive/vma/structures.ts'
 import { VmaWriter, type VmaWriterOptions } from '../../src/archive/vma/writer.ts'
 
@@ -22,6 +25,26 @@ export class MemorySink implements ArchiveSink {
 
   async abort(): Promise<void> {
     this.state = 'aborted'
+  }
+}
+
+/** Reads from memory; without `random` when it is to behave like a pipe. */
+export function memorySource(bytes: Uint8Array, seekable: boolean): ArchiveSource {
+  let position = 0
+  const readAt = async (offset: number, target: Uint8Array) => {
+    const part = bytes.subarray(offset, offset + target.length)
+    target.set(part)
+    return part.length
+  }
+  return {
+    name: 'memory',
+    random: seekable ? { size: bytes.length, readAt } : undefined,
+    async read(target) {
+      const count = await readAt(position, target)
+      position += count
+      return count
+    },
+    async [Symbol.asyncDispose]() {},
   }
 }
 
@@ -93,4 +116,30 @@ export async function archiveOf(
   const sink = new MemorySink()
   await writeArchive(sink, devices, configs, options)
   return sink.bytes
+}
+
+/** Copies an extent's blocks of one device into `disk`. */
+export function applyExtent(extent: LoadedExtent, deviceId: number, disk: Buffer): void {
+  for (const cluster of extent.clusters) {
+    if (cluster.deviceId !== deviceId) continue
+    let from = cluster.dataOffset
+    for (let block = 0; block < 16; block++) {
+      if ((cluster.mask & (1 << block)) === 0) continue
+      extent.data.copy(disk, cluster.cluster * clusterSize + block * 4096, from, from + 4096)
+      from += 4096
+    }
+  }
+}
+
+/** Reads an archive to its end; the disks by name. Throws what the reader throws. */
+export async function readArchive(
+  bytes: Uint8Array,
+  seekable = false,
+): Promise<Map<string, Buffer>> {
+  await using reader = await VmaReader.open(memorySource(bytes, seekable))
+  const disks = new Map(reader.header.devices.map(({ id, size }) => [id, Buffer.alloc(size)]))
+  for await (const extent of reader.extents()) {
+    for (const [id, disk] of disks) applyExtent(extent, id, disk)
+  }
+  return new Map(reader.header.devices.map(({ id, name }) => [name, disks.get(id)!]))
 }

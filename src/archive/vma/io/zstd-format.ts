@@ -2,6 +2,7 @@
  * Zstandard's container (RFC 8878) and the seek table of its "seekable format" 0.1.0, which is a
  * skippable frame at the end of the file. All integers are little-endian.
  */
+import { MiB } from '../../../bytes/range.ts'
 import { struct, u8, u32 } from '../../../bytes/struct.ts'
 
 export const zstdMagic = 0xfd2fb528
@@ -35,3 +36,21 @@ export const maxSeekFrames = 0x8000000
 export function isSkippable(magic: number): boolean {
   return magic >= skippableMagic && magic < skippableMagic + skippableMagics
 }
+
+/** Longer tables are not used: 64 MiB name eight million frames, 30 TB of our archives. */
+export const maxSeekTableSize = 64 * MiB
+
+/** The footer of a seek table, or undefined when these bytes are none. */
+export function decodeSeekFooter(
+  bytes: Uint8Array,
+): { readonly frameCount: number; readonly entrySize: number } | undefined {
+  const { frameCount, descriptor, magic } = seekFooter.decode(bytes)
+  if (magic !== seekFooterMagic || (descriptor & reservedBits) !== 0) return undefined
+  return { frameCount, entrySize: seekEntrySizes[(descriptor & checksumBit) === 0 ? 0 : 1] }
+}
+
+/** Entries without and with a checksum of 4 bytes. */
+export const seekEntrySizes = [seekEntry.size, seekEntry.size + 4] as const
+
+const checksumBit = 0x80
+const reservedBits = 0x7c
