@@ -1,5 +1,5 @@
 /** How a driver presents itself to the graph: its name, its options, and how it opens. */
-import type { BlockLayer, Io } from './layer.ts'
+import type { BlockLayer, ChildRole, Io } from './layer.ts'
 
 /** A node by name, or the options of a node to be opened for this purpose alone. */
 export type NodeReference = string | NodeOptions
@@ -13,13 +13,6 @@ export interface NodeOptions {
   readonly driver?: string
   readonly [option: string]: unknown
 }
-
-/**
- * What a child is to its parent. It decides the permissions on the edge and the flags that the
- * child inherits; the child's name in the graph is the role's, `filtered` children being called
- * `file` as in QEMU.
- */
-export type ChildRole = 'file' | 'data-file' | 'backing' | 'filtered' | 'target'
 
 export interface OpenFlags {
   readonly readOnly: boolean

@@ -113,6 +113,8 @@ export interface Abilities {
   readonly locks?: ImageLocks
   readonly check?: ImageCheck
   readonly backingLink?: BackingLink
+  /** What the layer uses and shares on a child, where it differs from the usual of the role. */
+  childPermissions?(role: ChildRole, needs: Permissions): Permissions
 }
 
 /** Facts about a file or image, for people and for `info`. */
@@ -179,8 +181,21 @@ export interface BackingLink {
   ): Promise<void>
 }
 
+/**
+ * What a child is to its parent. It decides the permissions on the edge and the flags that the
+ * child inherits; the child's name in the graph is the role's, `filtered` children being called
+ * `file` as in QEMU.
+ */
+export type ChildRole = 'file' | 'data-file' | 'backing' | 'filtered' | 'target'
+
 /** What the user of a node may do to it, and what it lets others do meanwhile. */
 export type Permission = 'consistentRead' | 'write' | 'writeUnchanged' | 'resize'
+
+/** What one user of a node does (`uses`) and bears others doing meanwhile (`shares`). */
+export interface Permissions {
+  readonly uses: ReadonlySet<Permission>
+  readonly shares: ReadonlySet<Permission>
+}
 
 export const allPermissions: readonly Permission[] = [
   'consistentRead',

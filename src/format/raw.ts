@@ -1,0 +1,153 @@
+/** The raw format: the disk is the file, or a window of it (`offset`, `size`). */
+import type { BlockDriver } from '../block/driver.ts'
+import { Filter } from '../block/filter.ts'
+import type {
+  BlockLayer,
+  Capabilities,
+  Completion,
+  Extent,
+  ImageFacts,
+  Io,
+  WriteIo,
+  ZeroIo,
+} from '../block/layer.ts'
+import { OptionReader } from '../block/options.ts'
+import type { NodeReference } from '../block/driver.ts'
+import { BlockError } from '../errors.ts'
+
+interface RawOptions {
+  readonly file: NodeReference
+  /** Bytes of the file before the disk begins. */
+  readonly offset: number
+  /** Bytes of the disk; to the end of the file when undefined. */
+  readonly size?: number
+  /** The format was guessed: see `RawLayer`. */
+  readonly probed: boolean
+}
+
+/**
+ * Forwards to the file. Where the format was only guessed, a write that would make the disk look
+ * like an image of another format is refused: the next open would guess that format and follow
+ * what the guest has written into its header.
+ */
+class RawLayer extends Filter {
+  override readonly image?: ImageFacts
+  readonly #offset: number
+  readonly #size: number | undefined
+  readonly #guarded: boolean
+
+  constructor(file: BlockLayer, options: RawOptions) {
+    super(file)
+    this.#offset = options.offset
+    this.#size = options.size
+    this.#guarded = options.probed
+    this.image = file.image && { ...file.image, allocatedSize: () => file.image!.allocatedSize!() }
+  }
+
+  override get size(): number {
+    return this.#size ?? Math.max(0, this.next.size - this.#offset)
+  }
+
+  override get capabilities(): Capabilities {
+    const own = this.next.capabilities
+    return this.#size === undefined ? own : { ...own, resize: false }
+  }
+
+  override read(offset: number, target: Uint8Array, io: Io): Completion {
+    return this.next.read(offset + this.#offset, target, io)
+  }
+
+  override write(offset: number, source: Uint8Array, io: WriteIo): Completion {
+    if (this.#guarded && offset < guardedLength) refuseHeaders(offset, source)
+    return this.next.write(offset + this.#offset, source, io)
+  }
+
+  override writeZeroes(offset: number, length: number, io: ZeroIo): Completion {
+    return this.next.writeZeroes(offset + this.#offset, length, io)
+  }
+
+  override discard(offset: number, length: number, io: Io): Completion {
+    return this.next.discard(offset + this.#offset, length, io)
+  }
+
+  override truncate(size: number, io: Io): Completion {
+    return this.next.truncate(size + this.#offset, io)
+  }
+
+  /** Where the bytes lie is the file's business; so is whether they are holes. */
+  override extentAt(offset: number, length: number, io: Io): Extent | Promise<Extent> {
+    const found = this.next.extentAt(offset + this.#offset, length, io)
+    return found instanceof Promise ? found.then((run) => this.#here(run)) : this.#here(found)
+  }
+
+  #here(run: Extent): Extent {
+    const offset = run.offset - this.#offset
+    if (run.kind !== 'data' && run.kind !== 'zero') return { ...run, offset }
+    const { length } = run
+    return { ...run, offset, host: { layer: this.next, offset: run.offset, length, writable: true } }
+  }
+}
+
+/** Bytes at the start that formats are recognised by, in the granularity of writes. */
+const guardedLength = 512
+
+/** First bytes of the formats that are probed for. */
+const magics = ['QFI\xfb', 'QED\0', 'KDMV', 'COWD', 'conectix', 'vhdxfile', 'LUKS\xba\xbe', '<<< ']
+
+function refuseHeaders(offset: number, source: Uint8Array): void {
+  const text = Buffer.from(source.buffer, source.byteOffset, Math.min(8, source.length))
+  const head = text.toString('latin1')
+  const harmless = offset > 0 || !magics.some((magic) => head.startsWith(magic))
+  if (harmless && !(offset > 0 && offset < 8)) return
+  throw new BlockError(
+    'PERMISSION',
+    "this write would make a disk, whose format 'raw' was only guessed, look like another format; " +
+      "name the format 'raw' to permit it",
+    { offset, errno: 'EPERM' },
+  )
+}
+
+export const raw: BlockDriver<RawOptions> = {
+  name: 'raw',
+  kind: 'format',
+  parse(options) {
+    const reader = new OptionReader(options)
+    const parsed = {
+      file: reader.take('file') as NodeReference,
+      offset: reader.bytes('offset') ?? 0,
+      size: reader.bytes('size'),
+      probed: reader.boolean('x-probed') ?? false,
+    }
+    reader.finish()
+    if (parsed.file === undefined) {
+      throw new BlockError('INVALID_ARGUMENT', "A block device must be specified for \"file\"", {
+        errno: 'EINVAL',
+      })
+    }
+    return parsed
+  },
+  async open(options, context) {
+    const file = await context.child('filtered', options.file)
+    if (options.offset + (options.size ?? 0) > file.size) {
+      throw new BlockError(
+        'INVALID_ARGUMENT',
+        `${context.name}: the window at ${options.offset} does not fit a file of ${file.size} bytes`,
+        { node: context.name, errno: 'EINVAL' },
+      )
+    }
+    return new RawLayer(file, options)
+  },
+  creator: {
+    options: [{ name: 'size', type: 'size', description: 'Virtual disk size' }],
+    parse(options) {
+      const reader = new OptionReader(options)
+      const size = reader.bytes('size')
+      reader.finish()
+      return { size }
+    },
+    async create(options, context) {
+      const { size } = options as { size?: number }
+      if (size !== undefined) await context.file?.truncate(size, context)
+    },
+  },
+}

@@ -1,0 +1,203 @@
+/**
+ * One use of a node: by a parent node, or by somebody outside the graph (an export, a job, a
+ * caller). It says what the user does and what it lets others do, and it is the `BlockLayer` that
+ * the user works with, so a node can be put in between without the user noticing.
+ */
+import type {
+  BackingLink,
+  BlockLayer,
+  Capabilities,
+  ChildRole,
+  Completion,
+  CompressedWriter,
+  Extent,
+  ImageFacts,
+  Io,
+  Limits,
+  Permission,
+  Permissions,
+  WriteIo,
+  ZeroIo,
+} from '../block/layer.ts'
+import { BlockError } from '../errors.ts'
+import type { BlockNode } from './node.ts'
+
+/** Who stands at the upper end: a node, by name, or somebody outside, described for messages. */
+export type EdgeUser = { readonly node: string } | { readonly description: string }
+
+export interface EdgeSettings extends Permissions {
+  readonly role: ChildRole | 'root'
+  readonly user: EdgeUser
+  /** Called once, when the user lets go. */
+  readonly release: (edge: Edge) => Promise<void>
+}
+
+export class Edge implements BlockLayer {
+  readonly role: ChildRole | 'root'
+  readonly user: EdgeUser
+  /** The node at the upper end, once it is open; undefined for users outside the graph. */
+  owner: BlockNode | undefined
+  #node: BlockNode
+  #permissions: Permissions
+  #readable = false
+  #writable = false
+  #writesUnchanged = false
+  #resizable = false
+  #released = false
+  /** While drained, the promise that new requests wait for. */
+  #gate: Promise<void> | undefined
+  #openGate: (() => void) | undefined
+  #quiesced = 0
+  readonly #release: (edge: Edge) => Promise<void>
+
+  /** Made by the graph only. */
+  constructor(node: BlockNode, settings: EdgeSettings) {
+    this.role = settings.role
+    this.user = settings.user
+    this.#node = node
+    this.#release = settings.release
+    this.#permissions = settings
+    this.grant(settings)
+  }
+
+  /** The child's name at its parent. */
+  get name(): string {
+    return this.role === 'filtered' ? 'file' : this.role
+  }
+
+  get node(): BlockNode {
+    return this.#node
+  }
+
+  get uses(): ReadonlySet<Permission> {
+    return this.#permissions.uses
+  }
+
+  get shares(): ReadonlySet<Permission> {
+    return this.#permissions.shares
+  }
+
+  get size(): number {
+    return this.#node.size
+  }
+
+  get capabilities(): Capabilities {
+    return this.#node.layer.capabilities
+  }
+
+  get limits(): Limits {
+    return this.#node.layer.limits
+  }
+
+  get image(): ImageFacts | undefined {
+    return this.#node.layer.image
+  }
+
+  get compressed(): CompressedWriter | undefined {
+    return this.#writable ? this.#node.layer.compressed : undefined
+  }
+
+  get backingLink(): BackingLink | undefined {
+    return this.#node.layer.backingLink
+  }
+
+  read(offset: number, target: Uint8Array, io?: Partial<Io>): Completion {
+    if (this.#gate) return this.#gate.then(() => this.read(offset, target, io))
+    if (!this.#readable) this.#refuse('consistentRead')
+    return this.#node.read(offset, target, io)
+  }
+
+  write(offset: number, source: Uint8Array, io?: Partial<WriteIo>): Completion {
+    if (this.#gate) return this.#gate.then(() => this.write(offset, source, io))
+    if (!this.#writable) this.#checkUnchanged(io)
+    return this.#node.write(offset, source, io)
+  }
+
+  writeZeroes(offset: number, length: number, io?: Partial<ZeroIo>): Completion {
+    if (this.#gate) return this.#gate.then(() => this.writeZeroes(offset, length, io))
+    if (!this.#writable) this.#checkUnchanged(io)
+    return this.#node.writeZeroes(offset, length, io)
+  }
+
+  discard(offset: number, length: number, io?: Partial<Io>): Completion {
+    if (this.#gate) return this.#gate.then(() => this.discard(offset, length, io))
+    if (!this.#writable) this.#refuse('write')
+    return this.#node.discard(offset, length, io)
+  }
+
+  flush(io?: Partial<Io>): Completion {
+    if (this.#gate) return this.#gate.then(() => this.flush(io))
+    return this.#node.flush(io)
+  }
+
+  truncate(size: number, io?: Partial<Io>): Completion {
+    if (this.#gate) return this.#gate.then(() => this.truncate(size, io))
+    if (!this.#resizable) this.#refuse('resize')
+    return this.#node.truncate(size, io)
+  }
+
+  extentAt(offset: number, length: number, io?: Partial<Io>): Extent | Promise<Extent> {
+    return this.#node.extentAt(offset, length, io)
+  }
+
+  /** Lets go of the node; nodes that nobody else keeps are closed. Idempotent. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#released) return
+    this.#released = true
+    await this.#release(this)
+  }
+
+  /** For the graph: points the edge at another node. */
+  retarget(node: BlockNode): void {
+    this.#node = node
+  }
+
+  /** For the graph: puts permissions in force. */
+  grant({ uses, shares }: Permissions): void {
+    this.#permissions = { uses, shares }
+    this.#readable = uses.has('consistentRead')
+    this.#writable = uses.has('write')
+    this.#writesUnchanged = uses.has('writeUnchanged')
+    this.#resizable = uses.has('resize')
+  }
+
+  /** For the graph: new requests wait until as many calls of `resume`. */
+  quiesce(): void {
+    if (this.#quiesced++ > 0) return
+    this.#gate = new Promise((resolve) => {
+      this.#openGate = resolve
+    })
+  }
+
+  resume(): void {
+    if (--this.#quiesced > 0) return
+    this.#gate = undefined
+    this.#openGate?.()
+  }
+
+  #checkUnchanged(io: Partial<WriteIo> | undefined): void {
+    if (!(io?.unchanged && this.#writesUnchanged)) this.#refuse('write')
+  }
+
+  #refuse(permission: Permission): never {
+    const { name, readOnly } = this.#node
+    if (this.#released) throw new BlockError('CLOSED', `${name} is closed`, { node: name })
+    throw new BlockError(
+      permission !== 'consistentRead' && readOnly ? 'READ_ONLY' : 'PERMISSION',
+      `${describeUser(this)} has no permission to ${verbs[permission]} ${name}`,
+      { node: name, errno: 'EPERM' },
+    )
+  }
+}
+
+const verbs: Readonly<Record<Permission, string>> = {
+  consistentRead: 'read',
+  write: 'write to',
+  writeUnchanged: 'rewrite',
+  resize: 'resize',
+}
+
+/** The user of an edge, as messages name it. */
+export function describeUser(edge: Edge): string {
+  return 'node' in edge.user ? `node '${edge.user.node}'` : edge.user.description
+}

@@ -1,0 +1,84 @@
+/** From what people type and what images record to the options of a node. */
+import { statSync } from 'node:fs'
+import path from 'node:path'
+import type { BlockDriver, NodeOptions } from '../block/driver.ts'
+import { BlockError } from '../errors.ts'
+
+/** `name:` at the start, unless a slash comes first: the mark of a protocol. */
+const protocolPrefix = /^([A-Za-z0-9+.-]+):/
+
+/** Whether a name is a URL or `json:` rather than a path. */
+export function hasProtocol(filename: string): boolean {
+  return protocolPrefix.test(filename)
+}
+
+/**
+ * Options of the protocol node behind a file name: a path, `file:PATH`, a URL of a known protocol,
+ * or (then of the whole image) `json:{…}`.
+ */
+export function optionsOfFilename(filename: string, drivers: readonly BlockDriver[]): NodeOptions {
+  if (filename.startsWith('json:')) return parseJsonName(filename)
+  for (const driver of drivers) {
+    const options = driver.parseFilename?.(filename)
+    if (options) return { driver: driver.name, ...options }
+  }
+  const prefix = protocolPrefix.exec(filename)?.[1]
+  if (prefix === 'file') return pathOptions(filename.slice('file:'.length))
+  if (prefix !== undefined) {
+    throw new BlockError('INVALID_ARGUMENT', `Unknown protocol '${prefix}'`, {
+      path: filename,
+      errno: 'EINVAL',
+    })
+  }
+  return pathOptions(filename)
+}
+
+/**
+ * What a recorded name means: relative ones are relative to the folder of the image that holds
+ * them, whatever the current directory is.
+ */
+export function resolveRecorded(recorded: string, image: string | undefined): string {
+  if (hasProtocol(recorded) || path.isAbsolute(recorded)) return recorded
+  if (image === undefined || hasProtocol(image)) {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `Cannot use relative backing file names for '${image ?? ''}'`,
+      { path: recorded, errno: 'EINVAL' },
+    )
+  }
+  const folder = path.dirname(image)
+  return folder === '.' && !image.startsWith('.') ? recorded : `${folder}/${recorded}`
+}
+
+function pathOptions(filename: string): NodeOptions {
+  return { driver: isDevice(filename) ? 'host_device' : 'file', filename }
+}
+
+function isDevice(filename: string): boolean {
+  if (!filename.startsWith('/dev/')) return false
+  try {
+    return statSync(filename).isBlockDevice()
+  } catch {
+    // Opening it will say what is wrong with it.
+    return false
+  }
+}
+
+function parseJsonName(filename: string): NodeOptions {
+  try {
+    const options: unknown = JSON.parse(filename.slice('json:'.length))
+    if (typeof options === 'object' && options !== null && !Array.isArray(options)) {
+      return options as NodeOptions
+    }
+  } catch (cause) {
+    throw new BlockError('INVALID_ARGUMENT', 'Could not parse the JSON options', {
+      path: filename,
+      errno: 'EINVAL',
+      cause,
+    })
+  }
+  throw new BlockError('INVALID_ARGUMENT', 'Invalid JSON object given', {
+    path: filename,
+    errno: 'EINVAL',
+  })
+}

@@ -1,0 +1,128 @@
+/** The options that every node has: taken out here before the driver parses its own. */
+import type { NodeOptions, OpenFlags } from '../block/driver.ts'
+import type { ChildRole } from '../block/layer.ts'
+import { OptionReader } from '../block/options.ts'
+import { BlockError } from '../errors.ts'
+import type { DetectZeroes, DiscardMode } from './node.ts'
+
+/** What a node gets where its options say nothing. */
+export interface NodeDefaults extends OpenFlags {
+  readonly discard: DiscardMode
+  /** Fall back to read-only where writing is not permitted. */
+  readonly autoReadOnly: boolean
+}
+
+export interface CommonOptions extends NodeDefaults {
+  readonly nodeName?: string
+  readonly driver?: string
+  readonly detectZeroes: DetectZeroes
+}
+
+export const rootDefaults: NodeDefaults = {
+  readOnly: false,
+  autoReadOnly: false,
+  direct: false,
+  noFlush: false,
+  forceShare: false,
+  discard: 'ignore',
+}
+
+/** Longest node name, as in QEMU. */
+const maxNodeName = 31
+
+/** Separates the common options from the driver's, which are returned as `rest`. */
+export function takeCommonOptions(
+  options: NodeOptions,
+  defaults: NodeDefaults,
+): { common: CommonOptions; rest: NodeOptions } {
+  const all = nested(options)
+  const reader = new OptionReader(all)
+  const cache = new OptionReader((reader.take('cache') as Record<string, unknown>) ?? {})
+  const common: CommonOptions = {
+    nodeName: nodeName(reader),
+    driver: reader.string('driver'),
+    readOnly: reader.boolean('read-only') ?? defaults.readOnly,
+    autoReadOnly: reader.boolean('auto-read-only') ?? defaults.autoReadOnly,
+    forceShare: reader.boolean('force-share') ?? defaults.forceShare,
+    discard: discardMode(reader) ?? defaults.discard,
+    detectZeroes: reader.oneOf('detect-zeroes', ['off', 'on', 'unmap']) ?? 'off',
+    direct: cache.boolean('direct') ?? defaults.direct,
+    noFlush: cache.boolean('no-flush') ?? defaults.noFlush,
+  }
+  cache.boolean('writeback')
+  cache.finish()
+  if (common.detectZeroes === 'unmap' && common.discard !== 'unmap') {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
+      { node: common.nodeName, errno: 'EINVAL' },
+    )
+  }
+  const taken = ['cache', 'node-name', 'driver', 'read-only', 'auto-read-only', 'force-share']
+  const rest = Object.fromEntries(
+    Object.entries(all).filter(([key]) => ![...taken, 'discard', 'detect-zeroes'].includes(key)),
+  )
+  return { common, rest }
+}
+
+/** What a child inherits from its parent. */
+export function childDefaults(role: ChildRole, parent: CommonOptions): NodeDefaults {
+  const writable = role !== 'backing' && !parent.readOnly
+  return {
+    readOnly: !writable,
+    autoReadOnly: false,
+    direct: parent.direct,
+    noFlush: parent.noFlush,
+    forceShare: parent.forceShare,
+    // The parent decides what to discard; below it everything it asks for is done.
+    discard: 'unmap',
+  }
+}
+
+function discardMode(reader: OptionReader): DiscardMode | undefined {
+  const mode = reader.oneOf('discard', ['ignore', 'off', 'unmap', 'on'])
+  if (mode === undefined) return undefined
+  return mode === 'unmap' || mode === 'on' ? 'unmap' : 'ignore'
+}
+
+function nodeName(reader: OptionReader): string | undefined {
+  const name = reader.string('node-name')
+  if (name === undefined) return undefined
+  if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(name)) {
+    throw new BlockError('INVALID_ARGUMENT', `Invalid node-name: '${name}'`, { errno: 'EINVAL' })
+  }
+  if (name.length > maxNodeName) {
+    throw new BlockError('INVALID_ARGUMENT', 'Node name too long', { errno: 'EINVAL' })
+  }
+  return name
+}
+
+/** Dotted keys as objects: `{ 'file.filename': 'x' }` becomes `{ file: { filename: 'x' } }`. */
+export function nested(options: Readonly<Record<string, unknown>>): NodeOptions {
+  const result: Record<string, unknown> = {}
+  for (const [key, value] of Object.entries(options)) {
+    if (value !== undefined) place(result, key.split('.'), value, key)
+  }
+  return result
+}
+
+function place(into: Record<string, unknown>, path: string[], value: unknown, key: string): void {
+  const [head, ...tail] = path
+  if (['__proto__', 'constructor', 'prototype'].includes(head)) {
+    throw new BlockError('INVALID_ARGUMENT', `Invalid parameter '${key}'`)
+  }
+  if (tail.length === 0) {
+    into[head] = value
+    return
+  }
+  const inner = into[head] ?? {}
+  if (typeof inner !== 'object' || inner === null || Array.isArray(inner)) {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `Parameter '${head}' is given both as a value and as ${key}`,
+    )
+  }
+  const copy = { ...inner } as Record<string, unknown>
+  place(copy, tail, value, key)
+  into[head] = copy
+}

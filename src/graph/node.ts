@@ -1,0 +1,338 @@
+/**
+ * The one seam between callers and layers. Whatever a caller asks for is checked here against the
+ * disk's bounds, kept apart from conflicting requests, tracked for draining, and counted; what the
+ * layer's limits do not allow is aligned and split in `fitted-layer.ts`. So no driver has to.
+ *
+ * A request that the layer answers on the spot, the usual case for small ones, passes through
+ * without a promise and without being tracked: nothing can happen while it runs.
+ */
+import diagnostics from 'node:diagnostics_channel'
+import type { OpenFlags } from '../block/driver.ts'
+import { joinExtents } from '../block/extent.ts'
+import {
+  type BlockLayer,
+  type Completion,
+  type Extent,
+  type Io,
+  neverAborted,
+  plainIo,
+  plainWriteIo,
+  plainZeroIo,
+  type WriteIo,
+  type ZeroIo,
+} from '../block/layer.ts'
+import { RangeLock } from '../block/range-lock.ts'
+import { alignDown, alignUp, type ByteRange } from '../bytes/range.ts'
+import { isZero } from '../bytes/zero.ts'
+import { BlockError } from '../errors.ts'
+import type { Edge } from './edge.ts'
+import { FittedLayer } from './fitted-layer.ts'
+import { NodeStatistics, type RequestKind } from './statistics.ts'
+
+/** One message per request, when somebody listens: `{ node, kind, offset, length }`. */
+const requestChannel = diagnostics.channel('block:request')
+
+export type DetectZeroes = 'off' | 'on' | 'unmap'
+export type DiscardMode = 'ignore' | 'unmap'
+
+/** Options that every node has, whatever its driver. */
+export interface NodeSettings {
+  readonly name: string
+  readonly driver: string
+  readonly flags: OpenFlags
+  /** Whether discards reach the layer. */
+  readonly discard: DiscardMode
+  readonly detectZeroes: DetectZeroes
+}
+
+export class BlockNode implements AsyncDisposable {
+  readonly name: string
+  readonly driver: string
+  readonly flags: OpenFlags
+  readonly detectZeroes: DetectZeroes
+  readonly discardMode: DiscardMode
+  readonly statistics = new NodeStatistics()
+  readonly layer: BlockLayer
+  /** Edges by name: `file`, `backing`, … Changed by the graph only. */
+  readonly children = new Map<string, Edge>()
+  /** Edges of those who use this node. Changed by the graph only. */
+  readonly parents = new Set<Edge>()
+  readonly #fitted: FittedLayer
+  readonly #requests = new RangeLock()
+  #closed = false
+  /** Counts writes; flushing is needed only when it has moved since the last flush. */
+  #written = 0
+  #flushed = 0
+
+  constructor(settings: NodeSettings, layer: BlockLayer) {
+    this.name = settings.name
+    this.driver = settings.driver
+    this.flags = settings.flags
+    this.detectZeroes = settings.detectZeroes
+    this.discardMode = settings.discard
+    this.layer = layer
+    this.#fitted = new FittedLayer(settings.name, layer, settings.flags.noFlush)
+  }
+
+  get size(): number {
+    return this.layer.size
+  }
+
+  get readOnly(): boolean {
+    return this.flags.readOnly || !this.layer.capabilities.write
+  }
+
+  /** Fills `target` from `offset`, any alignment. The buffer is the node's until this settles. */
+  read(offset: number, target: Uint8Array, io: Partial<Io> = plainIo): Completion {
+    const { length } = target
+    const full = io.signal ? (io as Io) : plainIo
+    this.#enter('read', offset, length, full.signal)
+    if (length === 0) return
+    if (this.#fitted.fits(offset, length) && !this.#requests.blocks(offset, length)) {
+      return this.#start('read', offset, length, () => this.layer.read(offset, target, full))
+    }
+    return this.#track('read', offset, length, false, full, () =>
+      this.#fitted.read(offset, target, full),
+    )
+  }
+
+  /** Writes `source` at `offset`, any alignment. The buffer is the node's until this settles. */
+  write(offset: number, source: Uint8Array, io: Partial<WriteIo> = plainWriteIo): Completion {
+    const { length } = source
+    const full = io === plainWriteIo ? plainWriteIo : { ...plainWriteIo, ...io }
+    this.#enterWrite('write', offset, length, full.signal)
+    if (length === 0) return
+    if (this.detectZeroes !== 'off' && isZero(source)) {
+      return this.writeZeroes(offset, length, { ...full, mayUnmap: this.detectZeroes === 'unmap' })
+    }
+    this.#noteWrite(offset + length)
+    const plain = this.#fitted.fits(offset, length) && !(full.fua && !this.#fitted.nativeFua)
+    if (plain && !this.#requests.blocks(offset, length)) {
+      return this.#start('write', offset, length, () => this.layer.write(offset, source, full))
+    }
+    return this.#modify('write', offset, length, full, () =>
+      this.#fitted.write(offset, source, full),
+    )
+  }
+
+  /** Makes a range read as zeroes, the cheapest way that `io` permits. */
+  writeZeroes(offset: number, length: number, io: Partial<ZeroIo> = plainZeroIo): Completion {
+    // Deallocating is allowed only where the user of the node permits discards.
+    const mayUnmap = io.mayUnmap === true && this.discardMode === 'unmap'
+    const full = { ...plainZeroIo, ...io, mayUnmap }
+    this.#enterWrite('writeZeroes', offset, length, full.signal)
+    if (length === 0) return
+    this.#noteWrite(offset + length)
+    return this.#modify('writeZeroes', offset, length, full, () =>
+      this.#fitted.writeZeroes(offset, length, full),
+    )
+  }
+
+  /** A hint that the range is not needed; does nothing unless the node was opened with discards. */
+  discard(offset: number, length: number, io: Partial<Io> = plainIo): Completion {
+    const full = { ...plainIo, ...io }
+    this.#enterWrite('discard', offset, length, full.signal)
+    const { capabilities, limits } = this.layer
+    if (this.discardMode === 'ignore' || capabilities.discard === 'none') return
+    const start = alignUp(offset, limits.discardAlignment)
+    const end = offset + length
+    const last = end === this.size ? end : alignDown(end, limits.discardAlignment)
+    if (last <= start) return
+    this.#noteWrite(0)
+    return this.#track('discard', start, last - start, false, full, () =>
+      this.layer.discard(start, last - start, full),
+    )
+  }
+
+  /** Everything that was written, and has settled, is on stable storage afterwards. */
+  flush(io: Partial<Io> = plainIo): Completion {
+    this.#checkOpen()
+    if (this.flags.noFlush || this.readOnly || this.#flushed === this.#written) return
+    const upTo = this.#written
+    const full = { ...plainIo, ...io }
+    return this.#track('flush', 0, 0, false, full, async () => {
+      await this.layer.flush(full)
+      if (upTo > this.#flushed) this.#flushed = upTo
+    })
+  }
+
+  /** Changes the size of the disk; waits for the requests in flight and runs alone. */
+  async truncate(size: number, io: Partial<Io> = plainIo): Promise<void> {
+    this.#checkOpen()
+    this.#checkWritable()
+    if (!Number.isSafeInteger(size) || size < 0)
+      throw this.#nonsense(`${size} is not a size in bytes`)
+    if (!this.layer.capabilities.resize) {
+      throw new BlockError('UNSUPPORTED', `${this.name}: a ${this.driver} node cannot be resized`, {
+        node: this.name,
+        errno: 'ENOTSUP',
+      })
+    }
+    const full = { ...plainIo, ...io }
+    this.#noteWrite(0)
+    await this.#requests.during(0, Number.MAX_SAFE_INTEGER, true, full.signal, () =>
+      this.layer.truncate(size, full),
+    )
+  }
+
+  /** The first run of one status at `offset`; see `BlockLayer.extentAt`. `length` is above 0. */
+  extentAt(offset: number, length: number, io: Partial<Io> = plainIo): Extent | Promise<Extent> {
+    this.#checkOpen()
+    this.#checkRange(offset, length)
+    return this.layer.extentAt(offset, length, { ...plainIo, ...io })
+  }
+
+  /** Runs of a range (the whole disk unless given), neighbours of the same status joined. */
+  async *extents(
+    range: Partial<ByteRange> = {},
+    io: Partial<Io> = plainIo,
+  ): AsyncGenerator<Extent> {
+    const start = range.offset ?? 0
+    const end = range.length === undefined ? this.size : start + range.length
+    let run: Extent | undefined
+    for (let at = start; at < end; ) {
+      const next = await this.extentAt(at, end - at, io)
+      at = next.offset + next.length
+      const joined = run && joinExtents(run, next)
+      if (run && !joined) yield run
+      run = joined ?? next
+    }
+    if (run) yield run
+  }
+
+  /**
+   * Runs `work` while no other request touches the range: for those who read, decide and write
+   * back (copy-on-read, a job that replaces data in place).
+   */
+  serialised<T>(range: ByteRange, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    return this.#requests.during(range.offset, range.length, true, signal, work)
+  }
+
+  /** Settles when no request is in flight on this node. */
+  idle(): Promise<void> {
+    return this.#requests.idle()
+  }
+
+  /** Closes the layer, once; the graph has taken away all parents before. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    await this.#requests.idle()
+    await this.layer[Symbol.asyncDispose]()
+  }
+
+  #enter(kind: RequestKind, offset: number, length: number, signal: AbortSignal): void {
+    this.#checkOpen()
+    this.#checkRange(offset, length)
+    if (signal !== neverAborted) signal.throwIfAborted()
+    if (requestChannel.hasSubscribers) {
+      requestChannel.publish({ node: this.name, kind, offset, length })
+    }
+  }
+
+  #enterWrite(kind: RequestKind, offset: number, length: number, signal: AbortSignal): void {
+    this.#enter(kind, offset, length, signal)
+    this.#checkWritable()
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) {
+      throw new BlockError('CLOSED', `${this.name} is closed`, { node: this.name })
+    }
+  }
+
+  #checkWritable(): void {
+    if (this.readOnly) {
+      throw new BlockError('READ_ONLY', `${this.name} is read-only`, {
+        node: this.name,
+        errno: 'EPERM',
+      })
+    }
+  }
+
+  #checkRange(offset: number, length: number): void {
+    if (
+      !Number.isSafeInteger(offset + length) ||
+      !Number.isInteger(offset) ||
+      offset < 0 ||
+      length < 0
+    ) {
+      throw this.#nonsense(`${offset}+${length} is not a range of bytes`)
+    }
+    if (offset + length > this.layer.size) {
+      throw new BlockError(
+        'OUT_OF_RANGE',
+        `${this.name}: ${offset}+${length} reaches behind the end at ${this.layer.size}`,
+        { node: this.name, offset, errno: 'EIO' },
+      )
+    }
+  }
+
+  #nonsense(message: string): BlockError {
+    return new BlockError('INVALID_ARGUMENT', message, { node: this.name, errno: 'EINVAL' })
+  }
+
+  #noteWrite(end: number): void {
+    this.#written++
+    if (end > this.statistics.highestWritten) this.statistics.highestWritten = end
+  }
+
+  /** Starts work that conflicts with nothing; tracks it only if it takes time. */
+  #start(kind: RequestKind, offset: number, length: number, work: () => Completion): Completion {
+    let done: Completion
+    try {
+      done = work()
+    } catch (error) {
+      this.statistics[kind].failed++
+      throw error
+    }
+    if (!(done instanceof Promise)) return this.#count(kind, length)
+    return this.#requests.hold(offset, length, done).then(
+      () => this.#count(kind, length),
+      (error) => this.#fail(kind, error),
+    )
+  }
+
+  /** A write whose ragged ends, if any, are read, modified and written with nobody in between. */
+  #modify(
+    kind: RequestKind,
+    offset: number,
+    length: number,
+    io: WriteIo,
+    work: () => Completion,
+  ): Promise<void> {
+    const { alignment } = this.layer.limits
+    const start = alignDown(offset, alignment)
+    const end = alignUp(offset + length, alignment)
+    const ragged = start !== offset || end !== offset + length
+    return this.#track(kind, start, end - start, ragged, io, work)
+  }
+
+  /** Runs work as a tracked request that waits for conflicting ones. */
+  async #track(
+    kind: RequestKind,
+    offset: number,
+    length: number,
+    exclusive: boolean,
+    io: Io,
+    work: () => Completion,
+  ): Promise<void> {
+    try {
+      await this.#requests.during(offset, length, exclusive, io.signal, work)
+    } catch (error) {
+      this.#fail(kind, error)
+    }
+    this.#count(kind, length)
+  }
+
+  #count(kind: RequestKind, length: number): void {
+    const counters = this.statistics[kind]
+    counters.operations++
+    counters.bytes += length
+  }
+
+  #fail(kind: RequestKind, error: unknown): never {
+    this.statistics[kind].failed++
+    throw error
+  }
+}
