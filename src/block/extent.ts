@@ -19,6 +19,7 @@ function joinHosts<E extends Extent & { kind: 'data' | 'zero' }>(
   const { host } = run
   const other = next.host
   if (!host || !other || host.layer !== other.layer || host.writable !== other.writable) return
+  if (host.sparse !== other.sparse) return
   if (host.offset + host.length !== other.offset) return
   return { ...run, length, host: { ...host, length } }
 }

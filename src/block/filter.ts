@@ -4,6 +4,7 @@ import type {
   Capabilities,
   Completion,
   Extent,
+  ImageFacts,
   Io,
   Limits,
   WriteIo,
@@ -11,6 +12,7 @@ import type {
 } from './layer.ts'
 
 export class Filter implements BlockLayer {
+  readonly image?: ImageFacts
   protected readonly next: BlockLayer
 
   constructor(next: BlockLayer) {

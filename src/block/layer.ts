@@ -71,6 +71,8 @@ export interface HostRange extends ByteRange {
   readonly layer: BlockLayer
   /** Whether the bytes may be overwritten in place. */
   readonly writable: boolean
+  /** Parts of it may be holes of the layer that are worth asking for (preallocated images). */
+  readonly sparse?: boolean
 }
 
 /** A run of bytes with one status. */

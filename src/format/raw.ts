@@ -1,5 +1,5 @@
 /** The raw format: the disk is the file, or a window of it (`offset`, `size`). */
-import type { BlockDriver } from '../block/driver.ts'
+import type { BlockDriver, NodeReference } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
 import type {
   BlockLayer,
@@ -12,7 +12,6 @@ import type {
   ZeroIo,
 } from '../block/layer.ts'
 import { OptionReader } from '../block/options.ts'
-import type { NodeReference } from '../block/driver.ts'
 import { BlockError } from '../errors.ts'
 
 interface RawOptions {
@@ -41,7 +40,7 @@ class RawLayer extends Filter {
     this.#offset = options.offset
     this.#size = options.size
     this.#guarded = options.probed
-    this.image = file.image && { ...file.image, allocatedSize: () => file.image!.allocatedSize!() }
+    this.image = file.image
   }
 
   override get size(): number {
@@ -84,7 +83,11 @@ class RawLayer extends Filter {
     const offset = run.offset - this.#offset
     if (run.kind !== 'data' && run.kind !== 'zero') return { ...run, offset }
     const { length } = run
-    return { ...run, offset, host: { layer: this.next, offset: run.offset, length, writable: true } }
+    return {
+      ...run,
+      offset,
+      host: { layer: this.next, offset: run.offset, length, writable: true },
+    }
   }
 }
 
@@ -120,7 +123,7 @@ export const raw: BlockDriver<RawOptions> = {
     }
     reader.finish()
     if (parsed.file === undefined) {
-      throw new BlockError('INVALID_ARGUMENT', "A block device must be specified for \"file\"", {
+      throw new BlockError('INVALID_ARGUMENT', 'A block device must be specified for "file"', {
         errno: 'EINVAL',
       })
     }
