@@ -1,0 +1,91 @@
+/**
+ * Data through the page cache. A read asks the cache first, on the spot; only what is not there
+ * goes to the thread pool. A small write is copied into the cache on the spot too, until one
+ * turns out to wait for the disk; then writes use the pool for a while.
+ */
+import fs from 'node:fs'
+import type { Completion, Io, WriteIo } from '../../block/layer.ts'
+import { KiB } from '../../bytes/range.ts'
+import { notOffered } from '../../sys/sys.ts'
+import type { OpenFile } from './open-file.ts'
+import { readInPool, tookNothing, writeInPool } from './pool-io.ts'
+
+/** How bytes get into and out of the file; offsets and lengths are aligned to the limits. */
+export interface Transfer {
+  read(offset: number, target: Uint8Array, io: Io): Completion
+  write(offset: number, source: Uint8Array, io: WriteIo): Completion
+}
+
+/**
+ * Longer transfers go to the pool at once: copying them costs more than the trip, and the pool
+ * copies several at a time.
+ */
+const maxOnTheSpot = 128 * KiB
+
+/** A write that takes longer than this did not just copy into the cache. */
+const slowWriteMs = 1
+
+const firstPauseMs = 20
+const longestPauseMs = 1000
+
+export class BufferedTransfer implements Transfer {
+  readonly #file: OpenFile
+  #cachedReads: boolean
+  /** Writes use the pool until then, on the clock of `performance.now`. */
+  #pauseUntil = 0
+  #pauseMs = firstPauseMs
+
+  constructor(file: OpenFile) {
+    this.#file = file
+    this.#cachedReads = file.sys.supported.cachedReads
+  }
+
+  read(offset: number, target: Uint8Array, io: Io): Completion {
+    let start = 0
+    if (this.#cachedReads && target.length <= maxOnTheSpot) {
+      const file = this.#file
+      const got = file.sys.readCached(file.fd, target, offset)
+      if (got === target.length) return
+      if (got === notOffered) this.#cachedReads = false
+      if (got > 0) start = got
+    }
+    if (io.signal.aborted) throw io.signal.reason
+    return readInPool(this.#file, target, start, offset)
+  }
+
+  write(offset: number, source: Uint8Array, io: WriteIo): Completion {
+    if (source.length <= maxOnTheSpot) {
+      const now = performance.now()
+      if (now >= this.#pauseUntil) return this.#writeOnTheSpot(offset, source, now)
+    }
+    if (io.signal.aborted) throw io.signal.reason
+    return writeInPool(this.#file, source, 0, offset)
+  }
+
+  #writeOnTheSpot(offset: number, source: Uint8Array, began: number): Completion {
+    const file = this.#file
+    let written: number
+    try {
+      written = fs.writeSync(file.fd, source, 0, source.length, offset)
+    } catch (error) {
+      throw file.fail(error, `writing ${source.length} bytes`, offset)
+    }
+    this.#judge(began, performance.now())
+    if (written === source.length) return
+    if (written === 0) throw tookNothing(file, offset)
+    return writeInPool(file, source, written, offset)
+  }
+
+  /** The longer the disk keeps being slow, the longer nobody tries it again. */
+  #judge(began: number, ended: number): void {
+    if (ended - began <= slowWriteMs) {
+      if (this.#pauseUntil > 0 && ended - this.#pauseUntil > longestPauseMs) {
+        this.#pauseUntil = 0
+        this.#pauseMs = firstPauseMs
+      }
+      return
+    }
+    this.#pauseUntil = ended + this.#pauseMs
+    this.#pauseMs = Math.min(this.#pauseMs * 2, longestPauseMs)
+  }
+}

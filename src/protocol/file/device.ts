@@ -1,0 +1,22 @@
+/** Block devices: what differs from files. */
+import type { Stats } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import type { OpenFile } from './open-file.ts'
+
+/** Unit of the kernel's `size` attribute, whatever the device's blocks are. */
+const sysfsSector = 512
+
+/** Capacity in bytes. Throws a system error. */
+export async function deviceSize(device: OpenFile, stats: Stats): Promise<number> {
+  if (device.sys.supported.holes) return device.sys.seekEnd(device.fd)
+  const { major, minor } = deviceNumbers(stats.rdev)
+  const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'latin1')
+  return Number(sectors) * sysfsSector
+}
+
+/** Linux packs 12 bits of major and 20 of minor: minor's low 8 bits, major, minor's rest. */
+function deviceNumbers(rdev: number): { major: number; minor: number } {
+  const major = Math.floor(rdev / 2 ** 8) % 2 ** 12
+  const minor = (rdev % 2 ** 8) + Math.floor(rdev / 2 ** 20) * 2 ** 8
+  return { major, minor }
+}

@@ -1,0 +1,153 @@
+/** Drivers `file`, for regular files, and `host_device`, for block devices. */
+
+import { channel } from 'node:diagnostics_channel'
+import fs from 'node:fs'
+import { promisify } from 'node:util'
+import type { BlockDriver, NodeOptions, OpenContext } from '../../block/driver.ts'
+import { BlockError, errnoOf, systemError } from '../../errors.ts'
+import { sys as currentSys } from '../../sys/current.ts'
+import type { Sys } from '../../sys/sys.ts'
+import { type FileCreateOptions, fileCreator } from './create.ts'
+import { deviceSize } from './device.ts'
+import { probeAlignment } from './direct.ts'
+import { FileLayer } from './file-layer.ts'
+import { OpenFile } from './open-file.ts'
+import { type FileOptions, parseFileOptions } from './options.ts'
+
+const fstat = promisify(fs.fstat)
+const stat = promisify(fs.stat)
+const { O_RDONLY, O_RDWR, O_DIRECT } = fs.constants
+
+/**
+ * Says that an image is used without the locks that other processes would see:
+ * `{ path, node, reason }`.
+ */
+const unlocked = channel('varve:file:unlocked')
+
+export const file: BlockDriver<FileOptions, FileCreateOptions> = {
+  name: 'file',
+  kind: 'protocol',
+  parse: parseFileOptions,
+  parseFilename(filename) {
+    if (filename.startsWith('file:')) return { driver: 'file', filename: filename.slice(5) }
+    return hasProtocol(filename) ? undefined : { driver: 'file', filename }
+  },
+  open: (options, context) => openFileLayer('file', options, context, currentSys()),
+  creator: fileCreator,
+}
+
+export const hostDevice: BlockDriver<FileOptions> = {
+  name: 'host_device',
+  kind: 'protocol',
+  parse: parseFileOptions,
+  parseFilename: parseDeviceName,
+  open: (options, context) => openFileLayer('device', options, context, currentSys()),
+}
+
+/** Opens with a chosen `Sys`; the drivers use that of the process. */
+export async function openFileLayer(
+  kind: 'file' | 'device',
+  options: FileOptions,
+  context: OpenContext,
+  sys: Sys,
+): Promise<FileLayer> {
+  const { flags, name } = context
+  if (options.aio === 'native' && !flags.direct) throw nativeNeedsDirect()
+  const names = { path: options.filename, node: name }
+  await checkKind(kind, options.filename)
+  const access = flags.readOnly ? O_RDONLY : O_RDWR
+  const opened = await openOrExplain(names, access + (flags.direct ? O_DIRECT : 0), sys)
+  try {
+    const size = await sizeOf(kind, opened)
+    return new FileLayer(opened, {
+      kind,
+      size,
+      readOnly: flags.readOnly,
+      directAlignment: flags.direct ? await probeAlignment(opened, size) : undefined,
+      noFlush: flags.noFlush,
+      locking: mayLock(options, opened),
+    })
+  } catch (error) {
+    await opened.close()
+    throw error
+  }
+}
+
+/** Before opening: a FIFO would wait for its other end. */
+async function checkKind(kind: 'file' | 'device', path: string): Promise<void> {
+  let stats: fs.Stats
+  try {
+    stats = await stat(path)
+  } catch (error) {
+    throw systemError(error, `Could not open '${path}'`, { path })
+  }
+  const fits = kind === 'file' ? stats.isFile() : stats.isBlockDevice()
+  if (fits) return
+  const needs =
+    kind === 'file'
+      ? `'file' driver requires '${path}' to be a regular file`
+      : `'host_device' driver requires '${path}' to be a block device`
+  throw new BlockError('INVALID_ARGUMENT', needs, { path })
+}
+
+async function openOrExplain(
+  names: { path: string; node: string },
+  flags: number,
+  sys: Sys,
+): Promise<OpenFile> {
+  try {
+    return await OpenFile.open(names, flags, sys)
+  } catch (error) {
+    if (errnoOf(error) === 'EINVAL' && Math.floor(flags / O_DIRECT) % 2 === 1) {
+      throw new BlockError(
+        'UNSUPPORTED',
+        `Could not open '${names.path}': filesystem does not support O_DIRECT`,
+        { ...names, cause: error },
+      )
+    }
+    throw systemError(error, `Could not open '${names.path}'`, names)
+  }
+}
+
+async function sizeOf(kind: 'file' | 'device', opened: OpenFile): Promise<number> {
+  try {
+    const stats = await opened.during((fd) => fstat(fd))
+    return kind === 'file' ? stats.size : await deviceSize(opened, stats)
+  } catch (error) {
+    throw opened.fail(error, 'asking for the size')
+  }
+}
+
+function mayLock(options: FileOptions, { path, node, sys }: OpenFile): boolean {
+  if (options.locking === 'off') return false
+  if (sys.supported.locks) return true
+  const reason = 'this system, or Node without koffi, has no OFD locks'
+  if (options.locking === 'on') {
+    throw new BlockError('UNSUPPORTED', `locking=on for ${path}: ${reason}`, { path, node })
+  }
+  unlocked.publish({ path, node, reason })
+  return false
+}
+
+function nativeNeedsDirect(): BlockError {
+  return new BlockError(
+    'INVALID_ARGUMENT',
+    'aio=native was specified, but it requires cache.direct=on, which was not specified.',
+  )
+}
+
+/** Whether a name begins with a protocol: a colon before the first slash. */
+function hasProtocol(filename: string): boolean {
+  const colon = filename.indexOf(':')
+  const slash = filename.indexOf('/')
+  return colon >= 0 && (slash < 0 || colon < slash)
+}
+
+function parseDeviceName(filename: string): NodeOptions | undefined {
+  const driver = 'host_device'
+  const prefix = `${driver}:`
+  if (filename.startsWith(prefix)) return { driver, filename: filename.slice(prefix.length) }
+  if (!filename.startsWith('/')) return undefined
+  const isDevice = fs.statSync(filename, { throwIfNoEntry: false })?.isBlockDevice()
+  return isDevice ? { driver, filename } : undefined
+}
