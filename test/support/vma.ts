@@ -3,8 +3,10 @@ import type { LoadedExtent } from '../../src/archive/vma/extent-stream.ts'
 import type { ArchiveSink } from '../../src/archive/vma/io/sink.ts'
 import type { ArchiveSource } from '../../src/archive/vma/io/source.ts'
 import { VmaReader } from '../../src/archive/vma/reader.ts'
+import type { DiskSource } from '../../src/archive/vma/store-device.ts'
 import { clusterSize } from '../../src/archive/vma/structures.ts'
 import { VmaWriter, type VmaWriterOptions } from '../../src/archive/vma/writer.ts'
+import { isZero } from '../../src/bytes/zero.ts'
 
 /** Keeps what it gets. */
 export class MemorySink implements ArchiveSink {
@@ -142,4 +144,25 @@ export async function readArchive(
     for (const [id, disk] of disks) applyExtent(extent, id, disk)
   }
   return new Map(reader.header.devices.map(({ id, name }) => [name, disks.get(id)!]))
+}
+
+/** A disk in memory whose zero runs are known in steps of `granularity`. */
+export function memoryDisk(content: Buffer, granularity = clusterSize): DiskSource {
+  const isZeroAt = (at: number) => isZero(content.subarray(at, at + granularity))
+  return {
+    size: content.length,
+    async read(offset, target) {
+      content.copy(target, 0, offset, offset + target.length)
+    },
+    extentAt(offset, length) {
+      const start = offset - (offset % granularity)
+      const zero = isZeroAt(start)
+      let end = start
+      while (end < offset + length && isZeroAt(end) === zero) end += granularity
+      const found = Math.min(end - offset, length)
+      return zero
+        ? { kind: 'zero', allocated: true, offset, length: found }
+        : { kind: 'data', offset, length: found }
+    },
+  }
 }

@@ -1,0 +1,141 @@
+import { describe, expect, test } from 'vitest'
+import {
+  archiveOf,
+  MemorySink,
+  memorySource,
+  patternedDisk,
+  randomNumbers,
+} from '../../../test/support/vma.ts'
+import { plainIo } from '../../block/layer.ts'
+import { VmaLayer, vma } from './layer.ts'
+import { VmaReader } from './reader.ts'
+import { VmaWriter } from './writer.ts'
+
+const cluster = 65_536
+const content = patternedDisk(200 * cluster + 5000, 11)
+
+async function open(bytes: Buffer, name?: string): Promise<VmaLayer> {
+  return VmaLayer.open(await VmaReader.open(memorySource(bytes, true)), name)
+}
+
+/** The disk in clusters out of order, as a backup under guest writes makes them. */
+async function scattered(extensions: boolean): Promise<Buffer> {
+  const sink = new MemorySink()
+  await using writer = await VmaWriter.open(sink, { extensions })
+  const id = writer.registerStream('disk', content.length)
+  const random = randomNumbers(12)
+  const order = Array.from({ length: 201 }, (_, number) => ({ number, key: random() }))
+  order.sort((a, b) => a.key - b.key)
+  for (const { number } of order) {
+    const data = content.subarray(number * cluster, (number + 1) * cluster)
+    await writer.write(id, number, data)
+  }
+  await writer.closeStream(id)
+  await writer.close()
+  return sink.bytes
+}
+
+test.each([
+  ['in order', () => archiveOf([{ name: 'disk', content }])],
+  [
+    'in order, by another program',
+    () => archiveOf([{ name: 'disk', content }], [], { extensions: false }),
+  ],
+  ['scattered', () => scattered(true)],
+  ['scattered, by another program', () => scattered(false)],
+])('a disk stored %s reads as it was, at any place', async (_, make) => {
+  await using layer = await open(await make())
+  expect(layer.size).toBe(content.length)
+  const whole = Buffer.alloc(content.length)
+  await layer.read(0, whole)
+  expect(whole.equals(content)).toBe(true)
+  const random = randomNumbers(3)
+  for (let round = 0; round < 100; round++) {
+    const offset = random() % content.length
+    const target = Buffer.alloc(Math.min(1 + (random() % 200_000), content.length - offset), 0xee)
+    await layer.read(offset, target)
+    expect(target.equals(content.subarray(offset, offset + target.length)), `${offset}`).toBe(true)
+  }
+})
+
+test('extents tell data from zeroes, block by block', async () => {
+  await using layer = await open(await archiveOf([{ name: 'disk', content }]))
+  for (let at = 0; at < layer.size; ) {
+    const extent = layer.extentAt(at, layer.size - at)
+    expect(extent.length).toBeGreaterThan(0)
+    const zero = content.subarray(at, at + extent.length).every((byte) => byte === 0)
+    expect(extent.kind, `at ${at}`).toBe(zero ? 'zero' : 'data')
+    at += extent.length
+  }
+})
+
+test('damage is found when the extent is touched, and not before', async () => {
+  const bytes = await archiveOf([{ name: 'disk', content: Buffer.alloc(100 * cluster, 1) }])
+  bytes[bytes.length - 600_000] ^= 1
+  await using layer = await open(bytes)
+  await layer.read(0, Buffer.alloc(4096))
+  await expect(layer.read(60 * cluster, Buffer.alloc(4096))).rejects.toMatchObject({
+    code: 'CORRUPT_IMAGE',
+  })
+})
+
+test('writing is refused', async () => {
+  await using layer = await open(await archiveOf([{ name: 'disk', content }]))
+  expect(() => layer.write()).toThrow(expect.objectContaining({ code: 'READ_ONLY' }))
+})
+
+describe('choosing the device', () => {
+  const make = () =>
+    archiveOf([
+      { name: 'a', content: Buffer.alloc(10, 1) },
+      { name: 'b', content: Buffer.alloc(20, 2) },
+      { name: 'vmstate', content: Buffer.alloc(cluster), size: cluster },
+    ])
+
+  test('by name', async () => {
+    await using layer = await open(await make(), 'b')
+    expect(layer.size).toBe(20)
+    expect(layer.image.specific!()).toMatchObject({ type: 'vma', data: { device: 'b' } })
+  })
+
+  test.each([
+    [undefined, "choose one with 'device': a, b"],
+    ['c', "there is no device 'c'"],
+    ['vmstate', 'RAM state'],
+  ])('%s is refused', async (name, message) => {
+    await expect(open(await make(), name)).rejects.toThrow(message)
+  })
+})
+
+test('an incomplete device cannot be opened', async () => {
+  const whole = await archiveOf([{ name: 'disk', content }], [], { extensions: false })
+  const second = whole.indexOf('VMAE', 13_000)
+  await expect(open(whole.subarray(0, second))).rejects.toThrow('cluster 58 is missing')
+})
+
+test('the driver takes a file and a device', async () => {
+  expect(vma.parse({ file: 'node0', device: 'a' })).toEqual({ file: 'node0', device: 'a' })
+  expect(() => vma.parse({ device: 'a' })).toThrow("Parameter 'file' is missing")
+  expect(() => vma.parse({ file: 'a', typo: 1 })).toThrow("'typo' is unexpected")
+  expect(vma.probe!(Buffer.from('VMA\0....'))).toBe(true)
+})
+
+test('the driver reads through its child and leaves it open', async () => {
+  const bytes = await archiveOf([{ name: 'disk', content }])
+  let disposed = false
+  const child = {
+    size: bytes.length,
+    read: async (offset: number, target: Uint8Array) => void bytes.copy(target, 0, offset),
+    [Symbol.asyncDispose]: async () => {
+      disposed = true
+    },
+  }
+  const context = { ...plainIo, name: 'node1', child: async () => child } as never
+  {
+    await using layer = await vma.open(vma.parse({ file: 'x' }), context)
+    const target = Buffer.alloc(10_000)
+    await layer.read(cluster, target, plainIo)
+    expect(target.equals(content.subarray(cluster, cluster + 10_000))).toBe(true)
+  }
+  expect(disposed).toBe(false)
+})
