@@ -2,6 +2,7 @@
  * One client from its connecting to the end of its last request: the socket, the phase that it is
  * in, and the ways in which it can end.
  */
+import { setMaxListeners } from 'node:events'
 import type { Socket } from 'node:net'
 import { BlockError } from '../../errors.ts'
 import type { NbdExport } from './export.ts'
@@ -38,6 +39,8 @@ export class Connection implements NegotiationHost {
   constructor(socket: Socket, host: ConnectionHost) {
     this.#socket = socket
     this.#host = host
+    // Each request under way may listen.
+    setMaxListeners(0, this.#abort.signal)
     socket.setNoDelay(true)
     this.#listen(socket)
     this.#timer = setTimeout(

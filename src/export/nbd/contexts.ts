@@ -16,13 +16,12 @@ export interface MetaContext {
   statusAt(offset: number, length: number, io: Io): StatusRun | Promise<StatusRun>
 }
 
-/** The context that every export has. */
-export function allocationContext(layer: BlockLayer): MetaContext {
+/** The context that every export has, from extents with backing files looked through. */
+export function allocationContext(extentAt: BlockLayer['extentAt']): MetaContext {
   return {
     name: 'base:allocation',
     statusAt(offset, length, io) {
-      if (layer.capabilities.extents === 'none') return { length, flags: 0 }
-      const extent = layer.extentAt(offset, length, io)
+      const extent = extentAt(offset, length, io)
       return extent instanceof Promise ? extent.then(allocationOf) : allocationOf(extent)
     },
   }
@@ -32,7 +31,6 @@ function allocationOf(extent: Extent): StatusRun {
   return { length: extent.length, flags: allocationFlags(extent) }
 }
 
-/** What nothing in the chain has allocated reads as zeroes. */
 function allocationFlags(extent: Extent): number {
   if (extent.kind === 'backing') return NBD_STATE_HOLE + NBD_STATE_ZERO
   if (extent.kind !== 'zero') return 0

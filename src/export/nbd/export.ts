@@ -1,6 +1,6 @@
 /** One export: a layer under a name, with what clients are told about it. */
 
-import type { BlockLayer } from '../../block/layer.ts'
+import type { BlockLayer, Extent } from '../../block/layer.ts'
 import { isPowerOfTwo, KiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import {
@@ -35,6 +35,13 @@ export interface ExportOptions {
    * safe, since all connections share one layer and a flush of one covers the writes of all.
    */
   readonly multiConn?: boolean
+  /**
+   * The first run at an offset with backing files looked through, so that `backing` means zeroes.
+   * Unless given the layer is asked, and what its backing file may show counts as data.
+   */
+  readonly chainExtentAt?: BlockLayer['extentAt']
+  /** Offsets and lengths of requests must be multiples of it. An edge of the graph takes any. */
+  readonly alignment?: number
 }
 
 /** Smallest length and alignment of requests, the one that works best, and the longest. */
@@ -51,6 +58,8 @@ export class NbdExport {
   readonly writable: boolean
   readonly blockSizes: BlockSizes
   readonly contexts: readonly MetaContext[]
+  /** The first run at an offset; `backing` reads as zeroes. */
+  readonly extentAt: BlockLayer['extentAt']
   readonly #multiConn: boolean
 
   /** Throws `INVALID_ARGUMENT` or `READ_ONLY` when the options do not fit together. */
@@ -66,8 +75,9 @@ export class NbdExport {
     this.description = description
     this.layer = layer
     this.writable = writable
-    this.contexts = [allocationContext(layer), ...contexts]
-    this.blockSizes = blockSizesOf(layer)
+    this.extentAt = options.chainExtentAt ?? ownExtentAt(layer)
+    this.contexts = [allocationContext(this.extentAt), ...contexts]
+    this.blockSizes = blockSizesOf(layer, options.alignment ?? 1)
     this.#multiConn = multiConn
   }
 
@@ -83,16 +93,32 @@ export class NbdExport {
   }
 }
 
-function blockSizesOf({ limits }: BlockLayer): BlockSizes {
-  const minimum = limits.alignment
+/** What lies below the layer is not known here: it may be data. */
+function ownExtentAt(layer: BlockLayer): BlockLayer['extentAt'] {
+  if (layer.capabilities.extents === 'none') {
+    return (offset, length) => ({ kind: 'data', offset, length })
+  }
+  return (offset, length, io) => {
+    const extent = layer.extentAt(offset, length, io)
+    return extent instanceof Promise ? extent.then(backingAsData) : backingAsData(extent)
+  }
+}
+
+function backingAsData(extent: Extent): Extent {
+  if (extent.kind !== 'backing') return extent
+  return { kind: 'data', offset: extent.offset, length: extent.length }
+}
+
+function blockSizesOf({ limits }: BlockLayer, minimum: number): BlockSizes {
   if (!isPowerOfTwo(minimum) || minimum > NBD_MAX_MINIMUM_BLOCK) {
     throw new BlockError(
       'UNSUPPORTED',
       `NBD cannot serve a disk of ${minimum}-byte blocks; at most ${NBD_MAX_MINIMUM_BLOCK}`,
     )
   }
-  const wanted = Math.min(Math.max(limits.preferredLength, 4 * KiB, minimum), maxRequestLength)
-  return { minimum, preferred: 2 ** Math.floor(Math.log2(wanted)), maximum: maxRequestLength }
+  const wanted = Math.max(limits.preferredLength, limits.alignment, minimum, 4 * KiB)
+  const preferred = 2 ** Math.floor(Math.log2(Math.min(wanted, maxRequestLength)))
+  return { minimum, preferred, maximum: maxRequestLength }
 }
 
 function checkString(text: string): void {

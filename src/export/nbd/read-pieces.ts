@@ -47,19 +47,18 @@ interface Piece {
 }
 
 async function nextPiece(
-  { layer, io }: CommandContext,
+  { layer, export: served, io }: CommandContext,
   offset: number,
   length: number,
   count: number,
 ): Promise<Piece> {
   const data = { length: Math.min(length, readPieceLength, layer.limits.maxTransfer), hole: false }
   if (layer.capabilities.extents !== 'native' || count > maxReadPieces) return data
-  const extent = await layer.extentAt(offset, length, io.read)
+  const extent = await served.extentAt(offset, length, io.read)
   const hole = readsAsZeroes(extent)
   return { length: hole ? extent.length : Math.min(extent.length, data.length), hole }
 }
 
-/** What nothing in the chain has allocated reads as zeroes. */
 function readsAsZeroes(extent: Extent): boolean {
   return extent.kind === 'zero' || extent.kind === 'backing'
 }
