@@ -13,7 +13,14 @@ export interface Run extends ByteRange {
 }
 
 export class SparseBytes {
-  readonly #pages = new Map<number, Uint8Array>()
+  readonly #pages: Map<number, Uint8Array>
+  /** Pages that a copy has too: they are copied before they change. */
+  #shared: Set<number>
+
+  constructor() {
+    this.#pages = new Map()
+    this.#shared = new Set()
+  }
 
   /** Bytes of memory that the pages take. */
   get allocated(): number {
@@ -62,36 +69,48 @@ export class SparseBytes {
     return { offset, length: end - offset, present }
   }
 
+  /** Both keep the same pages until one of them changes one: a copy costs little. */
   copy(): SparseBytes {
     const copy = new SparseBytes()
-    for (const [index, page] of this.#pages) copy.#pages.set(index, page.slice())
+    for (const [index, page] of this.#pages) {
+      copy.#pages.set(index, page)
+      copy.#shared.add(index)
+    }
+    this.#shared = new Set(this.#pages.keys())
     return copy
   }
 
+  /** The page, to be written into. */
   #page(index: number): Uint8Array {
-    let page = this.#pages.get(index)
-    if (!page) {
-      page = new Uint8Array(pageSize)
-      this.#pages.set(index, page)
-    }
-    return page
+    const page = this.#pages.get(index)
+    if (page && !this.#shared.has(index)) return page
+    const own = page?.slice() ?? new Uint8Array(pageSize)
+    this.#pages.set(index, own)
+    this.#shared.delete(index)
+    return own
   }
 
   /** Zeroes [`start`, `end`), which lies within one page. */
   #fillZero(start: number, end: number): void {
-    if (start >= end) return
     const inPage = start % pageSize
-    this.#pages.get((start - inPage) / pageSize)?.fill(0, inPage, inPage + end - start)
+    const index = (start - inPage) / pageSize
+    if (start >= end || !this.#pages.has(index)) return
+    this.#page(index).fill(0, inPage, inPage + end - start)
   }
 
   #drop(first: number, end: number): void {
     if (end - first <= this.#pages.size) {
-      for (let index = first; index < end; index++) this.#pages.delete(index)
+      for (let index = first; index < end; index++) this.#dropPage(index)
       return
     }
     for (const index of this.#pages.keys()) {
-      if (index >= first && index < end) this.#pages.delete(index)
+      if (index >= first && index < end) this.#dropPage(index)
     }
+  }
+
+  #dropPage(index: number): void {
+    this.#pages.delete(index)
+    this.#shared.delete(index)
   }
 
   #nextAbsent(index: number, last: number): number {

@@ -1,4 +1,5 @@
 /** Reproducible chance: everything random in a test comes from a seed that is in its name. */
+import { SeededRandom } from '../../src/bytes/seeded-random.ts'
 
 /** `VARVE_SEED` replays a run; otherwise each run has a seed of its own. */
 export const runSeed: number = Number(process.env.VARVE_SEED ?? Math.floor(Math.random() * 2 ** 31))
@@ -6,34 +7,9 @@ export const runSeed: number = Number(process.env.VARVE_SEED ?? Math.floor(Math.
 /** Appended to a test's name, so that a failure says how to replay it. */
 export const seedNote = `VARVE_SEED=${runSeed}`
 
-export class Random {
-  #state: number
-
+export class Random extends SeededRandom {
   constructor(seed: number = runSeed) {
-    this.#state = seed >>> 0
-  }
-
-  /** At least 0, below 1. */
-  next(): number {
-    // Weyl sequence and two rounds of multiply and xor-shift over 32 bits.
-    this.#state = (this.#state + 0x9e3779b9) >>> 0
-    let mixed = this.#state
-    mixed = Math.imul(mixed ^ (mixed >>> 16), 0x21f0aaad)
-    mixed = Math.imul(mixed ^ (mixed >>> 15), 0x735a2d97)
-    return ((mixed ^ (mixed >>> 15)) >>> 0) / 2 ** 32
-  }
-
-  /** A whole number, at least 0 and below `end`. */
-  below(end: number): number {
-    return Math.floor(this.next() * end)
-  }
-
-  chance(probability: number): boolean {
-    return this.next() < probability
-  }
-
-  pick<T>(choices: readonly T[]): T {
-    return choices[this.below(choices.length)]
+    super(seed)
   }
 
   /** Bytes that do not compress, or repeat one value, so that both are met. */
