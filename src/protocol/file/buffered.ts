@@ -1,7 +1,7 @@
 /**
  * Data through the page cache. A read asks the cache first, on the spot; only what is not there
  * goes to the thread pool. A small write is copied into the cache on the spot too, until one
- * turns out to wait for the disk; then writes use the pool for a while.
+ * turns out to wait (`write-pace.ts`); then writes use the pool for a while.
  */
 import fs from 'node:fs'
 import type { Completion, Io, WriteIo } from '../../block/layer.ts'
@@ -9,6 +9,7 @@ import { KiB } from '../../bytes/range.ts'
 import { notOffered } from '../../sys/sys.ts'
 import type { OpenFile } from './open-file.ts'
 import { readInPool, tookNothing, writeInPool } from './pool-io.ts'
+import { WritePace } from './write-pace.ts'
 
 /** How bytes get into and out of the file; offsets and lengths are aligned to the limits. */
 export interface Transfer {
@@ -17,23 +18,17 @@ export interface Transfer {
 }
 
 /**
- * Longer transfers go to the pool at once: copying them costs more than the trip, and the pool
- * copies several at a time.
+ * Longer transfers go to the pool at once: the trip costs less than the copy, and the pool copies
+ * several at a time. Measured with a warm cache: 256 KiB are read in 11 us on the spot, at
+ * 23 GB/s; the pool reaches that with 4 requests of 512 KiB, leaving the event loop free.
  */
-const maxOnTheSpot = 128 * KiB
-
-/** A write that takes longer than this did not just copy into the cache. */
-const slowWriteMs = 1
-
-const firstPauseMs = 20
-const longestPauseMs = 1000
+const longestRead = 256 * KiB
+const longestWrite = 128 * KiB
 
 export class BufferedTransfer implements Transfer {
   readonly #file: OpenFile
   #cachedReads: boolean
-  /** Writes use the pool until then, on the clock of `performance.now`. */
-  #pauseUntil = 0
-  #pauseMs = firstPauseMs
+  readonly #pace = new WritePace()
 
   constructor(file: OpenFile) {
     this.#file = file
@@ -42,7 +37,7 @@ export class BufferedTransfer implements Transfer {
 
   read(offset: number, target: Uint8Array, io: Io): Completion {
     let start = 0
-    if (this.#cachedReads && target.length <= maxOnTheSpot) {
+    if (this.#cachedReads && target.length <= longestRead) {
       const file = this.#file
       const got = file.sys.readCached(file.fd, target, offset)
       if (got === target.length) return
@@ -54,9 +49,9 @@ export class BufferedTransfer implements Transfer {
   }
 
   write(offset: number, source: Uint8Array, io: WriteIo): Completion {
-    if (source.length <= maxOnTheSpot) {
+    if (source.length <= longestWrite) {
       const now = performance.now()
-      if (now >= this.#pauseUntil) return this.#writeOnTheSpot(offset, source, now)
+      if (this.#pace.mayWrite(now)) return this.#writeOnTheSpot(offset, source, now)
     }
     if (io.signal.aborted) throw io.signal.reason
     return writeInPool(this.#file, source, 0, offset)
@@ -70,22 +65,9 @@ export class BufferedTransfer implements Transfer {
     } catch (error) {
       throw file.fail(error, `writing ${source.length} bytes`, offset)
     }
-    this.#judge(began, performance.now())
+    this.#pace.took(written, began, performance.now())
     if (written === source.length) return
     if (written === 0) throw tookNothing(file, offset)
     return writeInPool(file, source, written, offset)
-  }
-
-  /** The longer the disk keeps being slow, the longer nobody tries it again. */
-  #judge(began: number, ended: number): void {
-    if (ended - began <= slowWriteMs) {
-      if (this.#pauseUntil > 0 && ended - this.#pauseUntil > longestPauseMs) {
-        this.#pauseUntil = 0
-        this.#pauseMs = firstPauseMs
-      }
-      return
-    }
-    this.#pauseUntil = ended + this.#pauseMs
-    this.#pauseMs = Math.min(this.#pauseMs * 2, longestPauseMs)
   }
 }
