@@ -28,10 +28,7 @@ export const file: BlockDriver<FileOptions, FileCreateOptions> = {
   name: 'file',
   kind: 'protocol',
   parse: parseFileOptions,
-  parseFilename(filename) {
-    if (filename.startsWith('file:')) return { driver: 'file', filename: filename.slice(5) }
-    return hasProtocol(filename) ? undefined : { driver: 'file', filename }
-  },
+  parseFilename: (filename) => prefixedName('file', filename),
   open: (options, context) => openFileLayer('file', options, context, currentSys()),
   creator: fileCreator,
 }
@@ -40,7 +37,7 @@ export const hostDevice: BlockDriver<FileOptions> = {
   name: 'host_device',
   kind: 'protocol',
   parse: parseFileOptions,
-  parseFilename: parseDeviceName,
+  parseFilename: (filename) => prefixedName('host_device', filename),
   open: (options, context) => openFileLayer('device', options, context, currentSys()),
 }
 
@@ -136,18 +133,8 @@ function nativeNeedsDirect(): BlockError {
   )
 }
 
-/** Whether a name begins with a protocol: a colon before the first slash. */
-function hasProtocol(filename: string): boolean {
-  const colon = filename.indexOf(':')
-  const slash = filename.indexOf('/')
-  return colon >= 0 && (slash < 0 || colon < slash)
-}
-
-function parseDeviceName(filename: string): NodeOptions | undefined {
-  const driver = 'host_device'
+/** `file:PATH`. A plain path is the graph's to judge: it may be a device as well. */
+function prefixedName(driver: string, filename: string): NodeOptions | undefined {
   const prefix = `${driver}:`
   if (filename.startsWith(prefix)) return { driver, filename: filename.slice(prefix.length) }
-  if (!filename.startsWith('/')) return undefined
-  const isDevice = fs.statSync(filename, { throwIfNoEntry: false })?.isBlockDevice()
-  return isDevice ? { driver, filename } : undefined
 }
