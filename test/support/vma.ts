@@ -7,6 +7,7 @@ import type { DiskSource } from '../../src/archive/vma/store-device.ts'
 import { clusterSize } from '../../src/archive/vma/structures.ts'
 import { VmaWriter, type VmaWriterOptions } from '../../src/archive/vma/writer.ts'
 import { isZero } from '../../src/bytes/zero.ts'
+import { Random } from './random.ts'
 
 /** Keeps what it gets. */
 export class MemorySink implements ArchiveSink {
@@ -50,26 +51,15 @@ export function memorySource(bytes: Uint8Array, seekable: boolean): ArchiveSourc
   }
 }
 
-/** Numbers from 0 to 2^32 - 1 that depend on `seed` alone. */
-export function randomNumbers(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return (mixed ^ (mixed >>> 14)) >>> 0
-  }
-}
-
 /** A disk of zero and random blocks of 4 KiB, some clusters all zero. */
 export function patternedDisk(size: number, seed: number): Buffer {
-  const random = randomNumbers(seed)
+  const random = new Random(seed)
   const disk = Buffer.alloc(size)
   for (let at = 0; at < size; at += 4096) {
-    if (at % clusterSize === 0 && random() % 4 === 0) at += clusterSize
-    if (random() % 3 === 0) continue
+    if (at % clusterSize === 0 && random.below(4) === 0) at += clusterSize
+    if (random.below(3) === 0) continue
     for (let word = at; word + 4 <= Math.min(size, at + 4096); word += 4) {
-      disk.writeUInt32LE(random(), word)
+      disk.writeUInt32LE(random.below(2 ** 32), word)
     }
   }
   return disk

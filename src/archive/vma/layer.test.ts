@@ -1,11 +1,6 @@
 import { describe, expect, test } from 'vitest'
-import {
-  archiveOf,
-  MemorySink,
-  memorySource,
-  patternedDisk,
-  randomNumbers,
-} from '../../../test/support/vma.ts'
+import { Random } from '../../../test/support/random.ts'
+import { archiveOf, MemorySink, memorySource, patternedDisk } from '../../../test/support/vma.ts'
 import { plainIo } from '../../block/layer.ts'
 import { VmaLayer, vma } from './layer.ts'
 import { VmaReader } from './reader.ts'
@@ -23,8 +18,8 @@ async function scattered(extensions: boolean): Promise<Buffer> {
   const sink = new MemorySink()
   await using writer = await VmaWriter.open(sink, { extensions })
   const id = writer.registerStream('disk', content.length)
-  const random = randomNumbers(12)
-  const order = Array.from({ length: 201 }, (_, number) => ({ number, key: random() }))
+  const random = new Random(12)
+  const order = Array.from({ length: 201 }, (_, number) => ({ number, key: random.below(2 ** 32) }))
   order.sort((a, b) => a.key - b.key)
   for (const { number } of order) {
     const data = content.subarray(number * cluster, (number + 1) * cluster)
@@ -49,10 +44,10 @@ test.each([
   const whole = Buffer.alloc(content.length)
   await layer.read(0, whole)
   expect(whole.equals(content)).toBe(true)
-  const random = randomNumbers(3)
+  const random = new Random(3)
   for (let round = 0; round < 100; round++) {
-    const offset = random() % content.length
-    const target = Buffer.alloc(Math.min(1 + (random() % 200_000), content.length - offset), 0xee)
+    const offset = random.below(content.length)
+    const target = Buffer.alloc(Math.min(1 + random.below(200_000), content.length - offset), 0xee)
     await layer.read(offset, target)
     expect(target.equals(content.subarray(offset, offset + target.length)), `${offset}`).toBe(true)
   }

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
+import { Random, runSeed } from '../../../test/support/random.ts'
 import {
   applyExtent,
   archiveOf,
   MemorySink,
   memorySource,
   patternedDisk,
-  randomNumbers,
   readArchive,
 } from '../../../test/support/vma.ts'
 import { VmaReader } from './reader.ts'
@@ -91,8 +91,8 @@ test('clusters may come in any order and interleaved', async () => {
   const [one, two] = [patternedDisk(130 * cluster, 3), patternedDisk(130 * cluster, 4)]
   writer.registerStream('one', one.length)
   writer.registerStream('two', two.length)
-  const random = randomNumbers(5)
-  const order = Array.from({ length: 130 }, (_, number) => ({ number, key: random() }))
+  const random = new Random(5)
+  const order = Array.from({ length: 130 }, (_, number) => ({ number, key: random.below(2 ** 32) }))
   order.sort((a, b) => a.key - b.key)
   for (const { number } of order) {
     const range = [number * cluster, (number + 1) * cluster] as const
@@ -127,23 +127,22 @@ describe('damage is found', () => {
 
   test('any flipped byte, sampled by seed', async () => {
     const whole = await archiveOf(small)
-    const seed = Date.now() % 1e9
-    const random = randomNumbers(seed)
+    const random = new Random(runSeed)
     for (let round = 0; round < 60; round++) {
       const bytes = Buffer.from(whole)
-      const at = random() % bytes.length
-      bytes[at] ^= 1 + (random() % 255)
+      const at = random.below(bytes.length)
+      bytes[at] ^= 1 + random.below(255)
       await expect(
         readArchive(bytes),
-        `seed ${seed}: byte ${at} of ${bytes.length}`,
+        `VARVE_SEED=${runSeed}: byte ${at} of ${bytes.length}`,
       ).rejects.toMatchObject({ name: 'BlockError' })
     }
   })
 
   test.each([true, false])('any truncation; with extensions: %s', async (extensions) => {
     const whole = await archiveOf(small, [], { extensions })
-    const random = randomNumbers(1)
-    const lengths = Array.from({ length: 40 }, () => random() % whole.length)
+    const random = new Random(1)
+    const lengths = Array.from({ length: 40 }, () => random.below(whole.length))
     for (let length = 12_288; length < whole.length; length += 512) lengths.push(length)
     for (const length of lengths) {
       await expect(readArchive(whole.subarray(0, length)), `${length}`).rejects.toMatchObject({

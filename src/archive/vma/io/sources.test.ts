@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import { PassThrough, Readable } from 'node:stream'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { MemorySink, memorySource, randomNumbers } from '../../../../test/support/vma.ts'
+import { Random } from '../../../../test/support/random.ts'
+import { MemorySink, memorySource } from '../../../../test/support/vma.ts'
 import { ZstdSink } from './compress-sink.ts'
 import { openSource } from './open-source.ts'
 import type { ArchiveSource } from './source.ts'
@@ -18,9 +19,10 @@ afterEach(() => rm(folder, { recursive: true }))
 
 /** Half of it compresses. */
 function sample(size: number): Buffer {
-  const random = randomNumbers(7)
+  const random = new Random(7)
   const bytes = Buffer.alloc(size)
-  for (let at = 0; at + 4 <= size; at += 4) if (at % 8192 < 4096) bytes.writeUInt32LE(random(), at)
+  for (let at = 0; at + 4 <= size; at += 4)
+    if (at % 8192 < 4096) bytes.writeUInt32LE(random.below(2 ** 32), at)
   return bytes
 }
 const content = sample(3_000_000)
