@@ -1,4 +1,5 @@
 /** The one list of drivers. Probing asks the formats in this order. */
+import { vma } from './archive/vma/layer.ts'
 import type { BlockDriver } from './block/driver.ts'
 import { raw } from './format/raw.ts'
 import { file, hostDevice } from './protocol/file/driver.ts'
@@ -12,4 +13,5 @@ export const drivers: readonly BlockDriver[] = [
   nullCo,
   nullAio,
   raw,
+  vma,
 ] as readonly BlockDriver[]
