@@ -2,6 +2,7 @@
 import type { BlockLayer, Io, ZeroIo } from '../../block/layer.ts'
 import { isZero } from '../../bytes/zero.ts'
 import { BlockError } from '../../errors.ts'
+import { countBits, maskOf, type StoredCluster } from './extent.ts'
 import type { LoadedExtent } from './extent-stream.ts'
 import { isVmstate, type VmaDevice } from './header.ts'
 import type { VmaReader } from './reader.ts'
@@ -21,9 +22,12 @@ export interface StateTarget extends RestoreTarget {
 }
 
 export interface RestoreProgress {
-  /** Bytes of the devices that have passed by, and how many of them were not stored. */
+  /** Bytes of the devices that have passed by since the last time. */
   readonly bytes: number
+  /** How many of them were not stored, being zero. */
   readonly zeroBytes: number
+  /** How many of these lie in clusters of which other blocks were stored. */
+  readonly blockZeroes: number
 }
 
 export interface RestoreOptions {
@@ -32,7 +36,7 @@ export interface RestoreOptions {
   /** The target of the device called `vmstate`, which has no size of its own. */
   readonly state?: { readonly id: number; readonly target: StateTarget }
   readonly signal?: AbortSignal
-  readonly onProgress?: (progress: RestoreProgress) => void
+  readonly onProgress?: (progress: RestoreProgress) => void | Promise<void>
 }
 
 /**
@@ -43,7 +47,7 @@ export interface RestoreOptions {
 export async function restoreArchive(reader: VmaReader, options: RestoreOptions): Promise<void> {
   const ids = new Set([...options.targets.keys(), ...(options.state ? [options.state.id] : [])])
   const partly = reader.seekable && ids.size < reader.header.devices.length
-  const sizes = new Map(reader.header.devices.map((device) => [device.id, limitOf(device)]))
+  const sizes = limitsOf(reader.header.devices)
   const state = options.state && new StateLength(reader.header.devices, options.state.id)
   const targets = new Map<number, RestoreTarget>(options.targets)
   if (options.state) targets.set(options.state.id, options.state.target)
@@ -52,14 +56,15 @@ export async function restoreArchive(reader: VmaReader, options: RestoreOptions)
     state?.take(extent)
     const runs = runsOf(extent, targets, sizes)
     await Promise.all(runs.map((run) => writeRun(run, extent, targets)))
-    options.onProgress?.(progressOf(runs))
+    await options.onProgress?.(progressOf(extent, targets, sizes))
   }
   if (state) await options.state!.target.setLength(state.length)
 }
 
-/** First byte behind the device; a vmstate has no end. */
-function limitOf(device: VmaDevice): number {
-  return isVmstate(device) ? Number.MAX_SAFE_INTEGER : device.size
+/** First byte behind each device, by id; a vmstate has no end. */
+export function limitsOf(devices: readonly VmaDevice[]): ReadonlyMap<number, number> {
+  const limitOf = (device: VmaDevice) => (isVmstate(device) ? Number.MAX_SAFE_INTEGER : device.size)
+  return new Map(devices.map((device) => [device.id, limitOf(device)]))
 }
 
 interface Run {
@@ -114,11 +119,22 @@ async function writeRun(
   else await target.write(run.offset, extent.data.subarray(run.from, run.from + run.length))
 }
 
-function progressOf(runs: readonly Run[]): RestoreProgress {
-  const sum = { bytes: 0, zeroBytes: 0 }
-  for (const run of runs) {
-    sum.bytes += run.length
-    if (run.from === undefined) sum.zeroBytes += run.length
+/** What the clusters of an extent amount to. Devices without a limit are passed over. */
+export function progressOf(
+  extent: { readonly clusters: readonly StoredCluster[] },
+  wanted: { has(deviceId: number): boolean },
+  limits: ReadonlyMap<number, number>,
+): RestoreProgress {
+  const sum = { bytes: 0, zeroBytes: 0, blockZeroes: 0 }
+  for (const { deviceId, cluster, mask } of extent.clusters) {
+    const limit = limits.get(deviceId)
+    if (limit === undefined || !wanted.has(deviceId)) continue
+    const bytes = Math.min(clusterSize, limit - cluster * clusterSize)
+    const missing = countBits(maskOf(bytes)) - countBits(mask)
+    const zeroBytes = mask === 0 ? bytes : Math.min(bytes, missing * blockSize)
+    sum.bytes += bytes
+    sum.zeroBytes += zeroBytes
+    if (mask !== 0) sum.blockZeroes += zeroBytes
   }
   return sum
 }
@@ -161,23 +177,30 @@ class StateLength {
   }
 }
 
-/** An image as a target. `zeroes` says whether ranges that were not stored have to be written. */
+export interface ImageTargetOptions {
+  /** Whether ranges that were not stored have to be written. */
+  readonly zeroes: boolean
+  /** Whether each write has to be on stable storage before it counts. */
+  readonly through?: boolean
+}
+
+/** An image as a target. */
 export function imageTarget(
   image: Pick<BlockLayer, 'write' | 'writeZeroes'>,
   io: Io,
-  zeroes: boolean,
+  options: ImageTargetOptions,
 ): RestoreTarget {
-  const writeIo = { signal: io.signal, fua: false, unchanged: false }
+  const writeIo = { signal: io.signal, fua: options.through ?? false, unchanged: false }
   const zeroIo: ZeroIo = { ...writeIo, mayUnmap: true, fastOnly: false }
   return {
     write: async (offset, data) => await image.write(offset, data, writeIo),
-    writeZeroes: zeroes
+    writeZeroes: options.zeroes
       ? async (offset, length) => await image.writeZeroes(offset, length, zeroIo)
       : undefined,
   }
 }
 
-/** Device ids by name; throws when a name is unknown or belongs to two devices. */
+/** The device of that name; throws when a name is unknown or belongs to two devices. */
 export function deviceNamed(devices: readonly VmaDevice[], name: string): VmaDevice {
   const found = devices.filter((device) => device.name === name)
   if (found.length === 1) return found[0]

@@ -97,9 +97,6 @@ export class VmaWriter implements AsyncDisposable {
   #state: 'open' | 'closed' = 'open'
 
   private constructor(sink: ArchiveSink, options: VmaWriterOptions) {
-    if (options.uuid && options.uuid.length !== 16) {
-      throw new BlockError('INVALID_ARGUMENT', `a uuid has 16 bytes, not ${options.uuid.length}`)
-    }
     this.#sink = sink
     this.#options = options
     this.#extensions = options.extensions ?? true
@@ -108,7 +105,10 @@ export class VmaWriter implements AsyncDisposable {
 
   /** Takes over `sink`: `close` finishes it, disposal without `close` aborts it. */
   static async open(sink: ArchiveSink, options: VmaWriterOptions = {}): Promise<VmaWriter> {
-    return new VmaWriter(sink, options)
+    const { uuid } = options
+    if (uuid === undefined || uuid.length === 16) return new VmaWriter(sink, options)
+    await sink.abort()
+    throw new BlockError('INVALID_ARGUMENT', `a uuid has 16 bytes, not ${uuid.length}`)
   }
 
   /** Stores a configuration file, at most 65,535 bytes, under the base name of `name`. */

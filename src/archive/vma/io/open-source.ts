@@ -1,5 +1,5 @@
 /** Names of inputs, and what their first bytes say about compression. */
-import { constants, type Stats } from 'node:fs'
+import { constants, createReadStream, type Stats } from 'node:fs'
 import { Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import { createGunzip } from 'node:zlib'
@@ -30,6 +30,13 @@ export async function openSource(
   }
   if (facts.isFile()) return fileSource(new FileSource(name, fd, facts.size))
   return decoded(pipeReader(name, fd, facts))
+}
+
+/** A stream over a file, FIFO or device; a FIFO without a writer is waited for with events. */
+export async function openReadable(path: string): Promise<Readable> {
+  const fd = await openForReading(path)
+  const facts = await statDescriptor(fd)
+  return facts.isFIFO() ? new Socket({ fd, writable: false }) : createReadStream(path, { fd })
 }
 
 function stdinReader({ stdin }: OpenSourceOptions): ChunkReader {

@@ -1,0 +1,16 @@
+/** What a command gets from the process that runs it, and what it gives back. */
+import type { Readable, Writable } from 'node:stream'
+
+export interface CliIo {
+  readonly stdin: Readable
+  readonly stdout: Writable
+  readonly stderr: Writable
+  readonly env: Readonly<Record<string, string | undefined>>
+  /** Relative file names start here. */
+  readonly cwd: string
+  /** Fires when the command is to give up and clean up: Ctrl-C. */
+  readonly signal?: AbortSignal
+}
+
+/** Runs with the arguments behind the command's name; resolves to the exit status. */
+export type Command = (args: string[], io: CliIo) => Promise<number>
