@@ -115,8 +115,8 @@ export interface Abilities {
   readonly locks?: ImageLocks
   readonly check?: ImageCheck
   readonly backingLink?: BackingLink
-  /** What the layer uses and shares on a child, where it differs from the usual of the role. */
-  childPermissions?(role: ChildRole, needs: Permissions): Permissions
+  /** What the layer uses and shares on a child; undefined where that is the usual of the role. */
+  childPermissions?(role: ChildRole, needs: Permissions): Permissions | undefined
 }
 
 /** Facts about a file or image, for people and for `info`. */

@@ -25,9 +25,16 @@ import type { BlockNode } from './node.ts'
 /** Who stands at the upper end: a node, by name, or somebody outside, described for messages. */
 export type EdgeUser = { readonly node: string } | { readonly description: string }
 
+/** Called when a node is drained: no new work is begun, and what is under way has ended, after `begin`. */
+export interface DrainHandler {
+  begin(): Promise<void>
+  end(): void
+}
+
 export interface EdgeSettings extends Permissions {
   readonly role: ChildRole | 'root'
   readonly user: EdgeUser
+  readonly drain?: DrainHandler
   /** Called once, when the user lets go. */
   readonly release: (edge: Edge) => Promise<void>
 }
@@ -35,6 +42,7 @@ export interface EdgeSettings extends Permissions {
 export class Edge implements BlockLayer {
   readonly role: ChildRole | 'root'
   readonly user: EdgeUser
+  readonly drain: DrainHandler | undefined
   /** The node at the upper end, once it is open; undefined for users outside the graph. */
   owner: BlockNode | undefined
   #node: BlockNode
@@ -54,6 +62,7 @@ export class Edge implements BlockLayer {
   constructor(node: BlockNode, settings: EdgeSettings) {
     this.role = settings.role
     this.user = settings.user
+    this.drain = settings.drain
     this.#node = node
     this.#release = settings.release
     this.#permissions = settings

@@ -16,7 +16,7 @@ import {
 } from '../block/layer.ts'
 import { missing } from '../block/options.ts'
 import { BlockError, errnoOf } from '../errors.ts'
-import { Edge, type EdgeUser } from './edge.ts'
+import { type DrainHandler, Edge, type EdgeUser } from './edge.ts'
 import { optionsOfFilename, resolveRecorded } from './filename.ts'
 import { BlockNode, type NodeSettings } from './node.ts'
 import {
@@ -53,6 +53,8 @@ export interface Attachment {
   readonly uses: Iterable<Permission>
   /** Everything unless given. */
   readonly shares?: Iterable<Permission>
+  /** For users that work on the node without requests of their own passing the edge. */
+  readonly drain?: DrainHandler
 }
 
 interface Lineage {
@@ -142,7 +144,8 @@ export class Graph implements AsyncDisposable {
       uses: new Set(attachment.uses),
       shares: new Set(attachment.shares ?? everyPermission),
     }
-    return this.#connect(node, 'root', { description: attachment.description }, permissions)
+    const user = { description: attachment.description }
+    return this.#connect(node, 'root', user, permissions, attachment.drain)
   }
 
   /** Gives up a node that was opened by name; refused while it is used. */
@@ -162,41 +165,51 @@ export class Graph implements AsyncDisposable {
   }
 
   /**
-   * Runs `change` while no request is in flight on `node` or anything above it, and new ones from
-   * outside the graph wait. `change` must not wait for such a request.
+   * Runs `change` while no request is in flight on `nodes` or anything above them, and new ones
+   * from outside the graph wait. `change` must not wait for such a request.
    */
-  async drained<T>(node: BlockNode, change: () => T | Promise<T>): Promise<T> {
-    const above = withAncestors(node)
+  async drained<T>(nodes: readonly BlockNode[], change: () => T | Promise<T>): Promise<T> {
+    const above = withAncestors(nodes)
     const roots = above.flatMap((each) => [...each.parents]).filter((edge) => edge.role === 'root')
     for (const edge of roots) edge.quiesce()
     try {
+      await Promise.all(roots.map((edge) => edge.drain?.begin()))
       // From the top: what arrives below comes from above.
       for (const each of above.toReversed()) await each.idle()
       return await change()
     } finally {
-      for (const edge of roots) edge.resume()
+      for (const edge of roots) {
+        edge.drain?.end()
+        edge.resume()
+      }
     }
   }
 
   /**
-   * Puts `filter`, which has `node` as a child, between `node` and all its other users. When a
-   * permission is refused everything is as before.
+   * Puts each filter, which has `node` as a child, between `node` and all its other users; all of
+   * them in one moment. When a permission is refused everything is as before.
    */
-  async insertFilter(filter: BlockNode, node: BlockNode): Promise<void> {
-    await this.drained(node, () => {
-      const own = new Set(filter.children.values())
-      this.#retarget(
-        [...node.parents].filter((edge) => !own.has(edge)),
-        filter,
-      )
-    })
+  async insertFilters(pairs: readonly FilterPlace[]): Promise<void> {
+    await this.drained(
+      pairs.map(({ node }) => node),
+      () => {
+        const moves = pairs.flatMap(({ filter, node }) => {
+          const own = new Set(filter.children.values())
+          return [...node.parents]
+            .filter((edge) => !own.has(edge))
+            .map((edge) => ({ edge, to: filter }))
+        })
+        this.#retarget(moves)
+      },
+    )
   }
 
   /** Gives the users of a filter its filtered child, and closes it. */
   async dropFilter(filter: BlockNode): Promise<void> {
     const below = filter.children.get('file')?.node
     if (!below) throw new TypeError(`${filter.name} is no filter`)
-    await this.drained(filter, () => this.#retarget([...filter.parents], below, filter))
+    const moves = [...filter.parents].map((edge) => ({ edge, to: below }))
+    await this.drained([filter], () => this.#retarget(moves, filter))
     this.#kept.delete(filter)
     await this.#close(filter)
   }
@@ -394,8 +407,15 @@ export class Graph implements AsyncDisposable {
 
   // --- edges
 
-  #connect(node: BlockNode, role: ChildRole | 'root', user: EdgeUser, wants: Permissions): Edge {
-    const edge = new Edge(node, { role, user, ...wants, release: (it) => this.#disconnect(it) })
+  #connect(
+    node: BlockNode,
+    role: ChildRole | 'root',
+    user: EdgeUser,
+    wants: Permissions,
+    drain?: DrainHandler,
+  ): Edge {
+    const release = (edge: Edge) => this.#disconnect(edge)
+    const edge = new Edge(node, { role, user, ...wants, drain, release })
     node.parents.add(edge)
     try {
       refreshPermissions(this.#nodes.values())
@@ -433,31 +453,40 @@ export class Graph implements AsyncDisposable {
     if (failure) throw failure.error
   }
 
-  /** Moves edges to another node, or leaves them where they are and throws. */
-  #retarget(edges: readonly Edge[], to: BlockNode, leaving?: BlockNode): void {
-    const before = edges.map((edge) => edge.node)
-    const childrenBefore = leaving && new Map(leaving.children)
-    const move = (targets: readonly BlockNode[]) => {
-      for (const [index, edge] of edges.entries()) {
-        edge.node.parents.delete(edge)
-        edge.retarget(targets[index])
-        targets[index].parents.add(edge)
-      }
-    }
-    const leave = () => {
-      // A filter on its way out holds nothing any more that could conflict with its users.
-      for (const edge of leaving?.children.values() ?? []) edge.node.parents.delete(edge)
-    }
-    move(edges.map(() => to))
-    leave()
+  /**
+   * Moves edges to other nodes, or leaves them where they are and throws. A filter that is
+   * `leaving` holds its children no longer, so nothing of it conflicts with its former users.
+   */
+  #retarget(moves: readonly Move[], leaving?: BlockNode): void {
+    const back = moves.map(({ edge }) => ({ edge, to: edge.node }))
+    const held = [...(leaving?.children.values() ?? [])]
+    for (const move of moves) moveEdge(move)
+    for (const edge of held) edge.node.parents.delete(edge)
     try {
       refreshPermissions(this.#nodes.values())
     } catch (error) {
-      move(before)
-      for (const edge of childrenBefore?.values() ?? []) edge.node.parents.add(edge)
+      for (const move of back) moveEdge(move)
+      for (const edge of held) edge.node.parents.add(edge)
       throw error
     }
   }
+}
+
+interface Move {
+  readonly edge: Edge
+  readonly to: BlockNode
+}
+
+export interface FilterPlace {
+  readonly filter: BlockNode
+  /** The filter's child, above which it is put. */
+  readonly node: BlockNode
+}
+
+function moveEdge({ edge, to }: Move): void {
+  edge.node.parents.delete(edge)
+  edge.retarget(to)
+  to.parents.add(edge)
 }
 
 /** What a parent needs of a child while it opens; worked out anew once it has users. */
@@ -487,9 +516,9 @@ function checkChain(images: readonly string[], filename: string): void {
   }
 }
 
-/** The node, then everything above it, lower ones first. */
-function withAncestors(node: BlockNode): BlockNode[] {
-  const found = new Set<BlockNode>([node])
+/** The nodes, then everything above them. */
+function withAncestors(nodes: readonly BlockNode[]): BlockNode[] {
+  const found = new Set<BlockNode>(nodes)
   for (const each of found) {
     for (const edge of each.parents) if (edge.owner) found.add(edge.owner)
   }

@@ -1,0 +1,175 @@
+/**
+ * Keeps the disk of the moment it was inserted: before a write, write-zeroes or discard reaches
+ * the source, the clusters that it touches are copied to the target. Reads and flushes pass by.
+ *
+ * When a copy fails, one side has to give way: the guest's write (`break-guest-write`), or the
+ * snapshot (`break-snapshot`), which is then no longer complete, while the guest goes on.
+ */
+
+import { BlockCopy } from '../block/block-copy.ts'
+import type { BlockDriver, NodeReference, OpenContext } from '../block/driver.ts'
+import { Filter } from '../block/filter.ts'
+import {
+  type BlockLayer,
+  type ChildRole,
+  type Completion,
+  type Io,
+  type Permission,
+  type Permissions,
+  plainIo,
+  type WriteIo,
+  type ZeroIo,
+} from '../block/layer.ts'
+import { missing, OptionReader } from '../block/options.ts'
+import { BlockError } from '../errors.ts'
+
+export type OnCopyError = 'break-guest-write' | 'break-snapshot'
+
+export interface CopyBeforeWriteOptions {
+  readonly file: NodeReference
+  readonly target: NodeReference
+  readonly onCopyError: OnCopyError
+  /** Milliseconds that a guest write waits for its copy; 0: as long as it takes. */
+  readonly timeoutMs: number
+}
+
+/** Smallest unit of copying, in bytes. */
+export const minCopyCluster = 64 * 1024
+
+export class CopyBeforeWrite extends Filter {
+  readonly copy: BlockCopy
+  readonly #onCopyError: OnCopyError
+  readonly #timeoutMs: number
+  /** Why the snapshot is no longer complete. */
+  #broken: { readonly error: unknown } | undefined
+  /** Told once, when a copy fails and the snapshot gives way. */
+  onBroken: (error: unknown) => void = () => {}
+
+  constructor(
+    source: BlockLayer,
+    target: BlockLayer,
+    options: Omit<CopyBeforeWriteOptions, 'file' | 'target'> & { readonly compress?: boolean },
+  ) {
+    super(source)
+    const clusterSize = Math.max(minCopyCluster, target.image?.clusterSize ?? 0)
+    this.copy = new BlockCopy({ source, target, clusterSize, compress: options.compress })
+    this.#onCopyError = options.onCopyError
+    this.#timeoutMs = options.timeoutMs
+  }
+
+  override write(offset: number, source: Uint8Array, io: WriteIo): Completion {
+    if (io.unchanged || !this.#mustCopy(offset, source.length)) {
+      return this.next.write(offset, source, io)
+    }
+    return this.#preserve(offset, source.length, io).then(() => this.next.write(offset, source, io))
+  }
+
+  override writeZeroes(offset: number, length: number, io: ZeroIo): Completion {
+    if (io.unchanged || !this.#mustCopy(offset, length)) {
+      return this.next.writeZeroes(offset, length, io)
+    }
+    return this.#preserve(offset, length, io).then(() => this.next.writeZeroes(offset, length, io))
+  }
+
+  override discard(offset: number, length: number, io: Io): Completion {
+    if (!this.#mustCopy(offset, length)) return this.next.discard(offset, length, io)
+    return this.#preserve(offset, length, io).then(() => this.next.discard(offset, length, io))
+  }
+
+  /** What would be cut off is copied first. */
+  override truncate(size: number, io: Io): Completion {
+    const lost = this.copy.size - size
+    if (lost <= 0 || !this.#mustCopy(size, lost)) return this.next.truncate(size, io)
+    return this.#preserve(size, lost, io).then(() => this.next.truncate(size, io))
+  }
+
+  /**
+   * Nobody writes to the source behind the filter's back. The target may be written by others, and
+   * is taken for writing only once somebody uses the filter.
+   */
+  childPermissions(role: ChildRole, needs: Permissions): Permissions | undefined {
+    if (role === 'filtered') {
+      const uses = new Set(needs.uses)
+      if (uses.has('write')) uses.add('consistentRead')
+      const shares = new Set(needs.shares)
+      shares.delete('write')
+      shares.delete('resize')
+      return { uses, shares }
+    }
+    if (role !== 'target') return undefined
+    const uses = new Set<Permission>(needs.uses.size > 0 ? ['write'] : [])
+    return { uses, shares: new Set<Permission>(['consistentRead', 'write', 'writeUnchanged']) }
+  }
+
+  override async [Symbol.asyncDispose](): Promise<void> {
+    await this.copy.idle()
+  }
+
+  #mustCopy(offset: number, length: number): boolean {
+    return this.#broken === undefined && this.copy.pending(offset, length)
+  }
+
+  /** Copies what a guest request is about to change; the request waits for no other range. */
+  async #preserve(offset: number, length: number, io: Io): Promise<void> {
+    try {
+      await this.#copyInTime(offset, length, io)
+    } catch (error) {
+      if (io.signal.aborted) throw error
+      if (this.#onCopyError === 'break-guest-write') throw error
+      if (this.#broken) return
+      this.#broken = { error }
+      this.onBroken(error)
+    }
+  }
+
+  async #copyInTime(offset: number, length: number, io: Io): Promise<void> {
+    if (this.#timeoutMs === 0) return await this.copy.copy(offset, length, io)
+    const signal = AbortSignal.any([io.signal, AbortSignal.timeout(this.#timeoutMs)])
+    await this.copy.copy(offset, length, { ...plainIo, signal })
+  }
+}
+
+export const copyBeforeWrite: BlockDriver<CopyBeforeWriteOptions> = {
+  name: 'copy-before-write',
+  kind: 'filter',
+  parse(options) {
+    const reader = new OptionReader(options)
+    const parsed = {
+      file: reader.take('file') as NodeReference,
+      target: reader.take('target') as NodeReference,
+      onCopyError:
+        reader.oneOf('on-cbw-error', ['break-guest-write', 'break-snapshot']) ??
+        ('break-guest-write' as const),
+      timeoutMs: (reader.integer('cbw-timeout') ?? 0) * 1000,
+    }
+    if (reader.has('bitmap')) {
+      throw new BlockError('UNSUPPORTED', "copy-before-write: option 'bitmap' is not supported yet")
+    }
+    reader.finish()
+    if (parsed.file === undefined) throw missing('file')
+    if (parsed.target === undefined) throw missing('target')
+    return parsed
+  },
+  async open(options, context) {
+    const layer = await openCopyBeforeWrite(options, context)
+    layer.copy.todo.add(0, layer.copy.todo.capacity)
+    return layer
+  },
+}
+
+/** The filter with nothing to be copied yet: its user says what. */
+export async function openCopyBeforeWrite(
+  options: CopyBeforeWriteOptions & { readonly compress?: boolean },
+  context: OpenContext,
+): Promise<CopyBeforeWrite> {
+  const source = await context.child('filtered', options.file)
+  const target = await context.child('target', options.target)
+  if (target.size < source.size) {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `the target has ${target.size} bytes and the source ${source.size}: the target must not be smaller`,
+      { node: context.name, errno: 'EINVAL' },
+    )
+  }
+  return new CopyBeforeWrite(source, target, options)
+}

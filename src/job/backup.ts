@@ -1,0 +1,79 @@
+/** The backup job: a disk as it was when the job began, copied to a node while it is written to. */
+import { BlockError } from '../errors.ts'
+import type { Graph } from '../graph/graph.ts'
+import type { BlockNode } from '../graph/node.ts'
+import type { Job, JobOptions } from './job.ts'
+import type { JobTable } from './job-table.ts'
+import { PreservedDisk, type SyncMode } from './preserved-disk.ts'
+
+export interface BackupOptions extends Omit<JobOptions, 'type'> {
+  readonly source: BlockNode
+  /** Of the same size; what it holds is replaced. */
+  readonly target: BlockNode
+  /** `full`: all; `top`: what the topmost image holds; `none`: only what the guest overwrites. */
+  readonly sync: SyncMode
+  readonly compress?: boolean
+  /** Name of the filter's node while the job runs. */
+  readonly filterName?: string
+}
+
+/** Starts a backup. When this settles the moment is preserved; the job copies from then on. */
+export async function startBackup(
+  graph: Graph,
+  jobs: JobTable,
+  options: BackupOptions,
+): Promise<Job> {
+  jobs.checkId(options.id)
+  checkNodes(options)
+  let job: Job | undefined
+  const disk = await PreservedDisk.open(graph, {
+    ...options,
+    description: `job '${options.id}'`,
+    job: () => job,
+  })
+  try {
+    await PreservedDisk.preserve(graph, [disk])
+    job = jobs.start({ ...options, type: 'backup' }, backupWork(disk, options))
+    return job
+  } catch (error) {
+    await disk.drop()
+    throw error
+  }
+}
+
+function backupWork(disk: PreservedDisk, options: BackupOptions) {
+  return {
+    async run(control: Parameters<PreservedDisk['copy']>[0]) {
+      control.setTotal(options.source.size)
+      await disk.copy(control)
+      // The backup is worth something only once it survives a power cut.
+      await options.target.flush()
+    },
+    complete: () => disk.drop(),
+    abort: () => disk.drop(),
+  }
+}
+
+function checkNodes({ source, target, compress }: BackupOptions): void {
+  if (source === target) {
+    throw new BlockError('INVALID_ARGUMENT', 'Source and target cannot be the same', {
+      errno: 'EINVAL',
+    })
+  }
+  if (source.size !== target.size) {
+    throw new BlockError('INVALID_ARGUMENT', `Source and target image have different sizes`, {
+      node: target.name,
+      errno: 'EINVAL',
+    })
+  }
+  if (compress && !target.layer.compressed) {
+    throw new BlockError(
+      'UNSUPPORTED',
+      `Compression is not supported for this drive ${target.name}`,
+      {
+        node: target.name,
+        errno: 'ENOTSUP',
+      },
+    )
+  }
+}

@@ -1,0 +1,148 @@
+/**
+ * Works through what a `BlockCopy` still has to copy, in ascending order, with a bounded number of
+ * pieces in flight. What storage says to be zeroes, or not allocated, is not read.
+ */
+import { type BlockCopy, CopyError, maxCopyLength } from '../block/block-copy.ts'
+import type { Io } from '../block/layer.ts'
+import type { BlockNode } from '../graph/node.ts'
+import { chainExtentAt } from '../graph/status.ts'
+import type { JobControl } from './job.ts'
+
+/** Pieces in flight. */
+const workers = 8
+
+/** Longest run that is passed over in one step: progress and cancelling stay lively. */
+const maxSkipLength = 1024 * maxCopyLength
+
+export interface CopyLoopOptions {
+  readonly copy: BlockCopy
+  /** The node below the filter, whose status is asked. */
+  readonly source: BlockNode
+  /** Only what is allocated in the source itself, not in its backing files. */
+  readonly onlyTop: boolean
+  readonly control: JobControl
+  /** Fires when the copy has become pointless. */
+  readonly signal: AbortSignal
+}
+
+export async function runCopyLoop(options: CopyLoopOptions): Promise<void> {
+  await new CopyLoop(options).run()
+}
+
+class CopyLoop {
+  readonly #options: CopyLoopOptions
+  readonly #io: Io
+  /** First byte that no worker has taken yet. */
+  #cursor = 0
+  #failure: { readonly error: unknown } | undefined
+
+  constructor(options: CopyLoopOptions) {
+    this.#options = options
+    this.#io = { signal: options.signal }
+  }
+
+  async run(): Promise<void> {
+    await Promise.all(Array.from({ length: workers }, () => this.#work()))
+    if (this.#failure) throw this.#failure.error
+    this.#options.signal.throwIfAborted()
+  }
+
+  async #work(): Promise<void> {
+    const { control, signal } = this.#options
+    try {
+      while (!this.#failure && !signal.aborted) {
+        await control.pausePoint()
+        if (!(await this.#step())) return
+      }
+    } catch (error) {
+      this.#failure ??= { error }
+    }
+  }
+
+  /** Takes the next piece and deals with it; false when there is none. */
+  async #step(): Promise<boolean> {
+    const { copy } = this.#options
+    const { clusterSize, size } = copy
+    const first = copy.todo.next(Math.floor(this.#cursor / clusterSize))
+    if (first >= copy.todo.capacity) return false
+    const offset = first * clusterSize
+    const length = Math.min(maxCopyLength, size - offset)
+    // Taken before anything is awaited, so that no two workers take the same piece.
+    this.#cursor = offset + alignedLength(length, clusterSize)
+    await this.#deal(offset, length)
+    return true
+  }
+
+  async #deal(offset: number, length: number): Promise<void> {
+    const end = offset + length
+    for (let at = offset; at < end; ) {
+      const done = await this.#attempt(() => this.#dealRun(at, end - at))
+      at += done ?? end - at
+    }
+  }
+
+  /** Skips, zeroes or copies the first run of a piece; returns its length. */
+  async #dealRun(offset: number, length: number): Promise<number> {
+    const { copy, source, onlyTop, control } = this.#options
+    const { clusterSize, size } = copy
+    // The longest look ahead only where this worker is the foremost one.
+    const foremost = this.#cursor === offset + alignedLength(length, clusterSize)
+    const reach = foremost ? Math.min(maxSkipLength, size - offset) : length
+    const run = await this.#readStatus(source, offset, reach, onlyTop)
+    if (run.kind !== 'data') {
+      const whole = wholeClusters(offset, run.length, clusterSize, size)
+      if (whole > 0) {
+        if (offset + whole > this.#cursor) this.#cursor = offset + whole
+        // What the backing file provides is not part of a copy of the top.
+        if (run.kind === 'absent') await copy.dismiss(offset, whole, this.#io)
+        else await copy.copyZeroes(offset, whole, this.#io)
+        return whole
+      }
+    }
+    await control.throttle(length)
+    await copy.copy(offset, length, this.#io)
+    return length
+  }
+
+  async #readStatus(
+    source: BlockNode,
+    offset: number,
+    length: number,
+    onlyTop: boolean,
+  ): Promise<{ kind: 'data' | 'zero' | 'absent'; length: number }> {
+    try {
+      if (onlyTop) {
+        const run = await source.extentAt(offset, length, this.#io)
+        if (run.kind === 'backing') return { kind: 'absent', length: run.length }
+      }
+      const run = await chainExtentAt(source, offset, length, this.#io)
+      return { kind: run.zero ? 'zero' : 'data', length: run.length }
+    } catch (error) {
+      throw new CopyError('source', offset, error)
+    }
+  }
+
+  /** Runs work until it succeeds or the policy gives up; undefined when it passes over. */
+  async #attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
+    for (;;) {
+      try {
+        return await work()
+      } catch (error) {
+        if (!(error instanceof CopyError)) throw error
+        const operation = error.side === 'source' ? 'read' : 'write'
+        const answer = await this.#options.control.failed(error.cause, operation)
+        if (answer === 'ignore') return undefined
+      }
+    }
+  }
+}
+
+function alignedLength(length: number, clusterSize: number): number {
+  return Math.ceil(length / clusterSize) * clusterSize
+}
+
+/** Bytes of whole clusters at the start of a run; the disk's last one may be cut. */
+function wholeClusters(offset: number, length: number, clusterSize: number, size: number): number {
+  if (offset + length >= size) return size - offset
+  return length - (length % clusterSize)
+}

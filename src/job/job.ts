@@ -1,0 +1,411 @@
+/**
+ * The life of a job, the same for all of them. What it may do next depends on its status only,
+ * and the table below is the whole of it; the names are those of QMP's `JobStatus`.
+ *
+ * A job's work is one function. It reports progress, stops at pause points, asks what to do about
+ * an error, and returns; finishing it (`complete`) or taking it back (`abort`) happens when the
+ * job is finalized, so that jobs of one transaction end alike.
+ */
+import { EventEmitter } from 'node:events'
+import { BlockError, errnoOf } from '../errors.ts'
+import { RateLimit } from './rate-limit.ts'
+
+export type JobType = 'backup' | 'stream' | 'commit' | 'mirror' | 'create' | 'amend'
+
+export type JobStatus =
+  | 'created'
+  | 'running'
+  | 'paused'
+  | 'waiting'
+  | 'pending'
+  | 'aborting'
+  | 'concluded'
+  | 'null'
+
+const successors: Readonly<Record<JobStatus, readonly JobStatus[]>> = {
+  created: ['running', 'aborting', 'null'],
+  running: ['paused', 'waiting', 'aborting'],
+  paused: ['running'],
+  waiting: ['pending', 'aborting'],
+  pending: ['concluded', 'aborting'],
+  aborting: ['concluded'],
+  concluded: ['null'],
+  null: [],
+}
+
+export type JobVerb =
+  | 'cancel'
+  | 'pause'
+  | 'resume'
+  | 'set-speed'
+  | 'complete'
+  | 'finalize'
+  | 'dismiss'
+
+const permitted: Readonly<Record<JobVerb, readonly JobStatus[]>> = {
+  cancel: ['created', 'running', 'paused', 'waiting', 'pending'],
+  pause: ['created', 'running', 'paused'],
+  resume: ['created', 'running', 'paused'],
+  'set-speed': ['created', 'running', 'paused', 'waiting', 'pending'],
+  complete: ['created', 'running', 'paused'],
+  finalize: ['pending'],
+  dismiss: ['concluded'],
+}
+
+/** What to do when a request of the job fails; `auto` is `enospc` for writes. */
+export type ErrorPolicy = 'report' | 'ignore' | 'enospc' | 'stop' | 'auto'
+export type ErrorAction = 'report' | 'ignore' | 'stop'
+
+export interface JobOptions {
+  readonly id: string
+  readonly type: JobType
+  /** Bytes a second; 0 is no limit. */
+  readonly speed?: number
+  /** Wait for `finalize` before the effects of the job become final. */
+  readonly manualFinalize?: boolean
+  /** Stay in the table, as `concluded`, until `dismiss`. */
+  readonly manualDismiss?: boolean
+  readonly onSourceError?: ErrorPolicy
+  readonly onTargetError?: ErrorPolicy
+}
+
+/** What a job does. */
+export interface JobWork {
+  /** The work itself. Rejects when it failed, or with the signal's reason when cancelled. */
+  run(control: JobControl): Promise<void>
+  /** Makes the result final. */
+  complete?(): Promise<void>
+  /** Takes everything back after a failure or a cancel. */
+  abort?(): Promise<void>
+}
+
+/** The job as its own work sees it. */
+export interface JobControl {
+  readonly signal: AbortSignal
+  /** Waits while the job is paused. To be passed before each piece of work. */
+  pausePoint(): Promise<void>
+  /** Waits until the speed limit allows `bytes` more. */
+  throttle(bytes: number): Promise<void>
+  advance(bytes: number): void
+  setTotal(bytes: number): void
+  /**
+   * Reports a failed request. Returns when it is to be tried again or, with `ignore`, passed over;
+   * rejects with the error where the policy gives up.
+   */
+  failed(error: unknown, operation: 'read' | 'write'): Promise<'retry' | 'ignore'>
+}
+
+export interface JobProgress {
+  readonly status: JobStatus
+  /** Bytes done and bytes to do; the latter may grow. */
+  readonly current: number
+  readonly total: number
+}
+
+interface JobEvents {
+  status: [JobStatus]
+  error: [{ readonly operation: 'read' | 'write'; readonly action: ErrorAction; error: unknown }]
+  /** The work has ended, well or not; comes before `concluded`. */
+  completed: []
+}
+
+export class Job extends EventEmitter<JobEvents> {
+  readonly id: string
+  readonly type: JobType
+  readonly options: JobOptions
+  /** Settles when the job has concluded; rejects with the error that ended it. */
+  readonly done: Promise<void>
+  #status: JobStatus = 'created'
+  #current = 0
+  #total = 0
+  #error: unknown
+  #cancelled = false
+  readonly #work: JobWork
+  readonly #abort = new AbortController()
+  readonly #rate = new RateLimit()
+  // Pausing: by request, by an error, by a drain.
+  #pauses = 0
+  #userPaused = false
+  #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok'
+  #wake: (() => void) | undefined
+  #resumed: Promise<void> | undefined
+  #settle!: { resolve(): void; reject(error: unknown): void }
+  #finalize: (() => void) | undefined
+
+  constructor(options: JobOptions, work: JobWork) {
+    super()
+    this.options = options
+    this.id = options.id
+    this.type = options.type
+    this.#work = work
+    this.#rate.rate = options.speed ?? 0
+    this.done = new Promise((resolve, reject) => {
+      this.#settle = { resolve, reject }
+    })
+    // Whoever is interested awaits `done`; a job nobody waits for reports by its status.
+    this.done.catch(() => {})
+  }
+
+  get status(): JobStatus {
+    return this.#status
+  }
+
+  get progress(): JobProgress {
+    return { status: this.#status, current: this.#current, total: this.#total }
+  }
+
+  get error(): unknown {
+    return this.#error
+  }
+
+  get cancelled(): boolean {
+    return this.#cancelled
+  }
+
+  get paused(): boolean {
+    return this.#pauses > 0
+  }
+
+  get ioStatus(): 'ok' | 'failed' | 'nospace' {
+    return this.#ioStatus
+  }
+
+  get speed(): number {
+    return this.#rate.rate
+  }
+
+  /** Begins; the returned promise is `done`. */
+  start(): Promise<void> {
+    void this.#live()
+    return this.done
+  }
+
+  /** No further work is begun until `resume`; what is under way ends. */
+  pause(): void {
+    this.#check('pause')
+    if (this.#userPaused) {
+      throw new BlockError('BUSY', `The job was already paused`, { errno: 'EBUSY' })
+    }
+    this.#userPaused = true
+    this.#hold()
+  }
+
+  resume(): void {
+    this.#check('resume')
+    if (!this.#userPaused) {
+      throw new BlockError('BUSY', `Can't resume a job that was not paused`, { errno: 'EBUSY' })
+    }
+    this.#userPaused = false
+    this.#ioStatus = 'ok'
+    this.#letGo()
+  }
+
+  /** Ends the job and takes its effects back. Settles when it has concluded. */
+  async cancel(): Promise<void> {
+    this.#check('cancel')
+    this.#cancelled = true
+    this.#abort.abort(
+      new BlockError('CLOSED', `job '${this.id}' was cancelled`, { errno: 'ECANCELED' }),
+    )
+    this.#wake?.()
+    this.#finalize?.()
+    await this.done.catch(() => {})
+  }
+
+  /** Bytes a second; 0 is no limit. */
+  setSpeed(speed: number): void {
+    this.#check('set-speed')
+    if (!Number.isSafeInteger(speed) || speed < 0) {
+      throw new BlockError('INVALID_ARGUMENT', "Parameter 'speed' expects a non-negative value")
+    }
+    this.#rate.rate = speed
+  }
+
+  /** Refused: only jobs with a ready state can be completed. */
+  requestCompletion(): void {
+    this.#check('complete')
+    throw new BlockError('BUSY', `The active block job '${this.id}' cannot be completed`, {
+      errno: 'EBUSY',
+    })
+  }
+
+  /** Makes the result of a job that waits in `pending` final. */
+  async finalize(): Promise<void> {
+    this.#check('finalize')
+    this.#finalize?.()
+    await this.done.catch(() => {})
+  }
+
+  /** Forgets a concluded job. */
+  dismiss(): void {
+    this.#check('dismiss')
+    this.#enter('null')
+  }
+
+  /** Progress whenever it or the status changes, at most every `intervalMs`, until the end. */
+  async *watch(intervalMs = 250): AsyncGenerator<JobProgress> {
+    let ended = false
+    this.done.then(
+      () => {
+        ended = true
+      },
+      () => {
+        ended = true
+      },
+    )
+    while (!ended) {
+      yield this.progress
+      const pause = new AbortController()
+      const timer = new Promise<void>((resolve) => {
+        const handle = setTimeout(resolve, intervalMs)
+        pause.signal.addEventListener('abort', () => clearTimeout(handle))
+      })
+      await Promise.race([timer, this.done.catch(() => {})])
+      pause.abort()
+    }
+    yield this.progress
+  }
+
+  /** For draining: like `pause`, but not visible to the user. Settles when work has stopped. */
+  hold(): void {
+    this.#hold()
+  }
+
+  letGo(): void {
+    this.#letGo()
+  }
+
+  async #live(): Promise<void> {
+    this.#enter('running')
+    try {
+      await this.#work.run(this.#control())
+      this.#abort.signal.throwIfAborted()
+      await this.#conclude()
+    } catch (error) {
+      await this.#fail(error)
+    }
+    if (!this.options.manualDismiss) this.#enter('null')
+  }
+
+  async #conclude(): Promise<void> {
+    this.#leavePause()
+    this.#enter('waiting')
+    this.#enter('pending')
+    if (this.options.manualFinalize) {
+      await new Promise<void>((resolve) => {
+        this.#finalize = resolve
+      })
+      this.#abort.signal.throwIfAborted()
+    }
+    await this.#work.complete?.()
+    this.emit('completed')
+    this.#enter('concluded')
+    this.#settle.resolve()
+  }
+
+  async #fail(error: unknown): Promise<void> {
+    this.#leavePause()
+    this.#error = error
+    this.#enter('aborting')
+    try {
+      await this.#work.abort?.()
+    } catch (failure) {
+      // The first error is the one that explains; this one goes with it.
+      if (error instanceof Error && error.cause === undefined) error.cause = failure
+    }
+    this.emit('completed')
+    this.#enter('concluded')
+    this.#settle.reject(error)
+  }
+
+  #control(): JobControl {
+    return {
+      signal: this.#abort.signal,
+      pausePoint: () => this.#pausePoint(),
+      throttle: (bytes) => this.#rate.take(bytes, this.#abort.signal),
+      advance: (bytes) => {
+        this.#current += bytes
+      },
+      setTotal: (bytes) => {
+        this.#total = bytes
+      },
+      failed: (error, operation) => this.#failed(error, operation),
+    }
+  }
+
+  async #pausePoint(): Promise<void> {
+    while (this.#pauses > 0 && !this.#abort.signal.aborted) {
+      if (this.#status === 'running') this.#enter('paused')
+      await this.#resumed
+    }
+    this.#leavePause()
+    this.#abort.signal.throwIfAborted()
+  }
+
+  async #failed(error: unknown, operation: 'read' | 'write'): Promise<'retry' | 'ignore'> {
+    if (this.#abort.signal.aborted) throw error
+    const { onSourceError = 'report', onTargetError = 'report' } = this.options
+    const action = decide(operation === 'read' ? onSourceError : onTargetError, error, operation)
+    this.emit('error', { operation, action, error })
+    if (action === 'report') throw error
+    if (action === 'ignore') return 'ignore'
+    this.#ioStatus = isNoSpace(error) ? 'nospace' : 'failed'
+    if (!this.#userPaused) {
+      this.#userPaused = true
+      this.#hold()
+    }
+    await this.#pausePoint()
+    return 'retry'
+  }
+
+  #hold(): void {
+    if (this.#pauses++ > 0) return
+    this.#resumed = new Promise((resolve) => {
+      this.#wake = resolve
+    })
+  }
+
+  #letGo(): void {
+    if (--this.#pauses === 0) this.#wake?.()
+  }
+
+  #leavePause(): void {
+    if (this.#status === 'paused') this.#enter('running')
+  }
+
+  #check(verb: JobVerb): void {
+    if (permitted[verb].includes(this.#status)) return
+    throw new BlockError(
+      'BUSY',
+      `Job '${this.id}' in state '${this.#status}' cannot accept command verb '${verb}'`,
+      { errno: 'EPERM' },
+    )
+  }
+
+  #enter(status: JobStatus): void {
+    if (!successors[this.#status].includes(status)) {
+      throw new TypeError(`job '${this.id}' cannot go from ${this.#status} to ${status}`)
+    }
+    this.#status = status
+    this.emit('status', status)
+  }
+}
+
+function decide(policy: ErrorPolicy, error: unknown, operation: 'read' | 'write'): ErrorAction {
+  switch (policy) {
+    case 'report':
+    case 'ignore':
+    case 'stop':
+      return policy
+    case 'enospc':
+      return isNoSpace(error) ? 'stop' : 'report'
+    case 'auto':
+      return operation === 'write' && isNoSpace(error) ? 'stop' : 'report'
+  }
+}
+
+function isNoSpace(error: unknown): boolean {
+  if (error instanceof BlockError) return error.code === 'NO_SPACE'
+  const cause = error instanceof Error ? error.cause : undefined
+  return errnoOf(error) === 'ENOSPC' || (cause !== undefined && isNoSpace(cause))
+}

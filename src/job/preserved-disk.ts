@@ -1,0 +1,121 @@
+/**
+ * A disk of one moment, kept by a copy-before-write filter while a job copies it: the part that a
+ * backup to a node and a backup into an archive have in common.
+ */
+
+import { CopyError } from '../block/block-copy.ts'
+import { type CopyBeforeWrite, openCopyBeforeWrite } from '../filter/copy-before-write.ts'
+import type { Edge } from '../graph/edge.ts'
+import type { Graph } from '../graph/graph.ts'
+import type { BlockNode } from '../graph/node.ts'
+import { runCopyLoop } from './copy-loop.ts'
+import type { Job, JobControl } from './job.ts'
+
+export type SyncMode = 'full' | 'top' | 'none'
+
+export interface PreserveOptions {
+  readonly source: BlockNode
+  readonly target: BlockNode
+  readonly sync: SyncMode
+  readonly compress?: boolean
+  /** Name of the filter's node. */
+  readonly filterName?: string
+  /** As messages name the job. */
+  readonly description: string
+  /** The job, once there is one: it stands still while the node is drained. */
+  readonly job: () => Job | undefined
+}
+
+export class PreservedDisk {
+  readonly source: BlockNode
+  readonly filter: BlockNode
+  readonly layer: CopyBeforeWrite
+  readonly #graph: Graph
+  readonly #edge: Edge
+  readonly #sync: SyncMode
+  readonly #broken = new AbortController()
+  #dropped = false
+
+  /** Opens the filter; nothing is preserved before `preserve`. */
+  static async open(graph: Graph, options: PreserveOptions): Promise<PreservedDisk> {
+    const name = options.filterName === undefined ? {} : { 'node-name': options.filterName }
+    const { node, layer } = await graph.add('copy-before-write', name, (context) =>
+      openCopyBeforeWrite(
+        {
+          file: options.source.name,
+          target: options.target.name,
+          onCopyError: 'break-snapshot',
+          timeoutMs: 0,
+          compress: options.compress,
+        },
+        context,
+      ),
+    )
+    try {
+      return new PreservedDisk(graph, options, node, layer)
+    } catch (error) {
+      await graph.remove(node.name)
+      throw error
+    }
+  }
+
+  private constructor(
+    graph: Graph,
+    options: PreserveOptions,
+    filter: BlockNode,
+    layer: CopyBeforeWrite,
+  ) {
+    this.#graph = graph
+    this.source = options.source
+    this.filter = filter
+    this.layer = layer
+    this.#sync = options.sync
+    layer.onBroken = (error) => this.#broken.abort(error instanceof CopyError ? error.cause : error)
+    this.#edge = graph.attach(filter, {
+      description: options.description,
+      uses: ['consistentRead'],
+      drain: {
+        begin: async () => {
+          options.job()?.hold()
+          await layer.copy.idle()
+        },
+        end: () => options.job()?.letGo(),
+      },
+    })
+  }
+
+  /** Puts the filters of all disks in place, in one moment: this is the time that is preserved. */
+  static async preserve(graph: Graph, disks: readonly PreservedDisk[]): Promise<void> {
+    for (const { layer } of disks) layer.copy.todo.add(0, layer.copy.todo.capacity)
+    await graph.insertFilters(disks.map(({ filter, source }) => ({ filter, node: source })))
+  }
+
+  /** Copies the disk, or, with `none`, only waits while guest writes do. */
+  async copy(control: JobControl): Promise<void> {
+    const signal = AbortSignal.any([control.signal, this.#broken.signal])
+    this.layer.copy.onProgress = (bytes) => control.advance(bytes)
+    if (this.#sync === 'none') return await forever(signal)
+    await runCopyLoop({
+      copy: this.layer.copy,
+      source: this.source,
+      onlyTop: this.#sync === 'top',
+      control,
+      signal,
+    })
+  }
+
+  /** Takes the filter out; guest writes go straight to the disk again. Idempotent. */
+  async drop(): Promise<void> {
+    if (this.#dropped) return
+    this.#dropped = true
+    await this.#edge[Symbol.asyncDispose]()
+    await this.#graph.dropFilter(this.filter)
+  }
+}
+
+function forever(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason)
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+  })
+}
