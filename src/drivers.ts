@@ -1,17 +1,25 @@
 /** The one list of drivers. Probing asks the formats in this order. */
 import { vma } from './archive/vma/layer.ts'
 import type { BlockDriver } from './block/driver.ts'
+import { copyBeforeWrite } from './filter/copy-before-write.ts'
 import { raw } from './format/raw.ts'
 import { file, hostDevice } from './protocol/file/driver.ts'
 import { memory } from './protocol/memory.ts'
 import { nullAio, nullCo } from './protocol/null.ts'
 
-export const drivers: readonly BlockDriver[] = [
+const all = [
+  // protocols
   file,
   hostDevice,
   memory,
-  nullCo,
   nullAio,
+  nullCo,
+  // formats
   raw,
   vma,
-] as readonly BlockDriver[]
+  // filters
+  copyBeforeWrite,
+]
+
+/** Each driver takes the options that its own `parse` returned, whatever their type. */
+export const drivers = all as readonly BlockDriver[]

@@ -206,6 +206,13 @@ export const allPermissions: readonly Permission[] = [
   'resize',
 ]
 
+export const everyPermission: ReadonlySet<Permission> = new Set(allPermissions)
+export const noPermission: ReadonlySet<Permission> = new Set()
+
+export function permissionSet(...permissions: Permission[]): ReadonlySet<Permission> {
+  return new Set(permissions)
+}
+
 /** A signal that never fires, for callers that do not cancel. */
 export const neverAborted: AbortSignal = new AbortController().signal
 

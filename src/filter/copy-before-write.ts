@@ -13,9 +13,11 @@ import {
   type BlockLayer,
   type ChildRole,
   type Completion,
+  everyPermission,
   type Io,
-  type Permission,
+  noPermission,
   type Permissions,
+  permissionSet,
   plainIo,
   type WriteIo,
   type ZeroIo,
@@ -84,10 +86,11 @@ export class CopyBeforeWrite extends Filter {
   }
 
   /**
-   * Nobody writes to the source behind the filter's back. The target may be written by others, and
-   * is taken for writing only once somebody uses the filter.
+   * Until somebody uses the filter it stands beside the graph and asks for nothing. From then on
+   * nobody writes to the source behind its back; the target may still be written by others.
    */
   childPermissions(role: ChildRole, needs: Permissions): Permissions | undefined {
+    if (needs.uses.size === 0) return { uses: noPermission, shares: everyPermission }
     if (role === 'filtered') {
       const uses = new Set(needs.uses)
       if (uses.has('write')) uses.add('consistentRead')
@@ -97,8 +100,8 @@ export class CopyBeforeWrite extends Filter {
       return { uses, shares }
     }
     if (role !== 'target') return undefined
-    const uses = new Set<Permission>(needs.uses.size > 0 ? ['write'] : [])
-    return { uses, shares: new Set<Permission>(['consistentRead', 'write', 'writeUnchanged']) }
+    const shares = permissionSet('consistentRead', 'write', 'writeUnchanged')
+    return { uses: permissionSet('write'), shares }
   }
 
   override async [Symbol.asyncDispose](): Promise<void> {

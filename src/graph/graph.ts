@@ -10,9 +10,12 @@ import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../bl
 import {
   type BlockLayer,
   type ChildRole,
+  everyPermission,
   neverAborted,
+  noPermission,
   type Permission,
   type Permissions,
+  permissionSet,
 } from '../block/layer.ts'
 import { missing } from '../block/options.ts'
 import { BlockError, errnoOf } from '../errors.ts'
@@ -28,7 +31,7 @@ import {
   takeCommonOptions,
 } from './node-options.ts'
 import { allowAll, type OpenPolicy } from './open-policy.ts'
-import { everyPermission, noPermission, permissionSet, refreshPermissions } from './permissions.ts'
+import { refreshPermissions } from './permissions.ts'
 import { probeFormat } from './probe.ts'
 
 /** Longest chain of images that name each other. */

@@ -3,17 +3,17 @@
  * uses must be shared by all others. A node's needs flow down: what its parents together use and
  * share decides what it uses and shares on its own children.
  */
-import { allPermissions, type Permission, type Permissions } from '../block/layer.ts'
+import {
+  allPermissions,
+  everyPermission,
+  noPermission,
+  type Permission,
+  type Permissions,
+  permissionSet,
+} from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
 import { describeUser, type Edge } from './edge.ts'
 import type { BlockNode } from './node.ts'
-
-export function permissionSet(...permissions: Permission[]): ReadonlySet<Permission> {
-  return new Set(permissions)
-}
-
-export const everyPermission: ReadonlySet<Permission> = new Set(allPermissions)
-export const noPermission: ReadonlySet<Permission> = new Set()
 
 type Plan = ReadonlyMap<Edge, Permissions>
 

@@ -31,9 +31,10 @@ export class PreservedDisk {
   readonly filter: BlockNode
   readonly layer: CopyBeforeWrite
   readonly #graph: Graph
-  readonly #edge: Edge
-  readonly #sync: SyncMode
+  readonly #options: PreserveOptions
   readonly #broken = new AbortController()
+  /** The job's own use of the filter, once that is in place. */
+  #edge: Edge | undefined
   #dropped = false
 
   /** Opens the filter; nothing is preserved before `preserve`. */
@@ -51,12 +52,7 @@ export class PreservedDisk {
         context,
       ),
     )
-    try {
-      return new PreservedDisk(graph, options, node, layer)
-    } catch (error) {
-      await graph.remove(node.name)
-      throw error
-    }
+    return new PreservedDisk(graph, options, node, layer)
   }
 
   private constructor(
@@ -69,36 +65,26 @@ export class PreservedDisk {
     this.source = options.source
     this.filter = filter
     this.layer = layer
-    this.#sync = options.sync
+    this.#options = options
     layer.onBroken = (error) => this.#broken.abort(error instanceof CopyError ? error.cause : error)
-    this.#edge = graph.attach(filter, {
-      description: options.description,
-      uses: ['consistentRead'],
-      drain: {
-        begin: async () => {
-          options.job()?.hold()
-          await layer.copy.idle()
-        },
-        end: () => options.job()?.letGo(),
-      },
-    })
   }
 
   /** Puts the filters of all disks in place, in one moment: this is the time that is preserved. */
   static async preserve(graph: Graph, disks: readonly PreservedDisk[]): Promise<void> {
     for (const { layer } of disks) layer.copy.todo.add(0, layer.copy.todo.capacity)
     await graph.insertFilters(disks.map(({ filter, source }) => ({ filter, node: source })))
+    for (const disk of disks) disk.#attach()
   }
 
   /** Copies the disk, or, with `none`, only waits while guest writes do. */
   async copy(control: JobControl): Promise<void> {
     const signal = AbortSignal.any([control.signal, this.#broken.signal])
     this.layer.copy.onProgress = (bytes) => control.advance(bytes)
-    if (this.#sync === 'none') return await forever(signal)
+    if (this.#options.sync === 'none') return await forever(signal)
     await runCopyLoop({
       copy: this.layer.copy,
       source: this.source,
-      onlyTop: this.#sync === 'top',
+      onlyTop: this.#options.sync === 'top',
       control,
       signal,
     })
@@ -108,8 +94,24 @@ export class PreservedDisk {
   async drop(): Promise<void> {
     if (this.#dropped) return
     this.#dropped = true
-    await this.#edge[Symbol.asyncDispose]()
+    await this.#edge?.[Symbol.asyncDispose]()
     await this.#graph.dropFilter(this.filter)
+  }
+
+  /** Stands still while the node is drained: the copying is the layer's, not the edge's. */
+  #attach(): void {
+    const { description, job } = this.#options
+    this.#edge = this.#graph.attach(this.filter, {
+      description,
+      uses: ['consistentRead'],
+      drain: {
+        begin: async () => {
+          job()?.hold()
+          await this.layer.copy.idle()
+        },
+        end: () => job()?.letGo(),
+      },
+    })
   }
 }
 

@@ -3,7 +3,7 @@
  * bounded ring of extents travels to the sink while the next one is being filled. The first error
  * is final; every later call reports it.
  */
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { zeroes } from '../../bytes/zero.ts'
 import { BlockError } from '../../errors.ts'
 import { encodeIndex, IndexBuilder } from './archive-index.ts'
@@ -22,6 +22,7 @@ import {
   maxDeviceSize,
   vmaHeader,
 } from './structures.ts'
+import { asUuid, randomUuid } from './uuid.ts'
 
 /** Extents on their way to the sink while another one is being filled: 19 MB in all. */
 const ringSize = 4
@@ -429,13 +430,3 @@ export class VmaWriter implements AsyncDisposable {
 }
 
 /** A random uuid, version 4. */
-function randomUuid(): Uint8Array {
-  return asUuid(randomBytes(16), 4)
-}
-
-/** Sets the version and variant bits of RFC 9562. */
-function asUuid(uuid: Uint8Array, version: 4 | 8): Uint8Array {
-  uuid[6] = (uuid[6] & 0x0f) | (version << 4)
-  uuid[8] = (uuid[8] & 0x3f) | 0x80
-  return uuid
-}
