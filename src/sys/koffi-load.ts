@@ -66,7 +66,7 @@ function bind(koffi: Koffi): Libc {
     fcntl: libc.func('fcntl', 'int', ['int', 'int', 'void *']) as Call,
     ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'void *']) as Call,
     preadv2: optional('preadv2', 'int64', ['int', 'uintptr_t', 'int', 'int64', 'int']),
-    errno: () => koffi.errno(),
-    address: (bytes) => koffi.address(bytes),
+    errno: koffi.errno as () => number,
+    address: koffi.address,
   }
 }

@@ -50,6 +50,8 @@ class KoffiSys implements Sys {
   /** One `struct iovec`, filled anew for each call: address and length. */
   readonly #iovec = new BigUint64Array(2)
   readonly #iovecAddress: bigint
+  /** What the second half holds: requests mostly have the length of the one before. */
+  #iovecLength = 0
   /** One `struct flock`: type and whence, start, length, pid. */
   readonly #flock = new BigInt64Array(4)
   readonly #flockType = new Int16Array(this.#flock.buffer, 0, 2)
@@ -100,7 +102,10 @@ class KoffiSys implements Sys {
     if (target.length === 0) return 0
     if (!preadv2) return notOffered
     this.#iovec[0] = this.#libc.address(target)
-    this.#iovec[1] = BigInt(target.length)
+    if (target.length !== this.#iovecLength) {
+      this.#iovecLength = target.length
+      this.#iovec[1] = BigInt(target.length)
+    }
     const got = preadv2(fd, this.#iovecAddress, 1, offset, RWF_NOWAIT)
     return got >= 0 ? got : this.#notCached()
   }
