@@ -3,8 +3,10 @@ import { createRequire } from 'node:module'
 
 type Koffi = typeof import('koffi')
 
-/** Arguments and results are numbers, apart from addresses. */
-type Call = ((...args: (number | bigint | Uint8Array)[]) => number) & {
+/** Numbers, addresses, and memory whose address is passed. */
+export type Argument = number | bigint | Uint8Array
+
+type Call = ((...args: Argument[]) => number) & {
   async(...args: unknown[]): void
 }
 

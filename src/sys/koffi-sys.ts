@@ -1,6 +1,6 @@
 /** `Sys` through the C library. Numbers and layouts are those of 64-bit Linux. */
 import { constants } from 'node:os'
-import { type Libc, loadLibc } from './koffi-load.ts'
+import { type Argument, type Libc, loadLibc } from './koffi-load.ts'
 import { type AllocateMode, notOffered, type Supported, type Sys, wouldWait } from './sys.ts'
 import { sysError } from './sys-error.ts'
 import { Turnstile } from './turnstile.ts'
@@ -82,19 +82,7 @@ class KoffiSys implements Sys {
   }
 
   async fallocate(fd: number, mode: AllocateMode, offset: number, length: number): Promise<void> {
-    const flags = fallocateFlags[mode]
-    const failed = await this.#pool.pass(
-      () =>
-        new Promise<boolean>((resolve, reject) => {
-          this.#libc.fallocate.async(fd, flags, offset, length, (error: unknown, result: number) =>
-            error ? reject(error) : resolve(result !== 0),
-          )
-        }),
-    )
-    // errno belongs to the thread that made the call, so the failure is repeated here to learn it.
-    if (failed && this.#libc.fallocate(fd, flags, offset, length) !== 0) {
-      throw sysError('fallocate', this.#libc.errno())
-    }
+    await this.#callInPool('fallocate', fd, fallocateFlags[mode], offset, length)
   }
 
   readCached(fd: number, target: Uint8Array, offset: number): number {
@@ -133,10 +121,8 @@ class KoffiSys implements Sys {
     return this.#flockType[0] !== F_UNLCK
   }
 
-  ioctl(fd: number, request: number, argument: Uint8Array): number {
-    const result = this.#libc.ioctl(fd, request, argument)
-    if (result < 0) throw sysError('ioctl', this.#libc.errno())
-    return result
+  async ioctl(fd: number, request: number, argument: Uint8Array): Promise<void> {
+    await this.#callInPool('ioctl', fd, request, argument)
   }
 
   /** A larger ordinary buffer, of which the aligned part is used: nobody has to free it. */
@@ -148,6 +134,21 @@ class KoffiSys implements Sys {
 
   isAlignedMemory(bytes: Uint8Array, alignment: number): boolean {
     return this.#libc.address(bytes) % BigInt(alignment) === 0n
+  }
+
+  /** For calls that return 0 unless they fail, and that may be repeated when they do. */
+  async #callInPool(name: 'fallocate' | 'ioctl', ...args: Argument[]): Promise<void> {
+    const call = this.#libc[name]
+    const failed = await this.#pool.pass(
+      () =>
+        new Promise<boolean>((resolve, reject) => {
+          call.async(...args, (error: unknown, result: number) =>
+            error ? reject(error) : resolve(result !== 0),
+          )
+        }),
+    )
+    // errno belongs to the thread that made the call, so the failure is repeated here to learn it.
+    if (failed && call(...args) !== 0) throw sysError(name, this.#libc.errno())
   }
 
   #seek(fd: number, offset: number, whence: number): number | undefined {

@@ -38,7 +38,7 @@ export const nodeSys: Sys = {
   lockedElsewhere: () => {
     throw notSupported('fcntl')
   },
-  ioctl: () => {
+  ioctl: async () => {
     throw notSupported('ioctl')
   },
   alignedMemory(length, _alignment) {

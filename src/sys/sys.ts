@@ -53,8 +53,11 @@ export interface Sys {
   /** Whether another open file holds any lock on the byte. */
   lockedElsewhere(fd: number, offset: number): boolean
 
-  /** `ioctl` with a pointer to `argument`, which it may change. Returns the call's result. */
-  ioctl(fd: number, request: number, argument: Uint8Array): number
+  /**
+   * `ioctl` with a pointer to `argument`, which it may change. Runs in the thread pool; one that
+   * fails is made a second time to learn why, so it must be of a kind that may be repeated.
+   */
+  ioctl(fd: number, request: number, argument: Uint8Array): Promise<void>
 
   /** Zeroed memory that starts at a multiple of `alignment` (a power of two up to 64 KiB). */
   alignedMemory(length: number, alignment: number): Uint8Array

@@ -91,8 +91,8 @@ export async function createFile(
   try {
     if (sys.supported.locks) lockForCreation(file)
     await resize(file, 0)
-    if (options.nocow) setNoCow(file)
-    if (options.extentSizeHint > 0) setExtentSizeHint(file, options.extentSizeHint)
+    if (options.nocow) await setNoCow(file)
+    if (options.extentSizeHint > 0) await setExtentSizeHint(file, options.extentSizeHint)
     await fill(file, options, context.signal)
   } finally {
     await file.close()

@@ -1,6 +1,7 @@
 /** Block devices: what differs from files. */
 import type { Stats } from 'node:fs'
 import { readFile } from 'node:fs/promises'
+import { errnoOf } from '../../errors.ts'
 import type { OpenFile } from './open-file.ts'
 
 /** Unit of the kernel's `size` attribute, whatever the device's blocks are. */
@@ -12,6 +13,27 @@ export async function deviceSize(device: OpenFile, stats: Stats): Promise<number
   const { major, minor } = deviceNumbers(stats.rdev)
   const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'latin1')
   return Number(sectors) * sysfsSector
+}
+
+/** linux/fs.h: tells a device that a range, given as start and length, is no longer needed. */
+const BLKDISCARD = 0x1277
+
+/** Whether the device took the hint; not every device does, nor any range. */
+export async function discardOnDevice(
+  device: OpenFile,
+  offset: number,
+  length: number,
+): Promise<boolean> {
+  if (!device.sys.supported.ioctl) return false
+  const range = new Uint8Array(BigUint64Array.of(BigInt(offset), BigInt(length)).buffer)
+  try {
+    await device.during((fd) => device.sys.ioctl(fd, BLKDISCARD, range))
+    return true
+  } catch (error) {
+    const errno = errnoOf(error)
+    if (errno === 'EOPNOTSUPP' || errno === 'EINVAL' || errno === 'ENOTTY') return false
+    throw device.fail(error, `discarding ${length} bytes`, offset)
+  }
 }
 
 /** Linux packs 12 bits of major and 20 of minor: minor's low 8 bits, major, minor's rest. */

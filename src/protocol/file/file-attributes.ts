@@ -16,32 +16,40 @@ const fsxattrSize = 28
 const littleEndian = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1
 
 /** Only an empty file can change. */
-export function setNoCow(file: OpenFile): void {
+export function setNoCow(file: OpenFile): Promise<void> {
   const flags = new Uint8Array(8)
-  const view = viewOf(flags)
-  attempt(file, () => {
-    file.sys.ioctl(file.fd, FS_IOC_GETFLAGS, flags)
-    view.setUint32(0, (view.getUint32(0, littleEndian) | FS_NOCOW_FL) >>> 0, littleEndian)
-    file.sys.ioctl(file.fd, FS_IOC_SETFLAGS, flags)
+  return change(file, flags, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, () => {
+    setBit(flags, FS_NOCOW_FL)
   })
 }
 
-export function setExtentSizeHint(file: OpenFile, bytes: number): void {
+export function setExtentSizeHint(file: OpenFile, bytes: number): Promise<void> {
   const attributes = new Uint8Array(fsxattrSize)
-  const view = viewOf(attributes)
-  attempt(file, () => {
-    file.sys.ioctl(file.fd, FS_IOC_FSGETXATTR, attributes)
-    view.setUint32(0, (view.getUint32(0, littleEndian) | FS_XFLAG_EXTSIZE) >>> 0, littleEndian)
-    view.setUint32(4, bytes, littleEndian)
-    file.sys.ioctl(file.fd, FS_IOC_FSSETXATTR, attributes)
+  return change(file, attributes, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR, () => {
+    setBit(attributes, FS_XFLAG_EXTSIZE)
+    viewOf(attributes).setUint32(4, bytes, littleEndian)
   })
 }
 
-/** The image is as good without. */
-function attempt(file: OpenFile, work: () => void): void {
+/** In the first 32 bits, in the order of this machine. */
+function setBit(bytes: Uint8Array, mask: number): void {
+  const view = viewOf(bytes)
+  view.setUint32(0, (view.getUint32(0, littleEndian) | mask) >>> 0, littleEndian)
+}
+
+/** Reads, edits and writes back. The image is as good where that fails. */
+async function change(
+  file: OpenFile,
+  attributes: Uint8Array,
+  get: number,
+  set: number,
+  edit: () => void,
+): Promise<void> {
   if (!file.sys.supported.ioctl) return
   try {
-    work()
+    await file.during((fd) => file.sys.ioctl(fd, get, attributes))
+    edit()
+    await file.during((fd) => file.sys.ioctl(fd, set, attributes))
   } catch {
     // Not a file system that knows the attribute, or not a value that it takes.
   }

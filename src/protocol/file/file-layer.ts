@@ -21,6 +21,7 @@ import { GiB, MiB } from '../../bytes/range.ts'
 import { zeroes } from '../../bytes/zero.ts'
 import { BlockError } from '../../errors.ts'
 import { BufferedTransfer, type Transfer } from './buffered.ts'
+import { discardOnDevice } from './device.ts'
 import { DirectTransfer } from './direct.ts'
 import { Flusher } from './flusher.ts'
 import { Holes } from './holes.ts'
@@ -73,7 +74,7 @@ export class FileLayer implements BlockLayer {
     this.#flusher = new Flusher(file)
     this.#holes = new Holes(file)
     this.#zeroing = new Zeroing(file)
-    this.limits = fileLimits(alignment ?? 1)
+    this.limits = fileLimits(alignment ?? 1, options.kind)
     this.image = { filename: file.path, allocatedSize: () => this.#allocatedSize() }
     if (options.locking) this.locks = new FileLocks(file)
   }
@@ -120,7 +121,11 @@ export class FileLayer implements BlockLayer {
     io.signal.throwIfAborted()
     const inside = Math.min(length, this.#size - offset)
     if (inside <= 0) return
-    if (await this.#zeroing.punch(offset, inside)) this.#flusher.wrote()
+    const discarded =
+      this.#options.kind === 'device'
+        ? await discardOnDevice(this.#file, offset, inside)
+        : await this.#zeroing.punch(offset, inside)
+    if (discarded) this.#flusher.wrote()
     this.#holes.forget()
   }
 
@@ -252,12 +257,15 @@ export class FileLayer implements BlockLayer {
   }
 }
 
-function fileLimits(alignment: number): Limits {
+/** Devices discard whole blocks of theirs; none has larger ones. */
+const deviceBlock = 4096
+
+function fileLimits(alignment: number, kind: FileLayerOptions['kind']): Limits {
   return {
     alignment,
     memoryAlignment: 1,
     zeroAlignment: alignment,
-    discardAlignment: alignment,
+    discardAlignment: kind === 'device' ? Math.max(deviceBlock, alignment) : alignment,
     preferredLength: MiB,
     maxTransfer: GiB,
   }
