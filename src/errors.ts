@@ -89,6 +89,13 @@ export function systemError(
   return new BlockError(code, `${what}: ${reason}`, { ...details, cause: error })
 }
 
+/** The same failure with words in front of its message; anything but a `BlockError` is untouched. */
+export function inContext(words: string, error: unknown): unknown {
+  if (!(error instanceof BlockError)) return error
+  const { code, message, node, path, offset, errno } = error
+  return new BlockError(code, `${words}: ${message}`, { node, path, offset, errno, cause: error })
+}
+
 /** The C library's text for an errno name; the names themselves where we know no text. */
 export function strerror(errno: string): string {
   return errnoText[errno] ?? errno

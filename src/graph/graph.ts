@@ -18,7 +18,7 @@ import {
   permissionSet,
 } from '../block/layer.ts'
 import { missing } from '../block/options.ts'
-import { BlockError, errnoOf } from '../errors.ts'
+import { BlockError, errnoOf, inContext } from '../errors.ts'
 import { type DrainHandler, Edge, type EdgeUser } from './edge.ts'
 import { optionsOfFilename, resolveRecorded } from './filename.ts'
 import { BlockNode, type NodeSettings } from './node.ts'
@@ -385,7 +385,11 @@ export class Graph implements AsyncDisposable {
         checkChain(images, filename)
         await this.#policy({ role, filename, recorded, format, image })
         const options = this.#withFile(filename, format === undefined ? {} : { driver: format })
-        return await connect(role, options, images)
+        try {
+          return await connect(role, options, images)
+        } catch (error) {
+          throw role === 'backing' ? inContext('Could not open backing file', error) : error
+        }
       },
     }
   }
