@@ -14,3 +14,9 @@ export interface CliIo {
 
 /** Runs with the arguments behind the command's name; resolves to the exit status. */
 export type Command = (args: string[], io: CliIo) => Promise<number>
+
+/** The same for a command that names itself in its messages, as QEMU's tools do. */
+export interface NamedIo extends CliIo {
+  /** `varve-img` */
+  readonly program: string
+}

@@ -1,0 +1,84 @@
+/** What `info` says of one image, in the order and words of qemu-img. */
+import type { BlockLayer } from '../../block/layer.ts'
+import { alignUp } from '../../bytes/range.ts'
+import { resolveRecorded } from '../../graph/filename.ts'
+import type { BlockNode } from '../../graph/node.ts'
+import { sizeText } from './size-text.ts'
+
+/** QEMU counts disks in sectors. */
+const sectorSize = 512
+
+/** `ImageInfo` of QMP, in the order in which qemu-img prints its members. */
+export interface ImageInfo {
+  'backing-filename-format'?: string
+  'virtual-size': number
+  filename: string
+  'cluster-size'?: number
+  format: string
+  'actual-size'?: number
+  'format-specific'?: { type: string; data: Readonly<Record<string, unknown>> }
+  'full-backing-filename'?: string
+  'backing-filename'?: string
+  'dirty-flag': boolean
+}
+
+/** Gathers the facts of an open image. */
+export async function imageInfo(node: BlockNode): Promise<ImageInfo> {
+  const { image, backingLink }: BlockLayer = node.layer
+  const backing = backingLink?.recorded
+  const specific = image?.specific?.()
+  const filename = image?.filename ?? ''
+  return {
+    'backing-filename-format': backing?.format,
+    'virtual-size': alignUp(node.size, sectorSize),
+    filename,
+    'cluster-size': image?.clusterSize,
+    format: node.driver,
+    'actual-size': await image?.allocatedSize?.(),
+    'format-specific': specific && { type: specific.type, data: specific.data },
+    'full-backing-filename': backing && resolveRecorded(backing.filename, filename),
+    'backing-filename': backing?.filename,
+    'dirty-flag': image?.dirty ?? false,
+  }
+}
+
+/** The lines that people read, each with its newline. */
+export function describeImage(info: ImageInfo): string {
+  const virtualSize = info['virtual-size']
+  const actualSize = info['actual-size']
+  const lines = [
+    `image: ${info.filename}`,
+    `file format: ${info.format}`,
+    `virtual size: ${sizeText(virtualSize)} (${virtualSize} bytes)`,
+    `disk size: ${actualSize === undefined ? 'unavailable' : sizeText(actualSize)}`,
+  ]
+  if (info['cluster-size'] !== undefined) lines.push(`cluster_size: ${info['cluster-size']}`)
+  if (info['dirty-flag']) lines.push('cleanly shut down: no')
+  lines.push(...describeBacking(info))
+  const specific = Object.entries(info['format-specific']?.data ?? {})
+  if (specific.length > 0) {
+    lines.push('Format specific information:', ...specific.flatMap((fact) => factLines(fact, 1)))
+  }
+  return `${lines.join('\n')}\n`
+}
+
+function describeBacking(info: ImageInfo): string[] {
+  const recorded = info['backing-filename']
+  if (recorded === undefined) return []
+  const actual = info['full-backing-filename']
+  const place = actual === recorded ? '' : ` (actual path: ${actual})`
+  const lines = [`backing file: ${recorded}${place}`]
+  const format = info['backing-filename-format']
+  if (format !== undefined) lines.push(`backing file format: ${format}`)
+  return lines
+}
+
+/** A fact, and what it consists of, indented by four columns a level. Lists are numbered. */
+function factLines([name, value]: readonly [string, unknown], depth: number): string[] {
+  const key = `${' '.repeat(depth * 4)}${name.replaceAll('-', ' ')}:`
+  if (typeof value !== 'object' || value === null) return [`${key} ${value}`]
+  const parts: [string, unknown][] = Array.isArray(value)
+    ? value.map((part, index) => [`[${index}]`, part])
+    : Object.entries(value)
+  return [key, ...parts.flatMap((part) => factLines(part, depth + 1))]
+}

@@ -1,0 +1,83 @@
+/** `varve img`: the commands of qemu-img, each in its own file, loaded when asked for. */
+import { BlockError } from '../../errors.ts'
+import type { Command, NamedIo } from '../command.ts'
+import { OptionParser } from '../getopt.ts'
+import { CommandFailure, HelpRequest, usageFailure } from './failure.ts'
+import type { ImgCommand } from './img-command.ts'
+
+/** The commands that exist, and those of qemu-img that do not yet. */
+const commands: Readonly<Record<string, (() => Promise<ImgCommand>) | 'unsupported'>> = {
+  amend: 'unsupported',
+  bench: 'unsupported',
+  bitmap: 'unsupported',
+  commit: 'unsupported',
+  dd: 'unsupported',
+  info: async () => (await import('./info.ts')).info,
+  measure: 'unsupported',
+  snapshot: 'unsupported',
+}
+
+/** Runs `varve img …`. Every failure ends as a message on standard error and a status. */
+export const img: Command = async (args, shared) => {
+  // Not a copy: that would make the streams which nobody has asked for yet.
+  const io: NamedIo = Object.assign(Object.create(shared), { program: 'varve-img' })
+  try {
+    return await run(args, io)
+  } catch (error) {
+    return error instanceof HelpRequest ? await showHelp(io) : report(error, io)
+  }
+}
+
+async function run(args: readonly string[], io: NamedIo): Promise<number> {
+  const [name, words] = splitStandardOptions(args)
+  if (name === undefined || name === 'help') return await showHelp(io)
+  if (name === 'version') {
+    const { version } = await import('../version.ts')
+    io.stdout.write(`${io.program} version ${version}\n`)
+    return 0
+  }
+  const load = Object.hasOwn(commands, name) ? commands[name] : undefined
+  if (load === undefined) throw usageFailure(`Command not found: ${name}`)
+  if (load === 'unsupported') throw new CommandFailure(`the command '${name}' is not supported yet`)
+  const command = await load()
+  return await command(words, io)
+}
+
+async function showHelp(io: NamedIo): Promise<number> {
+  const { usage } = await import('./usage.ts')
+  io.stdout.write(usage(io.program))
+  return 0
+}
+
+/** The options in front of the command. `help` and `version` stand for `-h` and `-V`. */
+function splitStandardOptions(args: readonly string[]): [string | undefined, readonly string[]] {
+  if (args.length === 0) throw usageFailure('Not enough arguments')
+  const own = args.findIndex((word, at) => !word.startsWith('-') && args[at - 1] !== '-T')
+  const front = own < 0 ? args : args.slice(0, own)
+  const parser = new OptionParser(front, 'hVT:', [
+    { name: 'help', as: 'h' },
+    { name: 'version', as: 'V' },
+    { name: 'trace', argument: 'required', as: 'T' },
+  ])
+  const option = parser.next()
+  if (option?.kind === 'error') {
+    const problem = option.reason === 'missing-argument' ? 'missing argument for' : 'unrecognized'
+    throw usageFailure(`${problem} option '${parser.current ?? 'img'}'`)
+  }
+  if (option?.name === 'h') return ['help', []]
+  if (option?.name === 'V') return ['version', []]
+  if (option?.name === 'T') throw new CommandFailure('tracing (-T) is not supported')
+  return own < 0 ? [undefined, []] : [args[own], args.slice(own + 1)]
+}
+
+/** Prints what ended a command, as one line unless the message has hints of its own. */
+function report(error: unknown, io: NamedIo): number {
+  if (error instanceof CommandFailure) {
+    const hint = error.hint ? `\nTry '${io.program} --help' for more information` : ''
+    if (error.message !== '') io.stderr.write(`${io.program}: ${error.message}${hint}\n`)
+    return error.status
+  }
+  if (!(error instanceof BlockError)) throw error
+  io.stderr.write(`${io.program}: ${error.message}\n`)
+  return 1
+}

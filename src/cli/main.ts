@@ -1,0 +1,99 @@
+/**
+ * `varve COMMAND …`, and the entry of `varve-img` and its kind, which put their command's name in
+ * front. Only the command that is wanted gets loaded.
+ */
+import { enableCompileCache } from 'node:module'
+import type { CliIo, Command } from './command.ts'
+import { DescriptorStream } from './descriptor-stream.ts'
+
+// Compiled code is kept between runs: most of the time of a short command is start-up.
+enableCompileCache?.()
+
+interface Entry {
+  readonly summary: string
+  readonly load: () => Promise<Command>
+  /**
+   * `plain`, as QEMU's tools: text that is written at once, and Ctrl-C ends the process.
+   * `streams`: output is data that may be large, and Ctrl-C fires `CliIo.signal`.
+   */
+  readonly io: 'plain' | 'streams'
+}
+
+/** A command a line; each is loaded when it is asked for. */
+const commands: Readonly<Record<string, Entry>> = {
+  img: {
+    summary: 'create, convert, compare, check and describe disk images, as qemu-img does',
+    load: async () => (await import('./img/main.ts')).img,
+    io: 'plain',
+  },
+  vma: {
+    summary: 'list, create, extract and verify VMA backup archives',
+    load: async () => (await import('./vma.ts')).run,
+    io: 'streams',
+  },
+}
+
+async function run(args: string[], io: CliIo): Promise<number> {
+  const [name, ...rest] = args
+  if (name === '--version' || name === '-V') {
+    const { version } = await import('./version.ts')
+    io.stdout.write(`varve ${version}\n`)
+    return 0
+  }
+  if (name === '--help' || name === '-h' || name === 'help') {
+    io.stdout.write(usage())
+    return 0
+  }
+  const entry = Object.hasOwn(commands, name ?? '') ? commands[name] : undefined
+  if (!entry) {
+    const problem = name === undefined ? 'no command given' : `unknown command '${name}'`
+    io.stderr.write(`varve: ${problem}; 'varve --help' lists the commands\n`)
+    return 1
+  }
+  const command = await entry.load()
+  return await command(rest, entry.io === 'plain' ? io : streamsIo())
+}
+
+/** Node's streams cost start-up time, so they are made when somebody touches them. */
+function plainIo(): CliIo {
+  return {
+    get stdin() {
+      return process.stdin
+    },
+    stdout: new DescriptorStream(1),
+    stderr: new DescriptorStream(2),
+    env: process.env,
+    cwd: process.cwd(),
+  }
+}
+
+function streamsIo(): CliIo {
+  const interrupt = new AbortController()
+  const abort = () => interrupt.abort()
+  process.once('SIGINT', abort)
+  process.once('SIGTERM', abort)
+  const { stdout, stderr, env } = process
+  return {
+    get stdin() {
+      return process.stdin
+    },
+    stdout,
+    stderr,
+    env,
+    cwd: process.cwd(),
+    signal: interrupt.signal,
+  }
+}
+
+function usage(): string {
+  const width = Math.max(...Object.keys(commands).map((name) => name.length))
+  const lines = Object.entries(commands).map(
+    ([name, { summary }]) => `  ${name.padEnd(width)}  ${summary}\n`,
+  )
+  return (
+    `usage: varve COMMAND [ARGUMENT]...\n\n${lines.join('')}\n` +
+    `'varve COMMAND --help' says more about a command; 'varve --version' names the version.\n`
+  )
+}
+
+process.exitCode = await run(process.argv.slice(2), plainIo())

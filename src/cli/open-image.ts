@@ -1,0 +1,178 @@
+/** How all command-line tools open images: what they were told to trust, they open as QEMU does. */
+import type { NodeOptions } from '../block/driver.ts'
+import { drivers } from '../drivers.ts'
+import { BlockError, inContext } from '../errors.ts'
+import { optionsOfFilename } from '../graph/filename.ts'
+import { Graph } from '../graph/graph.ts'
+import type { BlockNode } from '../graph/node.ts'
+import { type NodeDefaults, nested } from '../graph/node-options.ts'
+import { allowAll } from '../graph/open-policy.ts'
+import { probeFormat } from '../graph/probe.ts'
+import type { NamedIo } from './command.ts'
+import { parseOptionString } from './keyval.ts'
+
+/** A graph for images that the user names and trusts, backing files included. */
+export function imageGraph(io: NamedIo): Graph {
+  return new Graph({
+    drivers,
+    policy: allowAll,
+    onProbedRaw: (filename) => io.stderr.write(probedRawWarning(filename)),
+  })
+}
+
+function probedRawWarning(filename: string): string {
+  return (
+    `WARNING: Image format was not specified for '${filename}' and probing guessed raw.\n` +
+    '         Automatically detecting the format is dangerous for raw images, write operations ' +
+    'on block 0 will be restricted.\n' +
+    "         Specify the 'raw' format explicitly to remove the restrictions.\n"
+  )
+}
+
+export interface CacheMode {
+  /** `cache.direct` */
+  readonly direct: boolean
+  /** `cache.no-flush` */
+  readonly noFlush: boolean
+  /** Every write is on stable storage before it is answered. */
+  readonly writethrough: boolean
+}
+
+const cacheModes: Readonly<Record<string, CacheMode>> = {
+  none: { direct: true, noFlush: false, writethrough: false },
+  off: { direct: true, noFlush: false, writethrough: false },
+  directsync: { direct: true, noFlush: false, writethrough: true },
+  writeback: { direct: false, noFlush: false, writethrough: false },
+  unsafe: { direct: false, noFlush: true, writethrough: false },
+  writethrough: { direct: false, noFlush: false, writethrough: true },
+}
+
+/** The mode of that name (`none`, `writeback`, `unsafe`, …), or undefined when there is none. */
+export function cacheMode(name: string): CacheMode | undefined {
+  return Object.hasOwn(cacheModes, name) ? cacheModes[name] : undefined
+}
+
+export interface ImageRequest {
+  /** A file name or URL; with `imageOpts` an option string. */
+  readonly filename: string
+  /** `--image-opts`: `filename` is `driver=…,file.filename=…`. */
+  readonly imageOpts?: boolean
+  /** Probed when left out. */
+  readonly format?: string
+  /** Unless given, true. */
+  readonly readOnly?: boolean
+  readonly cache?: CacheMode
+  /** `-U`: no locks; only for reading. */
+  readonly forceShare?: boolean
+  /** Whether backing files are opened too; unless given, true. */
+  readonly backing?: boolean
+  /** Whether what becomes zero or is discarded gives its space back. */
+  readonly unmap?: boolean
+  /** Further options of the node, as `blockdev-add` has them. */
+  readonly options?: NodeOptions
+}
+
+/** Opens an image for a tool. Errors carry QEMU's text: `Could not open 'x': …`. */
+export async function openImage(
+  graph: Graph,
+  request: ImageRequest,
+  io: NamedIo,
+): Promise<BlockNode> {
+  try {
+    return await open(graph, request, io)
+  } catch (error) {
+    throw inContext(`Could not open '${request.filename}'`, error)
+  }
+}
+
+async function open(graph: Graph, request: ImageRequest, io: NamedIo): Promise<BlockNode> {
+  const readOnly = request.readOnly ?? true
+  if (request.forceShare && !readOnly) {
+    throw invalid('force-share=on can only be used with read-only images')
+  }
+  const defaults = {
+    readOnly,
+    direct: request.cache?.direct ?? false,
+    noFlush: request.cache?.noFlush ?? false,
+    forceShare: request.forceShare ?? false,
+    discard: request.unmap ? ('unmap' as const) : ('ignore' as const),
+  }
+  const options = { ...request.options, ...(await optionsOf(request, io)) }
+  if (request.backing !== false) return await graph.open(options, defaults)
+  return await graph.open(await withoutBacking(graph, options, defaults), defaults)
+}
+
+async function optionsOf(request: ImageRequest, io: NamedIo): Promise<NodeOptions> {
+  const { filename, format } = request
+  if (request.imageOpts) return imageOptions(filename, io)
+  if (filename === '') throw invalid("The 'file' block driver requires a file name")
+  checkDriver(format)
+  const storage = optionsOfFilename(filename, drivers)
+  const named = format === undefined ? {} : { driver: format }
+  // A `json:` name may describe the whole image rather than its storage.
+  const whole = filename.startsWith('json:') && (format === undefined || format === storage.driver)
+  return whole ? storage : { ...named, file: storage }
+}
+
+/**
+ * Options that open the image alone. Which formats have backing files is told by their creators;
+ * a format that is not named is probed first.
+ */
+async function withoutBacking(
+  graph: Graph,
+  given: NodeOptions,
+  defaults: Partial<NodeDefaults>,
+): Promise<NodeOptions> {
+  const options = nested(given)
+  const known = options.driver ? options : await probed(graph, options, defaults)
+  const { creator } = drivers.find(({ name }) => name === known.driver) ?? {}
+  const hasBacking = creator?.options.some(({ name }) => name === 'backing_file') ?? false
+  return hasBacking && known.backing === undefined ? { ...known, backing: null } : known
+}
+
+async function probed(
+  graph: Graph,
+  options: NodeOptions,
+  defaults: Partial<NodeDefaults>,
+): Promise<NodeOptions> {
+  const file = typeof options.file === 'string' ? graph.node(options.file) : undefined
+  const storage = file ?? (await graph.open(storageOptions(options.file as NodeOptions), defaults))
+  const edge = graph.attach(storage, { description: 'format probing', uses: ['consistentRead'] })
+  try {
+    return { ...options, driver: await probeFormat(drivers, edge), file: storage.name }
+  } finally {
+    await edge[Symbol.asyncDispose]()
+  }
+}
+
+function storageOptions(options: NodeOptions): NodeOptions {
+  if (options.driver !== undefined || typeof options.filename !== 'string') return options
+  return { ...options, ...optionsOfFilename(options.filename, drivers) }
+}
+
+function imageOptions(text: string, io: NamedIo): NodeOptions {
+  const { options, shortForms } = parseOptionString(text, 'file')
+  for (const { written, meaning } of shortForms) {
+    io.stderr.write(
+      `${io.program}: warning: short-form boolean option '${written}' deprecated\n` +
+        `Please use ${meaning} instead\n`,
+    )
+  }
+  if (
+    options.driver === undefined &&
+    !Object.keys(options).some((key) => /^file(\.|$)/.test(key))
+  ) {
+    throw invalid('Must specify either driver or file')
+  }
+  checkDriver(options.driver)
+  return options
+}
+
+function checkDriver(name: string | undefined): void {
+  if (name === undefined || drivers.some((driver) => driver.name === name)) return
+  throw invalid(`Unknown driver '${name}'`)
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}
