@@ -27,7 +27,7 @@ const unlocked = channel('varve:file:unlocked')
 export const file: BlockDriver<FileOptions, FileCreateOptions> = {
   name: 'file',
   kind: 'protocol',
-  parse: parseFileOptions,
+  parse: (options) => parseFileOptions('file', options),
   parseFilename: (filename) => prefixedName('file', filename),
   open: (options, context) => openFileLayer('file', options, context, currentSys()),
   creator: fileCreator,
@@ -36,7 +36,7 @@ export const file: BlockDriver<FileOptions, FileCreateOptions> = {
 export const hostDevice: BlockDriver<FileOptions> = {
   name: 'host_device',
   kind: 'protocol',
-  parse: parseFileOptions,
+  parse: (options) => parseFileOptions('host_device', options),
   parseFilename: (filename) => prefixedName('host_device', filename),
   open: (options, context) => openFileLayer('device', options, context, currentSys()),
 }
@@ -53,7 +53,7 @@ export async function openFileLayer(
   const names = { path: options.filename, node: name }
   await checkKind(kind, options.filename)
   const access = flags.readOnly ? O_RDONLY : O_RDWR
-  const opened = await openOrExplain(names, access + (flags.direct ? O_DIRECT : 0), sys)
+  const opened = await openOrExplain(names, access, flags.direct, sys)
   try {
     const size = await sizeOf(kind, opened)
     return new FileLayer(opened, {
@@ -89,21 +89,23 @@ async function checkKind(kind: 'file' | 'device', path: string): Promise<void> {
 
 async function openOrExplain(
   names: { path: string; node: string },
-  flags: number,
+  access: number,
+  direct: boolean,
   sys: Sys,
 ): Promise<OpenFile> {
+  // Systems other than Linux have no such flag.
+  if (direct && !O_DIRECT) throw noDirect(names)
   try {
-    return await OpenFile.open(names, flags, sys)
+    return await OpenFile.open(names, direct ? access + O_DIRECT : access, sys)
   } catch (error) {
-    if (errnoOf(error) === 'EINVAL' && Math.floor(flags / O_DIRECT) % 2 === 1) {
-      throw new BlockError(
-        'UNSUPPORTED',
-        `Could not open '${names.path}': filesystem does not support O_DIRECT`,
-        { ...names, cause: error },
-      )
-    }
+    if (direct && errnoOf(error) === 'EINVAL') throw noDirect(names, error)
     throw systemError(error, `Could not open '${names.path}'`, names)
   }
+}
+
+function noDirect(names: { path: string; node: string }, cause?: unknown): BlockError {
+  const message = `Could not open '${names.path}': filesystem does not support O_DIRECT`
+  return new BlockError('UNSUPPORTED', message, { ...names, cause })
 }
 
 async function sizeOf(kind: 'file' | 'device', opened: OpenFile): Promise<number> {

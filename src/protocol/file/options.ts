@@ -11,9 +11,10 @@ export interface FileOptions {
   readonly locking: 'auto' | 'on' | 'off'
 }
 
-export function parseFileOptions(options: NodeOptions): FileOptions {
+/** `driver` is named in messages. */
+export function parseFileOptions(driver: string, options: NodeOptions): FileOptions {
   const reader = new OptionReader(options)
-  const driver = reader.string('driver') ?? 'file'
+  reader.take('driver')
   const filename = reader.string('filename')
   if (!filename) {
     throw new BlockError('INVALID_ARGUMENT', `The '${driver}' block driver requires a file name`)
