@@ -1,0 +1,57 @@
+/**
+ * Runs two ways of doing the same work in turn, A B A B …, so that a machine whose speed drifts
+ * treats both alike, and compares the pairs. Quote the ratio; the absolute figures are of one
+ * machine on one day.
+ */
+
+export interface Comparison {
+  readonly name: string
+  readonly unit: string
+  readonly ours: number
+  readonly peer: number
+  /** How many times better we are: above 1 is in our favour. */
+  readonly ratio: number
+  readonly lowestRatio: number
+  readonly highestRatio: number
+}
+
+export interface PairOptions {
+  readonly name: string
+  readonly unit: string
+  /** Whether a larger figure is the better one. */
+  readonly higherIsBetter: boolean
+  readonly runs: number
+  /** Each returns its figure. */
+  readonly ours: () => Promise<number>
+  readonly peer: () => Promise<number>
+}
+
+/** One warm-up of each, then `runs` pairs; medians of both and of the ratios. */
+export async function comparePairs(options: PairOptions): Promise<Comparison> {
+  const ours: number[] = []
+  const peer: number[] = []
+  for (let run = -1; run < options.runs; run++) {
+    const pair = [await options.ours(), await options.peer()]
+    if (run < 0) continue
+    ours.push(pair[0])
+    peer.push(pair[1])
+  }
+  const ratios = ours.map((figure, index) =>
+    options.higherIsBetter ? figure / peer[index] : peer[index] / figure,
+  )
+  return {
+    name: options.name,
+    unit: options.unit,
+    ours: median(ours),
+    peer: median(peer),
+    ratio: median(ratios),
+    lowestRatio: Math.min(...ratios),
+    highestRatio: Math.max(...ratios),
+  }
+}
+
+export function median(figures: readonly number[]): number {
+  const sorted = figures.toSorted((a, b) => a - b)
+  const middle = Math.floor(sorted.length / 2)
+  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
+}

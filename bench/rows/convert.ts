@@ -1,0 +1,74 @@
+/** Converting a file of mixed content, in a warm page cache. */
+import { open, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { SeededRandom } from '../../src/bytes/seeded-random.ts'
+import { comparePairs } from '../pairs.ts'
+import { run, varve } from '../process.ts'
+import type { Row } from './row.ts'
+
+const MiB = 1024 * 1024
+
+/** Half incompressible, a quarter text-like, a quarter holes, in runs of 1 MiB. */
+async function makeDisk(file: string, size: number): Promise<void> {
+  const random = new SeededRandom(1)
+  const handle = await open(file, 'w')
+  try {
+    await handle.truncate(size)
+    const words = new Uint32Array(MiB / 4)
+    for (let offset = 0; offset < size; offset += MiB) {
+      const kind = random.below(4)
+      if (kind === 3) continue
+      const range = kind === 2 ? 16 : 2 ** 32
+      for (let at = 0; at < words.length; at++) words[at] = random.below(range)
+      await handle.write(new Uint8Array(words.buffer), 0, MiB, offset)
+    }
+  } finally {
+    await handle.close()
+  }
+}
+
+export const convert: Row = {
+  name: 'convert',
+  async *measure({ folder, runs, quick }) {
+    const raw = path.join(folder, 'disk.raw')
+    const qcow2 = path.join(folder, 'disk.qcow2')
+    await makeDisk(raw, (quick ? 128 : 1024) * MiB)
+    await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, qcow2])
+    const cases = [
+      { name: 'convert raw → qcow2', from: ['raw', raw], to: 'qcow2' },
+      { name: 'convert qcow2 → raw', from: ['qcow2', qcow2], to: 'raw' },
+    ]
+    for (const { name, from, to } of cases) {
+      const out = path.join(folder, 'out')
+      const time = async (program: string) => {
+        const { seconds } = await run(program, ['convert', '-f', from[0], '-O', to, from[1], out])
+        await rm(out)
+        return seconds
+      }
+      yield await comparePairs({
+        name,
+        unit: 's',
+        higherIsBetter: false,
+        runs,
+        ours: () => time(varve('img')),
+        peer: () => time('qemu-img'),
+      })
+    }
+    const thin = path.join(folder, 'thin.qcow2')
+    await run('qemu-img', ['create', '-q', '-f', 'qcow2', thin, '16T'])
+    const memory = async (program: string) => {
+      const out = path.join(folder, 'thin.out.qcow2')
+      const { peakMemory } = await run(program, ['convert', '-O', 'qcow2', thin, out])
+      await rm(out)
+      return peakMemory / MiB
+    }
+    yield await comparePairs({
+      name: 'convert 16 TiB sparse, peak memory',
+      unit: 'MiB',
+      higherIsBetter: false,
+      runs: Math.min(runs, 3),
+      ours: () => memory(varve('img')),
+      peer: () => memory('qemu-img'),
+    })
+  },
+}

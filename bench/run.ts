@@ -1,0 +1,63 @@
+/**
+ * `npm run bench [-- --only NAME] [--runs N] [--quick] [--json]`: varve and Debian's tools in turn on
+ * the same work. Prints a table of medians and ratios; a ratio above 1 is in our favour.
+ */
+import { mkdtemp, rm } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { parseArgs } from 'node:util'
+import type { Comparison } from './pairs.ts'
+import { run } from './process.ts'
+import { convert } from './rows/convert.ts'
+import { img } from './rows/img.ts'
+import { nbd } from './rows/nbd.ts'
+import type { Row } from './rows/row.ts'
+
+const rows: readonly Row[] = [convert, img, nbd]
+
+const { values } = parseArgs({
+  options: {
+    only: { type: 'string', multiple: true },
+    runs: { type: 'string', default: '5' },
+    quick: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+    folder: { type: 'string', default: os.tmpdir() },
+  },
+})
+
+const folder = await mkdtemp(path.join(values.folder, 'varve-bench-'))
+try {
+  if (!values.json) await printHeading()
+  for (const row of rows) {
+    if (values.only && !values.only.includes(row.name)) continue
+    const options = { folder, runs: Number(values.runs), quick: values.quick }
+    for await (const comparison of row.measure(options)) {
+      console.log(values.json ? JSON.stringify(comparison) : tableLine(comparison))
+    }
+  }
+} finally {
+  await rm(folder, { recursive: true, force: true })
+}
+
+async function printHeading(): Promise<void> {
+  const { stdout } = await run('qemu-img', ['--version'])
+  const version = /version (\S+)/.exec(stdout)?.[1]
+  const [cpu] = os.cpus()
+  const date = new Date().toISOString().slice(0, 10)
+  console.log(
+    `${date}, ${os.cpus().length} × ${cpu.model}, Node ${process.versions.node}, QEMU ${version}, ` +
+      `medians of ${values.runs} pairs\n`,
+  )
+  console.log('| work | varve | QEMU | unit | ratio (lowest – highest) |')
+  console.log('|---|---:|---:|---|---:|')
+}
+
+function tableLine(comparison: Comparison): string {
+  const { name, ours, peer, unit, ratio, lowestRatio, highestRatio } = comparison
+  const range = `${lowestRatio.toFixed(2)} – ${highestRatio.toFixed(2)}`
+  return `| ${name} | ${figure(ours)} | ${figure(peer)} | ${unit} | **${ratio.toFixed(2)}** (${range}) |`
+}
+
+function figure(value: number): string {
+  return value >= 100 ? Math.round(value).toLocaleString('en') : value.toPrecision(3)
+}
