@@ -4,7 +4,7 @@
  * where.
  */
 import { crc32 } from 'node:zlib'
-import { KiB } from '../../bytes/range.ts'
+import { alignUp, KiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { corrupt } from './archive-check.ts'
 import { type DecodedExtent, decodeExtent } from './extent.ts'
@@ -46,13 +46,14 @@ export class ExtentStream {
     return this.#offset
   }
 
-  /** Reads and checks the next extent into `target`, at least `loadSize` bytes. */
-  async load(target: Buffer): Promise<LoadedExtent | undefined> {
+  /** Reads and checks the next extent, whose data will lie in `memory`. */
+  async load(memory: ExtentMemory): Promise<LoadedExtent | undefined> {
     const raw = this.#next ?? (await this.#firstHeader())
     if (raw.length === 0) return undefined
     const offset = this.#offset
     const extent = decodeWhole(raw, this.#header, offset)
-    const read = await this.#source.read(target.subarray(0, extent.dataSize + extentHeader.size))
+    const target = memory.take(extent.dataSize + extentHeader.size)
+    const read = await this.#source.read(target)
     const data = target.subarray(0, extent.dataSize)
     if (read < data.length) throw truncated(offset)
     checkData(extent, data, offset)
@@ -67,8 +68,20 @@ export class ExtentStream {
   }
 }
 
-/** Bytes that `ExtentStream.load` may need. */
-export const loadSize = maxExtentSize
+/** Memory for one extent after the other, as large as the largest of them. */
+export class ExtentMemory {
+  #bytes: Buffer = Buffer.alloc(0)
+
+  /** `size` bytes, at most those of an extent; what was taken before is overwritten. */
+  take(size: number): Buffer {
+    if (this.#bytes.length < size) {
+      this.#bytes = Buffer.allocUnsafeSlow(Math.min(maxExtentSize, alignUp(size, growStep)))
+    }
+    return this.#bytes.subarray(0, size)
+  }
+}
+
+const growStep = 256 * KiB
 
 function decodeWhole(raw: Buffer, header: StoredHeader, offset: number): DecodedExtent {
   if (raw.length < extentHeader.size) throw truncated(offset)

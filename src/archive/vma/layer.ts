@@ -11,7 +11,7 @@ import { MiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { type ClusterRun, ClusterRuns } from './cluster-runs.ts'
 import { decodeExtent } from './extent.ts'
-import { loadSize, type ScannedExtent } from './extent-stream.ts'
+import { ExtentMemory, type ScannedExtent } from './extent-stream.ts'
 import { formatUuid, isVma, isVmstate, type VmaDevice } from './header.ts'
 import { randomAccessTo } from './io/open-source.ts'
 import type { ArchiveSource, RandomAccess } from './io/source.ts'
@@ -216,7 +216,7 @@ class ExtentCache {
     const raw = Buffer.alloc(extentHeader.size)
     await this.#reader.readAt(offset, raw)
     const decoded = decodeExtent(raw, this.#reader.header.uuid, offset)
-    const { data } = await this.#reader.load({ ...decoded, offset, raw }, Buffer.alloc(loadSize))
+    const { data } = await this.#reader.load({ ...decoded, offset, raw }, new ExtentMemory())
     this.#checked[extent] = 1
     return data
   }

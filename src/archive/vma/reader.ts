@@ -14,9 +14,9 @@ import {
 import { decodeExtent } from './extent.ts'
 import {
   checkData,
+  ExtentMemory,
   ExtentStream,
   type LoadedExtent,
-  loadSize,
   type ScannedExtent,
   scanExtents,
 } from './extent-stream.ts'
@@ -76,15 +76,15 @@ export class VmaReader implements AsyncDisposable {
     this.#started = true
     const check = new ArchiveCheck(this.header)
     const stream = new ExtentStream(this.#source, this.header)
-    const buffers = [Buffer.alloc(loadSize), Buffer.alloc(loadSize)]
+    const memories = [new ExtentMemory(), new ExtentMemory()]
     try {
-      let next = this.#readAhead(stream.load(buffers[0]))
+      let next = this.#readAhead(stream.load(memories[0]))
       for (let turn = 1; ; turn++) {
         const extent = await next
         if (!extent) return check.finish(stream.offset)
         check.add(extent.offset, extent.raw, extent)
         this.#position = extent.offset + extentHeader.size + extent.data.length
-        next = this.#readAhead(stream.load(buffers[turn % 2]))
+        next = this.#readAhead(stream.load(memories[turn % 2]))
         if (extent.clusters.length > 0) yield extent
       }
     } catch (error) {
@@ -102,15 +102,15 @@ export class VmaReader implements AsyncDisposable {
       devices: this.header.devices.filter(({ id }) => deviceIds.has(id)),
       extensions: { ...this.header.extensions, index: false },
     })
-    const buffers = [Buffer.alloc(loadSize), Buffer.alloc(loadSize)]
+    const memories = [new ExtentMemory(), new ExtentMemory()]
     try {
       const scan = this.scan(deviceIds)
-      let next = this.#readAhead(this.#loadNext(scan, deviceIds, buffers[0]))
+      let next = this.#readAhead(this.#loadNext(scan, deviceIds, memories[0]))
       for (let turn = 1; ; turn++) {
         const extent = await next
         if (!extent) break
         check.add(extent.offset, extent.raw, extent)
-        next = this.#readAhead(this.#loadNext(scan, deviceIds, buffers[turn % 2]))
+        next = this.#readAhead(this.#loadNext(scan, deviceIds, memories[turn % 2]))
         yield extent
       }
       check.finish(this.#random().size)
@@ -135,9 +135,9 @@ export class VmaReader implements AsyncDisposable {
     }
   }
 
-  /** Reads the data of a scanned extent into `target`, at least `loadSize` bytes, and checks it. */
-  async load(extent: ScannedExtent, target: Buffer): Promise<LoadedExtent> {
-    const data = target.subarray(0, extent.dataSize)
+  /** Reads the data of a scanned extent into `memory` and checks it. */
+  async load(extent: ScannedExtent, memory: ExtentMemory): Promise<LoadedExtent> {
+    const data = memory.take(extent.dataSize)
     const from = extent.offset + extentHeader.size
     const count = await this.#random().readAt(from, data)
     if (count < data.length) {
@@ -182,14 +182,14 @@ export class VmaReader implements AsyncDisposable {
   async #loadNext(
     scan: AsyncGenerator<ScannedExtent>,
     deviceIds: ReadonlySet<number>,
-    target: Buffer,
+    memory: ExtentMemory,
   ): Promise<LoadedExtent | undefined> {
     for (;;) {
       const next = await scan.next()
       if (next.done) return undefined
       const clusters = next.value.clusters.filter(({ deviceId }) => deviceIds.has(deviceId))
       if (clusters.length === 0) continue
-      const { data } = await this.load(next.value, target)
+      const { data } = await this.load(next.value, memory)
       return { ...next.value, clusters, data }
     }
   }
