@@ -1,0 +1,219 @@
+/** An export of an NBD server as a disk. */
+import type {
+  BlockLayer,
+  Capabilities,
+  Extent,
+  ImageFacts,
+  Io,
+  Limits,
+  WriteIo,
+  ZeroIo,
+} from '../../block/layer.ts'
+import { alignDown, KiB } from '../../bytes/range.ts'
+import { BlockError } from '../../errors.ts'
+import {
+  NBD_CMD_BLOCK_STATUS,
+  NBD_CMD_FLAG_FAST_ZERO,
+  NBD_CMD_FLAG_FUA,
+  NBD_CMD_FLAG_NO_HOLE,
+  NBD_CMD_FLAG_REQ_ONE,
+  NBD_CMD_FLUSH,
+  NBD_CMD_READ,
+  NBD_CMD_TRIM,
+  NBD_CMD_WRITE,
+  NBD_CMD_WRITE_ZEROES,
+  NBD_FLAG_READ_ONLY,
+  NBD_FLAG_SEND_FAST_ZERO,
+  NBD_FLAG_SEND_FLUSH,
+  NBD_FLAG_SEND_FUA,
+  NBD_FLAG_SEND_TRIM,
+  NBD_FLAG_SEND_WRITE_ZEROES,
+  NBD_PORTABLE_PAYLOAD,
+  NBD_STATE_HOLE,
+  NBD_STATE_ZERO,
+} from '../../wire/nbd/constants.ts'
+import type { ExportFacts } from './handshake.ts'
+import { maxLongRequest } from './limits.ts'
+import type { Link } from './link.ts'
+
+/** The context that tells where data is. */
+export const allocationContext = 'base:allocation'
+
+export class NbdLayer implements BlockLayer {
+  readonly size: number
+  readonly capabilities: Capabilities
+  readonly limits: Limits
+  readonly image: ImageFacts
+  readonly #link: Link
+  readonly #flags: number
+  readonly #allocationId: number | undefined
+
+  constructor(link: Link, facts: ExportFacts, filename: string) {
+    this.#link = link
+    this.#flags = facts.transmissionFlags
+    this.#allocationId = facts.contexts.get(allocationContext)
+    this.size = facts.size
+    this.capabilities = capabilitiesOf(facts)
+    this.limits = limitsOf(facts)
+    this.image = { filename }
+  }
+
+  read(offset: number, target: Uint8Array, { signal }: Io): Promise<void> | void {
+    const length = Math.min(target.length, this.size - offset)
+    if (length < target.length) target.fill(0, Math.max(length, 0))
+    if (length <= 0) return
+    const inside = target.subarray(0, length)
+    const request = { name: 'read', type: NBD_CMD_READ, flags: 0, offset, length, target: inside }
+    return this.#link.send(request, signal)
+  }
+
+  write(offset: number, source: Uint8Array, { fua, signal }: WriteIo): Promise<void> | void {
+    const { length } = source
+    if (length === 0) return
+    const flags = this.#fuaFlag(fua)
+    const request = { name: 'write', type: NBD_CMD_WRITE, flags, offset, length, payload: source }
+    return this.#link.send(request, signal)
+  }
+
+  async writeZeroes(offset: number, length: number, io: ZeroIo): Promise<void> {
+    const flags = this.#zeroFlags(io)
+    // The maximum block size holds for these too, though they have no payload.
+    await this.#inPieces(offset, length, this.limits.maxTransfer, (at, part) => ({
+      name: 'write zeroes',
+      type: NBD_CMD_WRITE_ZEROES,
+      flags,
+      offset: at,
+      length: part,
+      signal: io.signal,
+    }))
+  }
+
+  async discard(offset: number, length: number, { signal }: Io): Promise<void> {
+    if (!this.#has(NBD_FLAG_SEND_TRIM)) return
+    const step = alignDown(maxLongRequest, this.limits.alignment)
+    await this.#inPieces(offset, length, step, (at, part) => ({
+      name: 'trim',
+      type: NBD_CMD_TRIM,
+      flags: 0,
+      offset: at,
+      length: part,
+      signal,
+    }))
+  }
+
+  /** A server that does not offer flushes has nothing to flush. */
+  flush({ signal }: Io): Promise<void> | void {
+    if (!this.#has(NBD_FLAG_SEND_FLUSH) || !this.capabilities.write) return
+    const request = { name: 'flush', type: NBD_CMD_FLUSH, flags: 0, offset: 0, length: 0 }
+    return this.#link.send(request, signal)
+  }
+
+  truncate(): never {
+    throw new BlockError('UNSUPPORTED', 'an NBD export cannot be resized', { errno: 'ENOTSUP' })
+  }
+
+  extentAt(offset: number, length: number, { signal }: Io): Extent | Promise<Extent> {
+    if (this.#allocationId === undefined) return { kind: 'data', offset, length }
+    return this.#askExtent(this.#allocationId, offset, length, signal)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#link[Symbol.asyncDispose]()
+  }
+
+  async #askExtent(
+    allocationId: number,
+    offset: number,
+    length: number,
+    signal: AbortSignal,
+  ): Promise<Extent> {
+    const asked = Math.min(length, alignDown(maxLongRequest, this.limits.alignment))
+    let first: { length: number; flags: number } | undefined
+    await this.#link.send(
+      {
+        name: 'block status',
+        type: NBD_CMD_BLOCK_STATUS,
+        flags: NBD_CMD_FLAG_REQ_ONE,
+        offset,
+        length: asked,
+        onStatus(id, runLength, flags) {
+          if (id === allocationId) first ??= { length: runLength, flags }
+        },
+      },
+      signal,
+    )
+    if (!first) throw new BlockError('PEER', 'no block status in the reply', { offset })
+    return extentOf(offset, Math.min(first.length, asked), first.flags)
+  }
+
+  async #inPieces(
+    offset: number,
+    length: number,
+    step: number,
+    request: (
+      at: number,
+      part: number,
+    ) => Parameters<Link['send']>[0] & { readonly signal: AbortSignal },
+  ): Promise<void> {
+    for (let at = 0; at < length; at += step) {
+      const piece = request(offset + at, Math.min(step, length - at))
+      await this.#link.send(piece, piece.signal)
+    }
+  }
+
+  #zeroFlags({ fua, mayUnmap, fastOnly }: ZeroIo): number {
+    const fast = this.#has(NBD_FLAG_SEND_FAST_ZERO)
+    if (!this.#has(NBD_FLAG_SEND_WRITE_ZEROES) || (fastOnly && !fast)) {
+      throw new BlockError('UNSUPPORTED', 'the NBD server has no fast way to write zeroes', {
+        errno: 'ENOTSUP',
+      })
+    }
+    const hole = mayUnmap ? 0 : NBD_CMD_FLAG_NO_HOLE
+    return this.#fuaFlag(fua) + hole + (fastOnly ? NBD_CMD_FLAG_FAST_ZERO : 0)
+  }
+
+  #fuaFlag(fua: boolean): number {
+    return fua && this.#has(NBD_FLAG_SEND_FUA) ? NBD_CMD_FLAG_FUA : 0
+  }
+
+  #has(flag: number): boolean {
+    return (this.#flags & flag) !== 0
+  }
+}
+
+function extentOf(offset: number, length: number, flags: number): Extent {
+  // A hole that need not read as zeroes is read like data.
+  if ((flags & NBD_STATE_ZERO) === 0) return { kind: 'data', offset, length }
+  return { kind: 'zero', allocated: (flags & NBD_STATE_HOLE) === 0, offset, length }
+}
+
+function capabilitiesOf({ transmissionFlags, contexts }: ExportFacts): Capabilities {
+  const has = (flag: number) => ((transmissionFlags & flag) === 0 ? 'none' : 'native')
+  const write = (transmissionFlags & NBD_FLAG_READ_ONLY) === 0
+  return {
+    write,
+    resize: false,
+    backing: false,
+    fua: has(NBD_FLAG_SEND_FUA),
+    writeZeroes: has(NBD_FLAG_SEND_WRITE_ZEROES),
+    discard: has(NBD_FLAG_SEND_TRIM),
+    extents: contexts.has(allocationContext) ? 'native' : 'none',
+    // What a server's disk holds at first is not for us to know.
+    zeroInit: false,
+  }
+}
+
+function limitsOf({ blockSizes, size }: ExportFacts): Limits {
+  // "a client desiring maximum interoperability SHOULD constrain its requests to a minimum block
+  // size of 2^9": where the server does not say, and the disk's size permits.
+  const alignment = blockSizes?.minimum ?? (size % 512 === 0 ? 512 : 1)
+  const maximum = Math.min(blockSizes?.maximum ?? NBD_PORTABLE_PAYLOAD, NBD_PORTABLE_PAYLOAD)
+  return {
+    alignment,
+    memoryAlignment: 1,
+    zeroAlignment: alignment,
+    discardAlignment: alignment,
+    preferredLength: Math.max(blockSizes?.preferred ?? 0, 64 * KiB),
+    maxTransfer: alignDown(maximum, alignment),
+  }
+}
