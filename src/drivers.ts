@@ -5,6 +5,7 @@ import { copyBeforeWrite } from './filter/copy-before-write.ts'
 import { raw } from './format/raw.ts'
 import { file, hostDevice } from './protocol/file/driver.ts'
 import { memory } from './protocol/memory.ts'
+import { nbd } from './protocol/nbd/driver.ts'
 import { nullAio, nullCo } from './protocol/null.ts'
 
 const all = [
@@ -12,6 +13,7 @@ const all = [
   file,
   hostDevice,
   memory,
+  nbd,
   nullAio,
   nullCo,
   // formats
