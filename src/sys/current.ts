@@ -1,4 +1,5 @@
 /** Which `Sys` this process uses. */
+import { isMainThread } from 'node:worker_threads'
 import { BlockError } from '../errors.ts'
 import { openKoffiSys } from './koffi-sys.ts'
 import { nodeSys } from './node-sys.ts'
@@ -15,8 +16,9 @@ export function sys(): Sys {
   return chosen
 }
 
+/** In a worker thread koffi has open bugs, so nobody calls it there. */
 function choose(wanted: string | undefined): Sys {
-  if (wanted === 'node') return nodeSys
+  if (wanted === 'node' || !isMainThread) return nodeSys
   const koffi = openKoffiSys()
   if (koffi) return koffi
   if (wanted === 'koffi') {

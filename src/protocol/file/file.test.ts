@@ -1,6 +1,8 @@
+import { execFile } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { afterAll, describe, expect, it } from 'vitest'
 import { type Subject, testLayer } from '../../../test/conformance/layer.ts'
 import { openContext } from '../../../test/support/context.ts'
@@ -178,6 +180,34 @@ for (const sys of implementations) {
       }
     })
   })
+}
+
+describe.skipIf(!koffi)('file with cached reads', () => {
+  it('answers what is in the page cache without a promise', async () => {
+    await using layer = await open(koffi!, MiB)
+    const source = new Uint8Array(MiB).map((_, index) => index % 253)
+    await layer.write(0, source, plainWriteIo)
+    const target = new Uint8Array(128 * 1024)
+    expect(layer.read(300_000, target, plainIo)).toBeUndefined()
+    expect(Buffer.compare(target, source.subarray(300_000, 300_000 + target.length))).toBe(0)
+  })
+
+  it('reads the rest from the disk when only the first part is in the cache', async () => {
+    const path = newPath()
+    const source = new Uint8Array(256 * 1024).map((_, index) => index % 253)
+    writeFileSync(path, source, { flush: true })
+    await dropCache(path)
+    await using layer = await reopen(koffi!, path, { readOnly: true })
+    await layer.read(0, new Uint8Array(4096), plainIo)
+    const target = new Uint8Array(source.length)
+    await layer.read(0, target, plainIo)
+    expect(Buffer.compare(target, source)).toBe(0)
+  })
+})
+
+/** Throws the file out of the page cache, as far as `dd` can. */
+async function dropCache(path: string): Promise<void> {
+  await promisify(execFile)('dd', [`if=${path}`, 'iflag=nocache', 'count=0', 'status=none'])
 }
 
 describe.skipIf(!koffi)('file with holes', () => {
