@@ -1,0 +1,32 @@
+/** The library: images, the graph they are opened in, and the jobs that run on it. */
+
+export { ClusterLayer } from './block/cluster-layer.ts'
+export type * from './block/cluster-map.ts'
+export type * from './block/driver.ts'
+export { Filter } from './block/filter.ts'
+export * from './block/layer.ts'
+export type { ByteRange } from './bytes/range.ts'
+export { Disk, type OpenDiskOptions, openDisk } from './disk.ts'
+export { drivers } from './drivers.ts'
+export { BlockError, type BlockErrorCode, type BlockErrorDetails } from './errors.ts'
+export type { Edge } from './graph/edge.ts'
+export { type Attachment, type FilterPlace, Graph, type GraphOptions } from './graph/graph.ts'
+export type { BlockNode } from './graph/node.ts'
+export {
+  allowAll,
+  type ImpliedFile,
+  type OpenPolicy,
+  refusal,
+  refuseAll,
+  sameFolder,
+} from './graph/open-policy.ts'
+export { type ChainExtent, chainExtentAt } from './graph/status.ts'
+export {
+  type ArchiveBackup,
+  type ArchiveBackupOptions,
+  startArchiveBackup,
+} from './job/archive-backup.ts'
+export { type BackupOptions, startBackup } from './job/backup.ts'
+export type { ErrorPolicy, Job, JobOptions, JobProgress, JobStatus, JobWork } from './job/job.ts'
+export { JobTable } from './job/job-table.ts'
+export type { SyncMode } from './job/preserved-disk.ts'
