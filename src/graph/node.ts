@@ -99,7 +99,7 @@ export class BlockNode implements AsyncDisposable {
   /** Writes `source` at `offset`, any alignment. The buffer is the node's until this settles. */
   write(offset: number, source: Uint8Array, io: Partial<WriteIo> = plainWriteIo): Completion {
     const { length } = source
-    const full = io === plainWriteIo ? plainWriteIo : { ...plainWriteIo, ...io }
+    const full = isComplete(io) ? io : { ...plainWriteIo, ...io }
     this.#enterWrite('write', offset, length, full.signal)
     if (length === 0) return
     if (this.detectZeroes !== 'off' && isZero(source)) {
@@ -335,4 +335,9 @@ export class BlockNode implements AsyncDisposable {
     this.statistics[kind].failed++
     throw error
   }
+}
+
+/** Whether nothing has to be filled in, which saves the hot path an object. */
+function isComplete(io: Partial<WriteIo>): io is WriteIo {
+  return io.signal !== undefined && io.fua !== undefined && io.unchanged !== undefined
 }

@@ -1,7 +1,10 @@
 /** A backup job keeps the disk of the moment it began while a guest goes on writing. */
 import { expect, test } from 'vitest'
+import { Filter } from '../../src/block/filter.ts'
+import type { WriteIo } from '../../src/block/layer.ts'
 import { plainIo } from '../../src/block/layer.ts'
 import { drivers } from '../../src/drivers.ts'
+import { BlockError } from '../../src/errors.ts'
 import { Graph } from '../../src/graph/graph.ts'
 import { startBackup } from '../../src/job/backup.ts'
 import type { JobStatus } from '../../src/job/job.ts'
@@ -103,5 +106,99 @@ test('pause stops the work, speed limits it, resume lets it end', async () => {
   job.resume()
   await job.done
   expect((await copy()).equals(before)).toBe(true)
+  await graph[Symbol.asyncDispose]()
+})
+
+/** A target of which one cluster takes its time, or fails. */
+class OddTarget extends Filter {
+  readonly #oddOffset: number
+  readonly #odd: () => Promise<void>
+
+  constructor(next: Filter['next'], oddOffset: number, odd: () => Promise<void>) {
+    super(next)
+    this.#oddOffset = oddOffset
+    this.#odd = odd
+  }
+
+  override async write(offset: number, source: Uint8Array, io: WriteIo) {
+    const end = offset + source.length
+    if (offset <= this.#oddOffset && this.#oddOffset < end) await this.#odd()
+    await super.write(offset, source, io)
+  }
+}
+
+async function withOddTarget(odd: () => Promise<void>) {
+  const all = await setUp()
+  const { node } = await all.graph.add(
+    'odd',
+    { 'node-name': 'odd' },
+    async (context) => new OddTarget(await context.child('filtered', 'target'), 65536, odd),
+  )
+  await all.guest.write(65536, new Uint8Array(65536).fill(5))
+  return { ...all, odd: node }
+}
+
+test('a guest write waits for the copy of the clusters that it touches, and no others', async () => {
+  let letGo = () => {}
+  const stuck = new Promise<void>((resolve) => {
+    letGo = resolve
+  })
+  const { graph, jobs, source, odd, guest } = await withOddTarget(() => stuck)
+  const job = await startBackup(graph, jobs, { id: 'b0', source, target: odd, sync: 'none' })
+
+  const finished: string[] = []
+  const slow = Promise.resolve(guest.write(65536, new Uint8Array(512))).then(() =>
+    finished.push('touching'),
+  )
+  await guest.write(4 * 65536, new Uint8Array(65536))
+  await guest.write(0, new Uint8Array(65536))
+  finished.push('elsewhere')
+  letGo()
+  await slow
+  expect(finished).toEqual(['elsewhere', 'touching'])
+  await job.cancel()
+  await graph[Symbol.asyncDispose]()
+})
+
+test('when the target fails the guest goes on, and the job reports', async () => {
+  const { graph, jobs, source, odd, guest } = await withOddTarget(async () => {
+    throw new BlockError('IO', 'the target is on fire')
+  })
+  const job = await startBackup(graph, jobs, { id: 'b0', source, target: odd, sync: 'none' })
+  await guest.write(65536, new Uint8Array(65536).fill(6))
+
+  await expect(job.done).rejects.toThrow('the target is on fire')
+  const written = new Uint8Array(65536)
+  await guest.read(65536, written)
+  expect(written.every((byte) => byte === 6)).toBe(true)
+  expect(guest.node).toBe(source)
+  await graph[Symbol.asyncDispose]()
+})
+
+test('a full target pauses the job where the policy says so, and resume carries on', async () => {
+  let full = true
+  const { graph, jobs, source, target, odd, before } = await withOddTarget(async () => {
+    if (full) throw new BlockError('NO_SPACE', 'no room')
+  })
+  before.fill(5, 65536, 131072)
+  const job = await startBackup(graph, jobs, {
+    id: 'b0',
+    source,
+    target: odd,
+    sync: 'full',
+    onTargetError: 'enospc',
+  })
+  await new Promise<void>((resolve) =>
+    job.on('status', (status) => {
+      if (status === 'paused') resolve()
+    }),
+  )
+  expect(job.ioStatus).toBe('nospace')
+  full = false
+  job.resume()
+  await job.done
+  const bytes = Buffer.alloc(size)
+  await target.read(0, bytes)
+  expect(bytes.equals(before)).toBe(true)
   await graph[Symbol.asyncDispose]()
 })
