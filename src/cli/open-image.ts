@@ -99,7 +99,7 @@ async function open(graph: Graph, request: ImageRequest, io: NamedIo): Promise<B
   }
   const options = { ...request.options, ...(await optionsOf(request, io)) }
   if (request.backing !== false) return await graph.open(options, defaults)
-  return await graph.open(await withoutBacking(graph, options, defaults), defaults)
+  return await graph.open(await withoutBacking(graph, options, defaults, io), defaults)
 }
 
 async function optionsOf(request: ImageRequest, io: NamedIo): Promise<NodeOptions> {
@@ -122,9 +122,10 @@ async function withoutBacking(
   graph: Graph,
   given: NodeOptions,
   defaults: Partial<NodeDefaults>,
+  io: NamedIo,
 ): Promise<NodeOptions> {
   const options = nested(given)
-  const known = options.driver ? options : await probed(graph, options, defaults)
+  const known = options.driver ? options : await probed(graph, options, defaults, io)
   const { creator } = drivers.find(({ name }) => name === known.driver) ?? {}
   const hasBacking = creator?.options.some(({ name }) => name === 'backing_file') ?? false
   return hasBacking && known.backing === undefined ? { ...known, backing: null } : known
@@ -134,12 +135,17 @@ async function probed(
   graph: Graph,
   options: NodeOptions,
   defaults: Partial<NodeDefaults>,
+  io: NamedIo,
 ): Promise<NodeOptions> {
   const file = typeof options.file === 'string' ? graph.node(options.file) : undefined
   const storage = file ?? (await graph.open(storageOptions(options.file as NodeOptions), defaults))
   const edge = graph.attach(storage, { description: 'format probing', uses: ['consistentRead'] })
   try {
-    return { ...options, driver: await probeFormat(drivers, edge), file: storage.name }
+    const driver = await probeFormat(drivers, edge)
+    const readOnly = options['read-only'] ?? (defaults.readOnly ? 'on' : 'off')
+    const guarded = driver === 'raw' && readOnly !== 'on' && readOnly !== true
+    if (guarded) io.stderr.write(probedRawWarning(storage.layer.image?.filename ?? ''))
+    return { ...options, driver, file: storage.name, ...(guarded ? { 'x-probed': true } : {}) }
   } finally {
     await edge[Symbol.asyncDispose]()
   }
@@ -148,6 +154,17 @@ async function probed(
 function storageOptions(options: NodeOptions): NodeOptions {
   if (options.driver !== undefined || typeof options.filename !== 'string') return options
   return { ...options, ...optionsOfFilename(options.filename, drivers) }
+}
+
+/** Opens a backing file that is only looked at. Errors are not put into context. */
+export async function openBacking(
+  graph: Graph,
+  filename: string,
+  format: string | undefined,
+): Promise<BlockNode> {
+  checkDriver(format)
+  const options = format === undefined ? {} : { driver: format }
+  return await graph.openFile(filename, options, { readOnly: true })
 }
 
 function imageOptions(text: string, io: NamedIo): NodeOptions {

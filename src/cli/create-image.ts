@@ -1,0 +1,124 @@
+/** Makes new images: the storage first, by its protocol, then the format into it. */
+import { rm } from 'node:fs/promises'
+import type { BlockDriver, ImageCreator, NodeOptions } from '../block/driver.ts'
+import { neverAborted } from '../block/layer.ts'
+import { alignUp, maxDiskSize } from '../bytes/range.ts'
+import { drivers } from '../drivers.ts'
+import { BlockError } from '../errors.ts'
+import { optionsOfFilename } from '../graph/filename.ts'
+import type { Graph } from '../graph/graph.ts'
+
+/** QEMU counts disks in sectors: a new raw image is rounded up to whole ones. */
+const sectorSize = 512
+
+export interface NewImage {
+  readonly filename: string
+  readonly format: string
+  /** As `-o` has them, `size` included; values may be typed or text. */
+  readonly options: Readonly<Record<string, unknown>>
+}
+
+/** A driver that can make images, as `creators` found it. */
+export interface Creating {
+  readonly name: string
+  readonly creator: ImageCreator<unknown>
+}
+
+/** The driver of a format that can make images; throws with QEMU's text when there is none. */
+export function formatCreator(format: string): Creating {
+  const driver = drivers.find(({ name }) => name === format)
+  if (!driver) throw invalid(`Unknown file format '${format}'`)
+  return creating(driver, `Format driver '${format}'`)
+}
+
+/** The protocol behind a file name, and its options. */
+export function protocolOf(filename: string): { driver: BlockDriver; options: NodeOptions } {
+  if (filename.startsWith('json:')) throw invalid("Unknown protocol 'json'")
+  const options = optionsOfFilename(filename, drivers)
+  const driver = drivers.find(({ name }) => name === options.driver)
+  if (!driver) throw invalid(`Unknown protocol '${options.driver}'`)
+  return { driver, options }
+}
+
+function creating({ name, creator }: BlockDriver, described: string): Creating {
+  if (creator) return { name, creator }
+  throw new BlockError('UNSUPPORTED', `${described} does not support image creation`, {
+    errno: 'ENOTSUP',
+  })
+}
+
+/**
+ * Makes an image; one that exists under that name is replaced. Options are checked before anything
+ * is touched. When writing the format fails, the file is removed.
+ */
+export async function createImage(graph: Graph, image: NewImage): Promise<void> {
+  const format = formatCreator(image.format)
+  const protocol = protocolOf(image.filename)
+  const storage = creating(protocol.driver, `Protocol driver '${protocol.driver.name}'`)
+  checkSize(image)
+  const known = new Set(format.creator.options.map(({ name }) => name))
+  if (image.format === 'raw' || image.format === storage.name) {
+    // A raw image is nothing but its storage.
+    const size = alignUp(Number(image.options.size), sectorSize)
+    return await makeStorage(storage, { ...protocol.options, ...image.options, size })
+  }
+  const [own, below] = partition(image.options, (name) => known.has(name))
+  const parsed = format.creator.parse(own)
+  await makeStorage(storage, { ...protocol.options, ...below, size: 0 })
+  try {
+    await writeFormat(graph, format.creator, parsed, protocol.options)
+  } catch (error) {
+    const { filename } = protocol.options
+    if (storage.name === 'file') await rm(String(filename), { force: true })
+    throw error
+  }
+}
+
+function checkSize({ format, options }: NewImage): void {
+  if (typeof options.size !== 'number' || options.size <= maxDiskSize) return
+  const remedy = format === 'raw' ? '' : ' (try using a larger cluster size)'
+  throw new BlockError(
+    'INVALID_ARGUMENT',
+    `The image size is too large for file format '${format}'${remedy}`,
+    { errno: 'EFBIG' },
+  )
+}
+
+async function makeStorage({ creator }: Creating, options: NodeOptions): Promise<void> {
+  await creator.create(creator.parse(options), { signal: neverAborted })
+}
+
+async function writeFormat(
+  graph: Graph,
+  creator: ImageCreator<unknown>,
+  parsed: unknown,
+  storage: NodeOptions,
+): Promise<void> {
+  const node = await graph.open(storage, { readOnly: false, discard: 'unmap' })
+  try {
+    await using file = graph.attach(node, {
+      description: 'image creation',
+      uses: ['consistentRead', 'write', 'resize'],
+      shares: ['consistentRead'],
+    })
+    await creator.create(parsed, { file, signal: neverAborted })
+    await file.flush()
+  } finally {
+    await graph.remove(node.name)
+  }
+}
+
+function partition(
+  options: Readonly<Record<string, unknown>>,
+  test: (name: string) => boolean,
+): [Record<string, unknown>, Record<string, unknown>] {
+  const entries = Object.entries(options)
+  return [
+    Object.fromEntries(entries.filter(([name]) => test(name))),
+    Object.fromEntries(entries.filter(([name]) => !test(name))),
+  ]
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}

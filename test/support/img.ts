@@ -1,0 +1,69 @@
+/** Runs `varve img` inside the test and the real qemu-img beside it, each in a folder of its own. */
+import { execFile } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { PassThrough, Writable } from 'node:stream'
+import type { CliIo } from '../../src/cli/command.ts'
+import { img } from '../../src/cli/img/main.ts'
+import type { Outcome } from '../peers.ts'
+
+/** Two folders, in which the same commands are run by either program. */
+export class Pair implements Disposable {
+  readonly ours: string
+  readonly theirs: string
+  readonly #root: string
+
+  constructor() {
+    this.#root = mkdtempSync(join(tmpdir(), 'varve-img-'))
+    this.ours = mkdtempSync(join(this.#root, 'o'))
+    this.theirs = mkdtempSync(join(this.#root, 'q'))
+  }
+
+  [Symbol.dispose](): void {
+    rmSync(this.#root, { recursive: true, force: true })
+  }
+}
+
+/** Runs `varve img` with `folder` as current directory; one at a time. */
+export async function runOurs(folder: string, args: readonly string[]): Promise<Outcome> {
+  const before = process.cwd()
+  const stdout = new Collector()
+  const stderr = new Collector()
+  process.chdir(folder)
+  try {
+    const io: CliIo = { stdin: new PassThrough(), stdout, stderr, env: process.env, cwd: folder }
+    const status = await img([...args], io)
+    return { status, stdout: stdout.text, stderr: asQemu(stderr.text) }
+  } finally {
+    process.chdir(before)
+  }
+}
+
+/** Runs a program of QEMU with `folder` as current directory. */
+export function runTheirs(
+  folder: string,
+  args: readonly string[],
+  program = 'qemu-img',
+): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const child = execFile(program, args, { cwd: folder, timeout: 60_000 }, (_, stdout, stderr) =>
+      resolve({ status: child.exitCode ?? -1, stdout, stderr }),
+    )
+    child.stdin?.end()
+  })
+}
+
+/** Our messages as they would be with the name of the other program. */
+function asQemu(text: string): string {
+  return text.replaceAll('varve-img', 'qemu-img')
+}
+
+class Collector extends Writable {
+  text = ''
+
+  override _write(bytes: Buffer, _encoding: BufferEncoding, done: () => void): void {
+    this.text += bytes.toString()
+    done()
+  }
+}
