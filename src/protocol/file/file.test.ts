@@ -197,8 +197,9 @@ describe.skipIf(!koffi)('file with cached reads', () => {
     const source = new Uint8Array(256 * 1024).map((_, index) => index % 253)
     writeFileSync(path, source, { flush: true })
     await dropCache(path)
-    await using layer = await reopen(koffi!, path, { readOnly: true })
-    await layer.read(0, new Uint8Array(4096), plainIo)
+    await using layer = await reopen(koffi!, path)
+    // Writing whole pages puts them, and no others, into the cache.
+    await layer.write(0, source.subarray(0, 8192), plainWriteIo)
     const target = new Uint8Array(source.length)
     await layer.read(0, target, plainIo)
     expect(Buffer.compare(target, source)).toBe(0)
