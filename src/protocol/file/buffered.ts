@@ -1,15 +1,16 @@
 /**
  * Data through the page cache. A read asks the cache first, on the spot; only what is not there
- * goes to the thread pool. A small write is copied into the cache on the spot too, until one
- * turns out to wait (`write-pace.ts`); then writes use the pool for a while.
+ * goes to the thread pool. A small write is copied into the cache on the spot too, until writes
+ * turn out to wait (`pace.ts`); then they use the pool for a while. So do reads where the cache
+ * cannot be asked.
  */
 import fs from 'node:fs'
 import type { Completion, Io, WriteIo } from '../../block/layer.ts'
 import { KiB } from '../../bytes/range.ts'
 import { notOffered } from '../../sys/sys.ts'
 import type { OpenFile } from './open-file.ts'
+import { Pace } from './pace.ts'
 import { readInPool, tookNothing, writeInPool } from './pool-io.ts'
-import { WritePace } from './write-pace.ts'
 
 /** How bytes get into and out of the file; offsets and lengths are aligned to the limits. */
 export interface Transfer {
@@ -25,10 +26,14 @@ export interface Transfer {
 const longestRead = 256 * KiB
 const longestWrite = 128 * KiB
 
+/** Of reads that might block; short, because they might. */
+const longestBlindRead = 64 * KiB
+
 export class BufferedTransfer implements Transfer {
   readonly #file: OpenFile
+  readonly #reads = new Pace()
+  readonly #writes = new Pace()
   #cachedReads: boolean
-  readonly #pace = new WritePace()
 
   constructor(file: OpenFile) {
     this.#file = file
@@ -36,14 +41,10 @@ export class BufferedTransfer implements Transfer {
   }
 
   read(offset: number, target: Uint8Array, io: Io): Completion {
-    let start = 0
-    if (this.#cachedReads && target.length <= longestRead) {
-      const file = this.#file
-      const got = file.sys.readCached(file.fd, target, offset)
-      if (got === target.length) return
-      if (got === notOffered) this.#cachedReads = false
-      if (got > 0) start = got
-    }
+    const start = this.#cachedReads
+      ? this.#readCached(offset, target)
+      : this.#readBlindly(offset, target)
+    if (start === target.length) return
     if (io.signal.aborted) throw io.signal.reason
     return readInPool(this.#file, target, start, offset)
   }
@@ -51,10 +52,34 @@ export class BufferedTransfer implements Transfer {
   write(offset: number, source: Uint8Array, io: WriteIo): Completion {
     if (source.length <= longestWrite) {
       const now = performance.now()
-      if (this.#pace.mayWrite(now)) return this.#writeOnTheSpot(offset, source, now)
+      if (this.#writes.allows(now)) return this.#writeOnTheSpot(offset, source, now)
     }
     if (io.signal.aborted) throw io.signal.reason
     return writeInPool(this.#file, source, 0, offset)
+  }
+
+  /** Returns how many bytes were in the page cache. */
+  #readCached(offset: number, target: Uint8Array): number {
+    if (target.length > longestRead) return 0
+    const file = this.#file
+    const got = file.sys.readCached(file.fd, target, offset)
+    if (got === notOffered) this.#cachedReads = false
+    return Math.max(got, 0)
+  }
+
+  /** Returns how many bytes were read on the spot: all, or none where that is slow of late. */
+  #readBlindly(offset: number, target: Uint8Array): number {
+    if (target.length > longestBlindRead) return 0
+    const began = performance.now()
+    if (!this.#reads.allows(began)) return 0
+    const file = this.#file
+    try {
+      const got = fs.readSync(file.fd, target, 0, target.length, offset)
+      this.#reads.took(got, began, performance.now())
+      return got
+    } catch (error) {
+      throw file.fail(error, `reading ${target.length} bytes`, offset)
+    }
   }
 
   #writeOnTheSpot(offset: number, source: Uint8Array, began: number): Completion {
@@ -65,7 +90,7 @@ export class BufferedTransfer implements Transfer {
     } catch (error) {
       throw file.fail(error, `writing ${source.length} bytes`, offset)
     }
-    this.#pace.took(written, began, performance.now())
+    this.#writes.took(written, began, performance.now())
     if (written === source.length) return
     if (written === 0) throw tookNothing(file, offset)
     return writeInPool(file, source, written, offset)

@@ -1,15 +1,15 @@
 /**
- * Whether writes may go into the page cache on the spot. That is right while they only copy: it
- * takes microseconds, where the thread pool takes ten times as long. It is wrong while the kernel
- * makes writers wait, because it has too many dirty pages or must read the rest of a page first:
- * the whole process would wait with them.
+ * Whether requests may be answered on the spot, by a call that might block. That is right while
+ * they only copy to or from the page cache: it takes microseconds, where the thread pool takes
+ * ten times as long. It is wrong while the kernel makes them wait, because it has too many dirty
+ * pages or must read from the disk first: the whole process would wait with them.
  *
- * What writes take beyond an allowance is added up, what they leave of it is taken off. A single
- * late answer, when another process had the processor, is soon made up for; waiting that goes on
- * is not.
+ * What requests take beyond an allowance is added up, what they leave of it is taken off. A
+ * single late answer, when another process had the processor, is soon made up for; waiting that
+ * goes on is not.
  */
 
-/** What a write may take: milliseconds, and bytes per millisecond on top. */
+/** What a request may take: milliseconds, and bytes per millisecond on top. */
 const allowanceMs = 0.05
 const allowanceBytesPerMs = 4_000_000
 
@@ -19,17 +19,17 @@ const tooMuchMs = 6
 const firstPauseMs = 50
 const longestPauseMs = 1000
 
-export class WritePace {
+export class Pace {
   #waitedMs = 0
   #pauseUntil = 0
   #pauseMs = firstPauseMs
 
   /** `now` is in milliseconds on any clock that does not go back. */
-  mayWrite(now: number): boolean {
+  allows(now: number): boolean {
     return now >= this.#pauseUntil
   }
 
-  /** A write on the spot of `length` bytes took from `began` to `ended`. */
+  /** A request of `length` bytes on the spot took from `began` to `ended`. */
   took(length: number, began: number, ended: number): void {
     const over = ended - began - allowanceMs - length / allowanceBytesPerMs
     this.#waitedMs = Math.max(0, this.#waitedMs + over)
