@@ -1,0 +1,257 @@
+/**
+ * From options to open nodes: drivers by name or by probing, children for drivers, and what images
+ * name through the open policy. A failure closes whatever was opened on the way.
+ */
+import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../block/driver.ts'
+import {
+  type BlockLayer,
+  type ChildRole,
+  everyPermission,
+  noPermission,
+  type Permissions,
+  permissionSet,
+} from '../block/layer.ts'
+import { missing } from '../block/options.ts'
+import { BlockError, errnoOf, inContext } from '../errors.ts'
+import type { Edge } from './edge.ts'
+import { optionsOfFilename, resolveRecorded } from './filename.ts'
+import { BlockNode, type NodeSettings } from './node.ts'
+import {
+  type CommonOptions,
+  childDefaults,
+  type NodeDefaults,
+  nested,
+  takeCommonOptions,
+} from './node-options.ts'
+import type { OpenPolicy } from './open-policy.ts'
+import { probeFormat } from './probe.ts'
+import type { GraphShape } from './shape.ts'
+
+/** Longest chain of images that name each other. */
+const maxChain = 200
+
+export interface OpenerSettings {
+  readonly drivers: readonly BlockDriver[]
+  readonly policy: OpenPolicy
+  /** See `GraphOptions`. */
+  readonly onProbedRaw?: (filename: string) => void
+}
+
+/** What an opening inherits from those above it. */
+export interface Lineage {
+  readonly defaults: NodeDefaults
+  /** Names of the images that led here, outermost first. */
+  readonly images: readonly string[]
+  readonly signal: AbortSignal
+}
+
+export class NodeOpener {
+  readonly #shape: GraphShape
+  readonly #drivers: readonly BlockDriver[]
+  readonly #policy: OpenPolicy
+  readonly #onProbedRaw: ((filename: string) => void) | undefined
+
+  constructor(shape: GraphShape, settings: OpenerSettings) {
+    this.#shape = shape
+    this.#drivers = settings.drivers
+    this.#policy = settings.policy
+    this.#onProbedRaw = settings.onProbedRaw
+  }
+
+  /** Opens a node, or the whole tree of nodes that its options describe. */
+  async open(given: NodeOptions, role: ChildRole | 'root', lineage: Lineage): Promise<BlockNode> {
+    const options = nested(given)
+    if (options.driver === undefined) return await this.#openUnnamed(options, role, lineage)
+    const { common, rest } = takeCommonOptions(options, lineage.defaults)
+    const driver = this.#drivers.find((each) => each.name === common.driver)
+    if (!driver) {
+      throw new BlockError('INVALID_ARGUMENT', `Unknown driver '${common.driver}'`, {
+        errno: 'EINVAL',
+      })
+    }
+    const parsed = driver.parse(rest)
+    const open = (attempt: CommonOptions) =>
+      this.build(driver.name, attempt, lineage, (context) => driver.open(parsed, context))
+    try {
+      return (await open(common)).node
+    } catch (error) {
+      const forbidden = ['EACCES', 'EROFS', 'EPERM'].includes(errnoOf(error) ?? '')
+      if (!forbidden || common.readOnly || !common.autoReadOnly) throw error
+      return (await open({ ...common, readOnly: true })).node
+    }
+  }
+
+  /** Options without a driver: by file name for storage, by probing for everything else. */
+  async #openUnnamed(
+    options: NodeOptions,
+    role: ChildRole | 'root',
+    lineage: Lineage,
+  ): Promise<BlockNode> {
+    const { filename, ...others } = options
+    if (role === 'file' || role === 'data-file') {
+      if (typeof filename !== 'string') throw missing('driver')
+      return await this.open({ ...this.#protocolOptions(filename), ...others }, role, lineage)
+    }
+    if (typeof filename === 'string') {
+      return await this.open(this.withFile(filename, others), role, lineage)
+    }
+    if (options.file === undefined) throw missing('driver')
+    return await this.#probe(options, role, lineage)
+  }
+
+  async #probe(
+    options: NodeOptions,
+    role: ChildRole | 'root',
+    lineage: Lineage,
+  ): Promise<BlockNode> {
+    const { common } = takeCommonOptions(options, lineage.defaults)
+    const inherited = { ...lineage, defaults: childDefaults('file', common) }
+    const file = await this.#resolve(options.file as NodeReference, 'file', inherited)
+    const wants = { uses: permissionSet('consistentRead'), shares: everyPermission }
+    const hold = this.#shape.connect(file, 'root', { description: 'format probing' }, wants)
+    try {
+      const driver = await probeFormat(this.#drivers, hold)
+      const guarded = driver === 'raw' && !common.readOnly
+      if (guarded) this.#meetProbedRaw(file.layer.image?.filename ?? file.name)
+      const probed = guarded ? { 'x-probed': true } : {}
+      return await this.open({ ...options, ...probed, driver, file: file.name }, role, lineage)
+    } finally {
+      await hold[Symbol.asyncDispose]()
+    }
+  }
+
+  #meetProbedRaw(filename: string): void {
+    if (!this.#onProbedRaw) {
+      throw new BlockError(
+        'INVALID_ARGUMENT',
+        `${filename} looks like a raw image; to write to it, say so with driver 'raw'`,
+        { path: filename, errno: 'EINVAL' },
+      )
+    }
+    this.#onProbedRaw(filename)
+  }
+
+  /** Options of an image by file name. */
+  withFile(filename: string, options: NodeOptions): NodeOptions {
+    const storage = this.#protocolOptions(filename)
+    if (!filename.startsWith('json:')) return { ...options, file: storage }
+    return storage.driver === undefined || options.driver === undefined
+      ? { ...storage, ...options }
+      : { ...options, file: storage }
+  }
+
+  #protocolOptions(filename: string): NodeOptions {
+    return optionsOfFilename(filename, this.#drivers)
+  }
+
+  async #resolve(
+    reference: NodeReference | BlockNode,
+    role: ChildRole,
+    lineage: Lineage,
+  ): Promise<BlockNode> {
+    if (typeof reference === 'string') return this.#shape.node(reference)
+    return await this.open(reference as NodeOptions, role, lineage)
+  }
+
+  /** Makes a node of a layer that `open` provides, with the children that it asks for. */
+  async build<L extends BlockLayer>(
+    driver: string,
+    common: CommonOptions,
+    lineage: Lineage,
+    open: (context: OpenContext) => Promise<L>,
+  ): Promise<{ node: BlockNode; layer: L }> {
+    const name = this.#shape.reserve(common.nodeName)
+    const children = new Map<string, Edge>()
+    let layer: L | undefined
+    try {
+      layer = await open(this.#context(name, driver, common, lineage, children))
+      const settings: NodeSettings = { ...common, name, driver, flags: common }
+      const node = new BlockNode(settings, layer)
+      this.#shape.register(node, children)
+      return { node, layer }
+    } catch (error) {
+      // The first error is the one to tell; closing goes on whatever else fails.
+      for (const opened of [layer, ...children.values()]) {
+        await Promise.resolve(opened?.[Symbol.asyncDispose]()).catch(() => {})
+      }
+      throw error
+    } finally {
+      this.#shape.unreserve(name)
+    }
+  }
+
+  #context(
+    name: string,
+    driver: string,
+    common: CommonOptions,
+    lineage: Lineage,
+    children: Map<string, Edge>,
+  ): OpenContext {
+    const isFormat = this.#drivers.find((each) => each.name === driver)?.kind === 'format'
+    const connect = async (role: ChildRole, reference: NodeReference, images = lineage.images) => {
+      const inherited = { ...lineage, images, defaults: childDefaults(role, common) }
+      // Below a format lies storage; a filter may stand on an image of any format.
+      const kind = role === 'filtered' && isFormat ? 'file' : role
+      const child = await this.#resolve(reference, kind, inherited)
+      try {
+        const edge = this.#shape.connect(
+          child,
+          role,
+          { node: name },
+          openingPermissions(role, common),
+        )
+        children.set(edge.name, edge)
+        return edge
+      } catch (error) {
+        await this.#shape.closeUnused(child)
+        throw error
+      }
+    }
+    return {
+      name,
+      flags: common,
+      signal: lineage.signal,
+      child: connect,
+      implied: async (role, recorded, format) => {
+        const image = children.get('file')?.image?.filename
+        const filename = resolveRecorded(recorded, image)
+        const images = image === undefined ? lineage.images : [...lineage.images, image]
+        checkChain(images, filename)
+        await this.#policy({ role, filename, recorded, format, image })
+        const options = this.withFile(filename, format === undefined ? {} : { driver: format })
+        try {
+          return await connect(role, options, images)
+        } catch (error) {
+          throw role === 'backing' ? inContext('Could not open backing file', error) : error
+        }
+      },
+    }
+  }
+}
+
+/** What a parent needs of a child while it opens; worked out anew once it has users. */
+function openingPermissions(role: ChildRole, flags: CommonOptions): Permissions {
+  if (role !== 'file' && role !== 'data-file') {
+    return { uses: noPermission, shares: everyPermission }
+  }
+  const uses = flags.readOnly
+    ? permissionSet('consistentRead')
+    : permissionSet('consistentRead', 'write', 'resize')
+  if (flags.forceShare) return { uses, shares: everyPermission }
+  return { uses, shares: permissionSet('consistentRead', 'writeUnchanged') }
+}
+
+function checkChain(images: readonly string[], filename: string): void {
+  if (images.includes(filename)) {
+    throw new BlockError('CORRUPT_IMAGE', `Backing file '${filename}' creates an infinite loop.`, {
+      path: images[0],
+      errno: 'EINVAL',
+    })
+  }
+  if (images.length > maxChain) {
+    throw new BlockError('UNSUPPORTED', `a chain of more than ${maxChain} images is refused`, {
+      path: images[0],
+      errno: 'ELOOP',
+    })
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * The nodes and edges themselves, and the primitive changes of their shape. Each either happens
+ * whole or leaves everything as it was. `Graph` offers them to the world, `NodeOpener` to drivers.
+ */
+import type { ChildRole, Permissions } from '../block/layer.ts'
+import { BlockError } from '../errors.ts'
+import { type DrainHandler, Edge, type EdgeUser } from './edge.ts'
+import type { BlockNode } from './node.ts'
+import { refreshPermissions } from './permissions.ts'
+
+export class GraphShape {
+  readonly nodes = new Map<string, BlockNode>()
+  /** Nodes that stay although nobody uses them. */
+  readonly kept = new Set<BlockNode>()
+  /** Names of nodes that are being opened or closed. */
+  readonly #reserved = new Set<string>()
+  #counter = 0
+
+  /** The node of that name; throws `INVALID_ARGUMENT` when there is none. */
+  node(name: string): BlockNode {
+    const node = this.nodes.get(name)
+    if (node) return node
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `Cannot find device='${name}' nor node-name='${name}'`,
+      { node: name, errno: 'ENOENT' },
+    )
+  }
+
+  /** Takes a name, or makes one up, for a node that is being opened; `unreserve` ends that. */
+  reserve(wanted: string | undefined): string {
+    if (wanted === undefined) {
+      let name: string
+      do name = `#block${String(this.#counter++).padStart(3, '0')}`
+      while (this.nodes.has(name))
+      this.#reserved.add(name)
+      return name
+    }
+    if (this.nodes.has(wanted) || this.#reserved.has(wanted)) {
+      throw new BlockError('INVALID_ARGUMENT', `Duplicate nodes with node-name='${wanted}'`, {
+        node: wanted,
+        errno: 'EINVAL',
+      })
+    }
+    this.#reserved.add(wanted)
+    return wanted
+  }
+
+  unreserve(name: string): void {
+    this.#reserved.delete(name)
+  }
+
+  /** Adds an open node with the edges to its children; throws and adds nothing if that conflicts. */
+  register(node: BlockNode, children: ReadonlyMap<string, Edge>): void {
+    for (const [name, edge] of children) {
+      node.children.set(name, edge)
+      edge.owner = node
+    }
+    this.nodes.set(node.name, node)
+    try {
+      refreshPermissions(this.nodes.values())
+    } catch (error) {
+      this.nodes.delete(node.name)
+      throw error
+    }
+  }
+
+  /** A new edge to `node`; throws and makes none when permissions conflict. */
+  connect(
+    node: BlockNode,
+    role: ChildRole | 'root',
+    user: EdgeUser,
+    wants: Permissions,
+    drain?: DrainHandler,
+  ): Edge {
+    const release = (edge: Edge) => this.#disconnect(edge)
+    const edge = new Edge(node, { role, user, ...wants, drain, release })
+    node.parents.add(edge)
+    try {
+      refreshPermissions(this.nodes.values())
+    } catch (error) {
+      node.parents.delete(edge)
+      throw error
+    }
+    return edge
+  }
+
+  async #disconnect(edge: Edge): Promise<void> {
+    const { node } = edge
+    node.parents.delete(edge)
+    await this.closeUnused(node)
+    refreshPermissions(this.nodes.values())
+  }
+
+  async closeUnused(node: BlockNode): Promise<void> {
+    if (node.parents.size === 0 && !this.kept.has(node)) await this.close(node)
+  }
+
+  /** Closes a node without users, then those of its children that nobody else uses. */
+  async close(node: BlockNode): Promise<void> {
+    if (this.nodes.get(node.name) !== node) return
+    this.nodes.delete(node.name)
+    this.#reserved.add(node.name)
+    let failure: { error: unknown } | undefined
+    const attempt = (work: PromiseLike<void>) =>
+      work.then(undefined, (error: unknown) => {
+        failure ??= { error }
+      })
+    await attempt(node[Symbol.asyncDispose]())
+    for (const edge of node.children.values()) await attempt(edge[Symbol.asyncDispose]())
+    this.#reserved.delete(node.name)
+    if (failure) throw failure.error
+  }
+
+  /**
+   * Moves edges to other nodes, or leaves them where they are and throws. A filter that is
+   * `leaving` holds its children no longer, so nothing of it conflicts with its former users.
+   */
+  retarget(moves: readonly Move[], leaving?: BlockNode): void {
+    const back = moves.map(({ edge }) => ({ edge, to: edge.node }))
+    const held = [...(leaving?.children.values() ?? [])]
+    for (const move of moves) moveEdge(move)
+    for (const edge of held) edge.node.parents.delete(edge)
+    try {
+      refreshPermissions(this.nodes.values())
+    } catch (error) {
+      for (const move of back) moveEdge(move)
+      for (const edge of held) edge.node.parents.add(edge)
+      throw error
+    }
+  }
+}
+
+/** An edge and the node that it is to point at. */
+export interface Move {
+  readonly edge: Edge
+  readonly to: BlockNode
+}
+
+function moveEdge({ edge, to }: Move): void {
+  edge.node.parents.delete(edge)
+  edge.retarget(to)
+  to.parents.add(edge)
+}
