@@ -2,6 +2,7 @@
 import { vma } from './archive/vma/layer.ts'
 import type { BlockDriver } from './block/driver.ts'
 import { copyBeforeWrite } from './filter/copy-before-write.ts'
+import { qcow2 } from './format/qcow2/qcow2.ts'
 import { raw } from './format/raw.ts'
 import { file, hostDevice } from './protocol/file/driver.ts'
 import { memory } from './protocol/memory.ts'
@@ -17,6 +18,7 @@ const all = [
   nullAio,
   nullCo,
   // formats
+  qcow2,
   raw,
   vma,
   // filters

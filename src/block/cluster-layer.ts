@@ -130,11 +130,13 @@ export class ClusterLayer implements BlockLayer {
     await this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, async () => {
       const before = this.#map.size
       await this.#map.truncate(size, io)
-      const backingEnd = Math.min(size, this.#backing?.size ?? 0)
-      // What the backing file holds behind the former end was never part of this disk.
-      if (backingEnd > before) {
+      // Neither what the last cluster held behind the former end, from before the disk was cut off
+      // there, nor what the backing file holds behind it was part of this disk.
+      const stale = Math.max(alignUp(before, this.#map.clusterSize), this.#backing?.size ?? 0)
+      const end = Math.min(size, stale)
+      if (end > before) {
         const zeroIo = { ...plainWriteIo, signal: io.signal, mayUnmap: false, fastOnly: false }
-        await this.#zeroRuns(before, backingEnd - before, zeroIo)
+        await this.#zeroRuns(before, end - before, zeroIo)
       }
     })
   }
@@ -272,14 +274,27 @@ export class ClusterLayer implements BlockLayer {
 
   async #zeroRuns(offset: number, length: number, io: ZeroIo): Promise<void> {
     const end = offset + length
-    const whole = this.#wholeClusters(offset, length)
-    if (!this.#map.zeroClusters || whole.length === 0) {
-      return await this.#writeZeroBytes(offset, length, io)
+    const found = this.#wholeClusters(offset, length)
+    const markable = this.#map.zeroClusters && found.length > 0
+    const whole = markable ? found : { offset: end, length: 0 }
+    const tail = whole.offset + whole.length
+    if (io.fastOnly) {
+      // All or nothing: whoever hears "not the fast way" goes on with the disk as it was.
+      await this.#refuseSlowZeroes(offset, whole.offset - offset, io)
+      await this.#refuseSlowZeroes(tail, end - tail, io)
     }
     await this.#writeZeroBytes(offset, whole.offset - offset, io)
-    await this.#map.zero(whole.offset, whole.length, io)
-    const tail = whole.offset + whole.length
+    if (markable) await this.#map.zero(whole.offset, whole.length, io)
     await this.#writeZeroBytes(tail, end - tail, io)
+  }
+
+  /** Throws if any of the range would have to be zeroed byte by byte. */
+  async #refuseSlowZeroes(offset: number, length: number, io: ZeroIo): Promise<void> {
+    for (let at = offset; at < offset + length; ) {
+      const run = await this.#map.map(at, offset + length - at, io)
+      if (!this.#readsAsZero(run, at)) throw slowZeroes(at)
+      at += run.length
+    }
   }
 
   /** Zeroes that have to be stored as bytes; runs that read as zeroes already are left alone. */
@@ -290,7 +305,6 @@ export class ClusterLayer implements BlockLayer {
       const run = await this.#map.map(at, end - at, io)
       const runEnd = Math.min(end, at + run.length)
       if (!this.#readsAsZero(run, at)) {
-        if (io.fastOnly) throw slowZeroes(at)
         const part = Math.min(runEnd - at, this.#map.limits.maxTransfer)
         await this.#writeRuns(at, new Uint8Array(part), io)
         at += part

@@ -125,6 +125,8 @@ export interface ImageFacts {
   readonly filename?: string
   /** Allocation unit in bytes, where the format has one. */
   readonly clusterSize?: number
+  /** Where, behind the end of the disk, the state of a virtual machine can be kept. */
+  readonly vmStateOffset?: number
   /** Bytes that it occupies on its storage. Absent where it cannot be known. */
   allocatedSize?(): Promise<number>
   /** The format's own facts, as QMP's `ImageInfoSpecific` names them. */

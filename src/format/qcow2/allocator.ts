@@ -1,0 +1,297 @@
+/**
+ * Finding free clusters, and giving clusters back. Counts are raised in memory at once, so two
+ * requests never get the same cluster; when they reach the disk is up to the write-back.
+ *
+ * Single clusters (tables, small writes) take the first free one, so holes are filled; longer runs
+ * are taken whole where they fit, so sequential writes stay contiguous in the file.
+ */
+import type { Completion } from '../../block/layer.ts'
+import { rangesOverlap } from '../../bytes/range.ts'
+import { type Faults, hex } from './faults.ts'
+import type { FreedRun, FreeReason, PendingFrees } from './frees.ts'
+import type { Header } from './header.ts'
+import type { ImageFile } from './image-file.ts'
+import { type HostOffset, type HostRun, hostOffset } from './offsets.ts'
+import type { Refcounts } from './refcounts.ts'
+import type { Table } from './table.ts'
+
+/** A search that cannot go on before a refcount block is in memory. */
+interface MissingBlock {
+  readonly missing: number
+}
+
+export class Allocator {
+  readonly #refcounts: Refcounts
+  readonly #frees: PendingFrees
+  readonly #file: ImageFile
+  readonly #header: Header
+  readonly #faults: Faults
+  readonly #clusterSize: number
+  /** No cluster below is free. */
+  #firstFree = 0
+  /** Where the search for longer runs goes on. */
+  #nextRun = 0
+
+  constructor(
+    refcounts: Refcounts,
+    frees: PendingFrees,
+    file: ImageFile,
+    header: Header,
+    faults: Faults,
+  ) {
+    this.#refcounts = refcounts
+    this.#frees = frees
+    this.#file = file
+    this.#header = header
+    this.#faults = faults
+    this.#clusterSize = 2 ** header.clusterBits
+  }
+
+  /**
+   * Up to `count` consecutive free clusters, with a refcount of one. Answers at once when the
+   * refcount blocks on the way are in memory and the file is long enough.
+   */
+  take(count: number): HostRun | Promise<HostRun> {
+    const found = this.#search(count)
+    if ('missing' in found) return this.#takeSlowly(count, found)
+    const grown = this.#file.reserve(found.offset + found.count * this.#clusterSize)
+    return grown instanceof Promise ? this.#afterGrowth(found, grown) : found
+  }
+
+  /** As `take`, but all of `count` in one run: for tables of several clusters. */
+  async takeWhole(count: number): Promise<HostRun> {
+    for (let start = this.#nextRun; ; ) {
+      const run = await this.#takeRunFrom(start, count)
+      if (run.count === count) return run
+      start = Math.floor(run.offset / this.#clusterSize) + run.count
+      await this.giveBack(run)
+    }
+  }
+
+  /** Takes one certain cluster if it is free and its refcount block is in memory. */
+  takeExactly(cluster: number): boolean {
+    const block = this.#refcounts.cached(this.#refcounts.blockIndex(cluster))
+    const end = (cluster + 1) * this.#clusterSize
+    if (!block || end > this.#file.size) return false
+    if (this.#refcounts.layout.get(block.view, cluster % this.#refcounts.layout.entries) !== 0) {
+      return false
+    }
+    this.#guard(cluster, 1)
+    this.#refcounts.set(block, cluster, 1)
+    return true
+  }
+
+  /** One reference more to a cluster in use; false when its refcount can go no higher. */
+  async share(offset: HostOffset): Promise<boolean> {
+    const cluster = Math.floor(offset / this.#clusterSize)
+    const block = await this.#refcounts.load(this.#refcounts.blockIndex(cluster))
+    const { layout } = this.#refcounts
+    block.unpin()
+    const count = layout.get(block.view, cluster % layout.entries)
+    if (count === 0 || count >= layout.max) return false
+    this.#refcounts.set(block, cluster, count + 1)
+    return true
+  }
+
+  /** Clusters that were taken and that nothing has referred to. */
+  giveBack(run: HostRun): Completion {
+    return this.lower({ ...run, reason: 'other' })
+  }
+
+  /** Clusters that the tables in memory no longer refer to; see `PendingFrees`. */
+  free(offset: HostOffset, count: number, reason: FreeReason): void {
+    this.#frees.add(offset, count, reason)
+  }
+
+  /** Takes a reference off each cluster of a run, whose former references are gone for good. */
+  async lower(run: FreedRun): Promise<void> {
+    const first = Math.floor(run.offset / this.#clusterSize)
+    for (let cluster = first; cluster < first + run.count; cluster++) {
+      const block = this.#loadedBlock(cluster) ?? (await this.#loadBlock(cluster))
+      const { layout } = this.#refcounts
+      const count = block ? layout.get(block.view, cluster % layout.entries) : 0
+      if (!block || count === 0 || count > layout.max) throw this.#wrongCount(cluster, count)
+      this.#refcounts.set(block, cluster, count - 1)
+      if (count === 1) this.#noteFree(cluster)
+    }
+  }
+
+  /** Starts from the beginning: the refcounts were changed by somebody else. */
+  reset(): void {
+    this.#firstFree = 0
+    this.#nextRun = 0
+  }
+
+  #noteFree(cluster: number): void {
+    this.#firstFree = Math.min(this.#firstFree, cluster)
+    this.#nextRun = Math.min(this.#nextRun, cluster)
+  }
+
+  #loadedBlock(cluster: number): Table | undefined {
+    return this.#refcounts.cached(this.#refcounts.blockIndex(cluster))
+  }
+
+  /** The block that counts a cluster, or undefined where there is none. */
+  async #loadBlock(cluster: number): Promise<Table | undefined> {
+    const index = this.#refcounts.blockIndex(cluster)
+    if (this.#refcounts.blockOffset(index) === 0) return undefined
+    const block = await this.#refcounts.load(index, true)
+    block.unpin()
+    return block
+  }
+
+  async #takeSlowly(count: number, { missing }: MissingBlock): Promise<HostRun> {
+    for (let index = missing; ; ) {
+      const block = await this.#refcounts.load(index)
+      const found = this.#searchWith(block, count)
+      if (!('missing' in found)) {
+        await this.#reserve(found)
+        return found
+      }
+      index = found.missing
+    }
+  }
+
+  async #afterGrowth(run: HostRun, grown: Promise<void>): Promise<HostRun> {
+    try {
+      await grown
+    } catch (error) {
+      await this.giveBack(run)
+      throw error
+    }
+    return run
+  }
+
+  async #reserve(run: HostRun): Promise<void> {
+    const grown = this.#file.reserve(run.offset + run.count * this.#clusterSize)
+    if (grown instanceof Promise) await this.#afterGrowth(run, grown)
+  }
+
+  #searchWith(pinned: Table, count: number): HostRun | MissingBlock {
+    try {
+      return this.#search(count)
+    } finally {
+      pinned.unpin()
+    }
+  }
+
+  #search(count: number): HostRun | MissingBlock {
+    const { layout } = this.#refcounts
+    if (count === 1) return this.#searchFrom(this.#firstFree, 1, true)
+    return this.#searchFrom(this.#nextRun, Math.min(count, layout.entries / 2), false)
+  }
+
+  /** The first `count` free clusters in a row from `start` on, within one refcount block. */
+  #searchFrom(start: number, count: number, single: boolean): HostRun | MissingBlock {
+    const { layout } = this.#refcounts
+    for (let cluster = start; ; ) {
+      const index = this.#refcounts.blockIndex(cluster)
+      const block = this.#refcounts.cached(index)
+      if (!block) {
+        if (index < this.#refcounts.blockLimit && this.#refcounts.blockOffset(index) !== 0) {
+          return { missing: index }
+        }
+        cluster = this.#addBlock(cluster)
+        continue
+      }
+      const blockStart = index * layout.entries
+      const free = layout.findFree(block.view, cluster - blockStart, layout.entries)
+      const end = layout.findUsed(block.view, free, Math.min(layout.entries, free + count))
+      if (single) this.#firstFree = blockStart + free
+      if (end - free >= count) return this.#claim(block, blockStart + free, count, single)
+      cluster = blockStart + (free < layout.entries ? end : free)
+    }
+  }
+
+  #claim(block: Table, first: number, count: number, single: boolean): HostRun {
+    this.#guard(first, count)
+    for (let cluster = first; cluster < first + count; cluster++) {
+      this.#refcounts.set(block, cluster, 1)
+    }
+    if (single) this.#firstFree = first + 1
+    else this.#nextRun = first + count
+    return { offset: hostOffset(first * this.#clusterSize), count }
+  }
+
+  /** Has `cluster`, which no block counts yet, hold that block. Returns where to search on. */
+  #addBlock(cluster: number): number {
+    if (this.#refcounts.blockIndex(cluster) >= this.#refcounts.blockLimit) {
+      const { offset, count } = this.#refcounts.growTable()
+      this.#frees.add(offset, count, 'other')
+      return cluster
+    }
+    this.#guard(cluster, 1)
+    this.#refcounts.addBlock(cluster)
+    this.#file.claim(cluster * this.#clusterSize, this.#clusterSize)
+    return cluster + 1
+  }
+
+  /** A run of at most `count` from `start` on, over several refcount blocks if need be. */
+  async #takeRunFrom(start: number, count: number): Promise<HostRun> {
+    const { layout } = this.#refcounts
+    let first = start
+    let taken = 0
+    while (taken < count) {
+      const cluster = first + taken
+      const index = this.#refcounts.blockIndex(cluster)
+      const known =
+        index < this.#refcounts.blockLimit && this.#refcounts.blockOffset(index) !== 0
+          ? await this.#refcounts.load(index)
+          : undefined
+      if (!known) {
+        const next = this.#addBlock(cluster)
+        // A new block in the middle ends the run.
+        if (taken > 0 && next > cluster) break
+        first = next
+        continue
+      }
+      known.unpin()
+      if (layout.get(known.view, cluster % layout.entries) === 0) {
+        this.#guard(cluster, 1)
+        this.#refcounts.set(known, cluster, 1)
+        taken++
+      } else if (taken > 0) {
+        break
+      } else {
+        first++
+      }
+    }
+    const run = { offset: hostOffset(first * this.#clusterSize), count: taken }
+    await this.#reserve(run)
+    return run
+  }
+
+  /** A broken image may call the header or a table free; they are not handed out. */
+  #guard(first: number, count: number): void {
+    const offset = first * this.#clusterSize
+    const length = count * this.#clusterSize
+    const { l1TableOffset, l1Size, refcountTableOffset, refcountTableClusters } = this.#header
+    const hit =
+      first === 0
+        ? 'the header'
+        : rangesOverlap(offset, length, l1TableOffset, l1Size * 8)
+          ? 'the L1 table'
+          : rangesOverlap(
+                offset,
+                length,
+                refcountTableOffset,
+                refcountTableClusters * this.#clusterSize,
+              )
+            ? 'the refcount table'
+            : undefined
+    if (hit === undefined) return
+    throw this.#faults.corrupt(
+      `the refcounts call ${hex(offset)} free, where ${hit} lies; check and repair the image`,
+      offset,
+    )
+  }
+
+  #wrongCount(cluster: number, count: number) {
+    const offset = cluster * this.#clusterSize
+    const what = count === 0 ? 'is 0 although it is in use' : 'is beyond 2^53'
+    return this.#faults.corrupt(
+      `the refcount of the cluster at ${hex(offset)} ${what}; check and repair the image`,
+      offset,
+    )
+  }
+}

@@ -1,0 +1,185 @@
+/**
+ * Making a new image. The tables are written first and the header last, so that what a failure
+ * leaves behind is not taken for an image.
+ */
+import type { CreateContext, ImageCreator } from '../../block/driver.ts'
+import { type BlockLayer, plainIo, plainWriteIo, plainZeroIo } from '../../block/layer.ts'
+import { viewOf } from '../../bytes/view.ts'
+import { zeroes } from '../../bytes/zero.ts'
+import { createOptionInfo, parseCreateOptions, type Qcow2CreateOptions } from './create-options.ts'
+import { featureNames } from './extensions.ts'
+import { Faults } from './faults.ts'
+import {
+  compatible,
+  compressionTypes,
+  encodeHead,
+  type Header,
+  incompatible,
+  l1SizeFor,
+  setBackingFormat,
+} from './header.ts'
+import { Qcow2Image } from './image.ts'
+import { entrySize, setShared } from './l2-table.ts'
+import { Qcow2Map } from './map.ts'
+import { hostOffset } from './offsets.ts'
+import { RefcountLayout } from './refcount.ts'
+
+export const creator: ImageCreator<Qcow2CreateOptions> = {
+  options: createOptionInfo,
+  parse: parseCreateOptions,
+  async create(options, context) {
+    const { file } = context
+    if (!file) throw new TypeError('a qcow2 image is created in a file')
+    await createImage(file, options)
+    if (options.preallocation !== 'off') await preallocate(file, options, context)
+  },
+}
+
+/** Where the parts of a new image lie, in clusters. */
+interface Plan {
+  readonly refcountTable: number
+  readonly refcountBlocks: number
+  readonly l1: number
+  readonly end: number
+}
+
+/** Writes an empty image over whatever `file` has. */
+export async function createImage(file: BlockLayer, options: Qcow2CreateOptions): Promise<void> {
+  const { clusterSize } = options
+  const faults = new Faults('the new image', file.image?.filename)
+  const header = newHeader(options)
+  const plan = planImage(header)
+  header.refcountTableOffset = plan.refcountTable * clusterSize
+  header.refcountTableClusters = plan.refcountBlocks - plan.refcountTable
+  header.l1TableOffset = plan.l1 * clusterSize
+  const head = encodeHead(header, faults)
+
+  await prepareFile(file, plan.end * clusterSize, faults)
+  await clear(file, clusterSize, (plan.end - 1) * clusterSize)
+  await writeRefcounts(file, header, plan)
+  await file.flush(plainIo)
+  await file.write(0, Buffer.concat([head], Math.max(head.length, 512)), plainWriteIo)
+  await file.flush(plainIo)
+}
+
+function newHeader(options: Qcow2CreateOptions): Header {
+  const clusterBits = Math.log2(options.clusterSize)
+  const compressionType = compressionTypes.indexOf(options.compression)
+  const header: Header = {
+    version: options.version,
+    backingFileOffset: 0,
+    backingFileSize: 0,
+    clusterBits,
+    size: options.size,
+    cryptMethod: 0,
+    l1Size: l1SizeFor(options.size, clusterBits),
+    l1TableOffset: 0,
+    refcountTableOffset: 0,
+    refcountTableClusters: 0,
+    nbSnapshots: 0,
+    snapshotsOffset: 0,
+    incompatibleFeatures: compressionType === 0 ? 0n : incompatible.compressionType,
+    compatibleFeatures: options.lazyRefcounts ? compatible.lazyRefcounts : 0n,
+    autoclearFeatures: 0n,
+    refcountOrder: Math.log2(options.refcountBits),
+    headerLength: 0,
+    compressionType,
+    unknownFields: new Uint8Array(0),
+    // In clusters of 512 bytes there is no room for names beside those of a backing file.
+    extensions: options.version === 3 && clusterBits > 9 ? [featureNames()] : [],
+    backingFile: options.backing?.filename,
+  }
+  if (options.backing) setBackingFormat(header, options.backing.format)
+  return header
+}
+
+/** Header, refcount table, its blocks, L1 table, in this order; the blocks count all of them. */
+function planImage(header: Header): Plan {
+  const clusterSize = 2 ** header.clusterBits
+  const { entries } = new RefcountLayout(header.refcountOrder, clusterSize)
+  const l1Clusters = Math.ceil((header.l1Size * entrySize) / clusterSize)
+  let blocks = 1
+  for (;;) {
+    const tableClusters = Math.ceil((blocks * entrySize) / clusterSize)
+    const end = 1 + tableClusters + blocks + l1Clusters
+    if (blocks * entries >= end) {
+      const refcountBlocks = 1 + tableClusters
+      return { refcountTable: 1, refcountBlocks, l1: refcountBlocks + blocks, end }
+    }
+    blocks = Math.ceil(end / entries)
+  }
+}
+
+/** Empties the file where that is possible, and makes it long enough. */
+async function prepareFile(file: BlockLayer, length: number, faults: Faults): Promise<void> {
+  if (file.capabilities.resize) {
+    await file.truncate(0, plainIo)
+    await file.truncate(length, plainIo)
+  } else if (file.size < length) {
+    throw faults.noSpace(`${length} bytes do not fit into a storage of ${file.size}`)
+  }
+}
+
+async function clear(file: BlockLayer, offset: number, length: number): Promise<void> {
+  if (file.capabilities.resize && file.capabilities.zeroInit) return
+  await file.writeZeroes(offset, length, plainZeroIo)
+}
+
+async function writeRefcounts(file: BlockLayer, header: Header, plan: Plan): Promise<void> {
+  const clusterSize = 2 ** header.clusterBits
+  const layout = new RefcountLayout(header.refcountOrder, clusterSize)
+  const blocks = plan.l1 - plan.refcountBlocks
+  const table = new Uint8Array(header.refcountTableClusters * clusterSize)
+  for (let index = 0; index < blocks; index++) {
+    const offset = hostOffset((plan.refcountBlocks + index) * clusterSize)
+    setShared(viewOf(table), index, offset)
+    const used = Math.min(layout.entries, plan.end - index * layout.entries)
+    await file.write(offset, layout.blockOf(clusterSize, 0, used), plainWriteIo)
+  }
+  await file.write(header.refcountTableOffset, table, plainWriteIo)
+}
+
+/** Gives every cluster of the disk its place in the file, and that place its space. */
+async function preallocate(
+  file: BlockLayer,
+  options: Qcow2CreateOptions,
+  context: CreateContext,
+): Promise<void> {
+  const image = await Qcow2Image.open(file, {
+    name: 'the new image',
+    readOnly: false,
+    lazyRefcounts: false,
+    cacheCleanSeconds: 0,
+    discards: new Set(),
+  })
+  const map = new Qcow2Map(image, {})
+  try {
+    for (let at = 0; at < options.size; ) {
+      context.signal.throwIfAborted()
+      const allocation = await map.allocate(at, options.size - at, context)
+      const { host, guest } = allocation
+      await fill(file, host.offset, host.length, options)
+      await allocation.link(context)
+      at = guest.offset + guest.length
+    }
+  } finally {
+    await image.close()
+  }
+}
+
+async function fill(
+  file: BlockLayer,
+  offset: number,
+  length: number,
+  { preallocation }: Qcow2CreateOptions,
+): Promise<void> {
+  const zeroed = file.capabilities.zeroInit && file.capabilities.resize
+  if (preallocation === 'full') {
+    for (let at = 0; at < length; at += zeroes.length) {
+      const part = zeroes.subarray(0, Math.min(zeroes.length, length - at))
+      await file.write(offset + at, part, plainWriteIo)
+    }
+  } else if (preallocation === 'falloc' || !zeroed) {
+    await file.writeZeroes(offset, length, plainZeroIo)
+  }
+}

@@ -1,0 +1,38 @@
+/** What `info` shows of an image. */
+import type { ImageFacts } from '../../block/layer.ts'
+import { compatible, compressionTypes, type Header, incompatible } from './header.ts'
+import type { Qcow2Image } from './image.ts'
+
+export function imageFacts(image: Qcow2Image): ImageFacts {
+  const storage = image.file.layer.image
+  const { current } = image.header
+  return {
+    filename: storage?.filename,
+    clusterSize: image.layout.clusterSize,
+    allocatedSize: storage?.allocatedSize?.bind(storage),
+    specific: () => ({ type: 'qcow2', data: specificFacts(current) }),
+    get dirty() {
+      return (current.incompatibleFeatures & incompatible.dirty) !== 0n
+    },
+    get corrupt() {
+      return (current.incompatibleFeatures & incompatible.corrupt) !== 0n
+    },
+  }
+}
+
+/** `ImageInfoSpecificQCow2` of QMP. */
+function specificFacts(header: Header): Record<string, unknown> {
+  const compression = compressionTypes[header.compressionType]
+  const refcountBits = 2 ** header.refcountOrder
+  if (header.version === 2) {
+    return { compat: '0.10', 'compression-type': compression, 'refcount-bits': refcountBits }
+  }
+  return {
+    compat: '1.1',
+    'compression-type': compression,
+    'lazy-refcounts': (header.compatibleFeatures & compatible.lazyRefcounts) !== 0n,
+    'refcount-bits': refcountBits,
+    corrupt: (header.incompatibleFeatures & incompatible.corrupt) !== 0n,
+    'extended-l2': (header.incompatibleFeatures & incompatible.extendedL2) !== 0n,
+  }
+}

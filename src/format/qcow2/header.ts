@@ -1,0 +1,387 @@
+/**
+ * The image header: its fields as the specification names them, decoding, and the judgement on
+ * whether an image can be opened. Header extensions are in `extensions.ts`.
+ */
+import { alignUp, isAligned, maxDiskSize } from '../../bytes/range.ts'
+import { array, bits64, type Decoded, struct, u8, u32, u64 } from '../../bytes/struct.ts'
+import {
+  decodeExtensions,
+  encodeExtensions,
+  extensionType,
+  featureName,
+  type HeaderExtension,
+  textOf,
+} from './extensions.ts'
+import type { Faults } from './faults.ts'
+import {
+  maxBackingNameBytes,
+  maxClusterBits,
+  maxHostOffset,
+  maxL1Bytes,
+  maxRefcountOrder,
+  maxRefcountTableBytes,
+  maxSnapshots,
+  minClusterBits,
+} from './limits.ts'
+
+/** "QFI\xfb" */
+export const magic = 0x514649fb
+
+const commonFields = {
+  magic: u32,
+  version: u32,
+  /** 0: no backing file. */
+  backingFileOffset: u64,
+  backingFileSize: u32,
+  clusterBits: u32,
+  /** Bytes of the virtual disk. */
+  size: u64,
+  /** 0 none, 1 AES, 2 LUKS. */
+  cryptMethod: u32,
+  /** Entries of the active L1 table. */
+  l1Size: u32,
+  l1TableOffset: u64,
+  refcountTableOffset: u64,
+  refcountTableClusters: u32,
+  nbSnapshots: u32,
+  snapshotsOffset: u64,
+}
+
+const featureFields = {
+  incompatibleFeatures: bits64,
+  compatibleFeatures: bits64,
+  autoclearFeatures: bits64,
+  /** Refcounts are 2^order bits wide. */
+  refcountOrder: u32,
+  headerLength: u32,
+}
+
+export const headerV2 = struct('big', commonFields)
+export const headerV3 = struct('big', { ...commonFields, ...featureFields })
+
+/** The fields behind those that every version 3 header has. */
+export const additionalFields = struct('big', { compressionType: u8, padding: array(u8, 7) })
+
+const fixedFields = struct('big', { magic: u32, version: u32 })
+
+/** Bits of `incompatibleFeatures`. */
+export const incompatible = {
+  dirty: 1n << 0n,
+  corrupt: 1n << 1n,
+  externalDataFile: 1n << 2n,
+  compressionType: 1n << 3n,
+  extendedL2: 1n << 4n,
+} as const
+
+export const compatible = { lazyRefcounts: 1n << 0n } as const
+
+/** Bits of `autoclearFeatures`. */
+export const autoclear = { bitmaps: 1n << 0n, rawExternalData: 1n << 1n } as const
+
+const knownIncompatible =
+  incompatible.dirty |
+  incompatible.corrupt |
+  incompatible.externalDataFile |
+  incompatible.compressionType |
+  incompatible.extendedL2
+
+export const compressionTypes = ['zlib', 'zstd'] as const
+export type CompressionType = (typeof compressionTypes)[number]
+
+type Fields = Omit<Decoded<typeof commonFields & typeof featureFields>, 'magic' | 'version'>
+
+export interface Header extends Fields {
+  version: 2 | 3
+  /** Index into `compressionTypes`. */
+  compressionType: number
+  /** Fields behind those that are known here. They are kept. */
+  unknownFields: Uint8Array
+  extensions: HeaderExtension[]
+  /** As recorded; undefined where there is none. */
+  backingFile: string | undefined
+}
+
+/** How many bytes of the file the header and its extensions may take: read these to decode. */
+export function headLength(start: Uint8Array, fileSize: number): number {
+  const clusterBits =
+    start.length >= headerV2.size ? headerV2.decode(start).clusterBits : minClusterBits
+  const bounded = Math.min(maxClusterBits, Math.max(minClusterBits, clusterBits))
+  return Math.min(fileSize, 2 ** bounded)
+}
+
+/** Whether the bytes begin as a qcow2 image of any version does. */
+export function isQcow2(head: Uint8Array): boolean {
+  if (head.length < fixedFields.size) return false
+  const start = fixedFields.decode(head)
+  return start.magic === magic && start.version >= 2
+}
+
+/**
+ * Decodes the first cluster (as much as the file has of it). Judges only what is needed to get
+ * through; `checkHeader` does the rest.
+ */
+export function decodeHeader(head: Uint8Array, faults: Faults): Header {
+  if (head.length < fixedFields.size || fixedFields.decode(head).magic !== magic) {
+    throw faults.notRecognised('Image is not in qcow2 format')
+  }
+  const { version } = fixedFields.decode(head)
+  if (version !== 2 && version !== 3) {
+    throw faults.refuse('UNSUPPORTED', `Unsupported qcow2 version ${version}`, 4)
+  }
+  const header = version === 2 ? decodeV2(head, faults) : decodeV3(head, faults)
+  const { clusterBits } = header
+  if (clusterBits < minClusterBits || clusterBits > maxClusterBits) {
+    throw faults.refuse('UNSUPPORTED', `Unsupported cluster size: 2^${clusterBits}`, 20)
+  }
+  decodeBehindFields(header, head, faults)
+  return header
+}
+
+/** The fields of the fixed part, as one sector write puts them in force. */
+export function encodeFields(header: Header): Uint8Array {
+  const fields = { ...header, magic }
+  return header.version === 2 ? headerV2.encode(fields) : headerV3.encode(fields)
+}
+
+/**
+ * Header, extensions and the backing file's name, as they lie in the first cluster. Sets the
+ * name's place in `header`. Throws `INVALID_ARGUMENT` when they do not fit.
+ */
+export function encodeHead(header: Header, faults: Faults): Uint8Array {
+  const name = Buffer.from(header.backingFile ?? '')
+  if (name.length > maxBackingNameBytes) throw faults.invalid('Backing file name too long')
+  const extensions = encodeExtensions(header.extensions)
+  header.headerLength = headerLengthOf(header)
+  const nameOffset = header.headerLength + extensions.length
+  header.backingFileOffset = header.backingFile === undefined ? 0 : nameOffset
+  header.backingFileSize = name.length
+  if (nameOffset + name.length > 2 ** header.clusterBits) {
+    throw faults.invalid(`The header does not fit in a cluster of ${2 ** header.clusterBits} bytes`)
+  }
+  const head = new Uint8Array(alignUp(nameOffset + name.length, 8))
+  head.set(encodeFields(header))
+  if (header.version === 3) encodeAdditional(header, head)
+  head.set(extensions, header.headerLength)
+  head.set(name, nameOffset)
+  return head
+}
+
+/** Refuses what contradicts the format or is not supported, before any table is read. */
+export function checkHeader(header: Header, fileSize: number, faults: Faults): void {
+  checkFeatures(header, faults)
+  if (header.cryptMethod !== 0) refuseEncryption(header.cryptMethod, faults)
+  checkCompression(header, faults)
+  if (header.refcountOrder > maxRefcountOrder) {
+    throw faults.refuse(
+      'CORRUPT_IMAGE',
+      'Reference count entry width too large; may not exceed 64 bits',
+      headerV3.offsets.refcountOrder,
+    )
+  }
+  checkSize(header, faults)
+  checkTables(header, fileSize, faults)
+}
+
+function decodeV2(head: Uint8Array, faults: Faults): Header {
+  if (head.length < headerV2.size) throw headerTooShort(faults)
+  const { magic: _, version: __, ...fields } = headerV2.decode(head)
+  return {
+    ...fields,
+    version: 2,
+    incompatibleFeatures: 0n,
+    compatibleFeatures: 0n,
+    autoclearFeatures: 0n,
+    refcountOrder: 4,
+    headerLength: headerV2.size,
+    compressionType: 0,
+    unknownFields: new Uint8Array(0),
+    extensions: [],
+    backingFile: undefined,
+  }
+}
+
+function decodeV3(head: Uint8Array, faults: Faults): Header {
+  if (head.length < headerV3.size) throw headerTooShort(faults)
+  const { magic: _, version: __, ...fields } = headerV3.decode(head)
+  const { headerLength } = fields
+  if (headerLength < headerV3.size || headerLength > head.length) throw headerTooShort(faults)
+  if (headerLength % 8 !== 0) {
+    throw faults.refuse(
+      'CORRUPT_IMAGE',
+      `The header is ${headerLength} bytes long, not a multiple of 8`,
+      headerV3.offsets.headerLength,
+    )
+  }
+  const known = headerV3.size + additionalFields.size
+  return {
+    ...fields,
+    version: 3,
+    compressionType:
+      headerLength > headerV3.size
+        ? additionalFields.decode(head, headerV3.size).compressionType
+        : 0,
+    unknownFields: head.slice(known, Math.max(known, headerLength)),
+    extensions: [],
+    backingFile: undefined,
+  }
+}
+
+function decodeBehindFields(header: Header, head: Uint8Array, faults: Faults): void {
+  const { backingFileOffset, backingFileSize } = header
+  const clusterSize = 2 ** header.clusterBits
+  let extensionsEnd = Math.min(head.length, clusterSize)
+  if (backingFileOffset !== 0) {
+    const nameEnd = backingFileOffset + backingFileSize
+    if (backingFileSize > maxBackingNameBytes || nameEnd > clusterSize) {
+      throw faults.refuse('CORRUPT_IMAGE', 'Backing file name too long', 16)
+    }
+    if (backingFileOffset < header.headerLength || nameEnd > head.length) {
+      throw faults.refuse('CORRUPT_IMAGE', 'Invalid backing file offset', 8)
+    }
+    header.backingFile = textOf(head.subarray(backingFileOffset, nameEnd))
+    extensionsEnd = backingFileOffset
+  }
+  header.extensions = decodeExtensions(head, header.headerLength, extensionsEnd, faults)
+}
+
+function headerLengthOf(header: Header): number {
+  if (header.version === 2) return headerV2.size
+  return headerV3.size + additionalFields.size + header.unknownFields.length
+}
+
+function encodeAdditional(header: Header, head: Uint8Array): void {
+  const padding = new Array<number>(7).fill(0)
+  const { compressionType } = header
+  additionalFields.encodeInto(head, headerV3.size, { compressionType, padding })
+  head.set(header.unknownFields, headerV3.size + additionalFields.size)
+}
+
+function checkFeatures(header: Header, faults: Faults): void {
+  const unknown = header.incompatibleFeatures & ~knownIncompatible
+  if (unknown !== 0n) {
+    throw faults.refuse(
+      'UNSUPPORTED',
+      `Unsupported qcow2 feature(s): ${unknownNames(header, unknown).join(', ')}`,
+      headerV3.offsets.incompatibleFeatures,
+    )
+  }
+  if (header.incompatibleFeatures & incompatible.externalDataFile) {
+    throw faults.refuse('UNSUPPORTED', 'external data files are not supported yet', 72)
+  }
+  if (header.incompatibleFeatures & incompatible.extendedL2) {
+    throw faults.refuse('UNSUPPORTED', 'extended L2 entries are not supported yet', 72)
+  }
+}
+
+/** Names from the image's own table; bits without one are shown together as a number. */
+function unknownNames(header: Header, unknown: bigint): string[] {
+  const names: string[] = []
+  let nameless = 0n
+  for (let bit = 0; bit < 64; bit++) {
+    const mask = 1n << BigInt(bit)
+    if ((unknown & mask) === 0n) continue
+    const name = featureName(header.extensions, 'incompatible', bit)
+    if (name === undefined) nameless |= mask
+    else names.push(name)
+  }
+  if (nameless !== 0n) names.push(`Unknown incompatible feature: ${nameless.toString(16)}`)
+  return names
+}
+
+function refuseEncryption(method: number, faults: Faults): never {
+  const names = ['none', 'AES', 'LUKS']
+  const what = names[method]
+    ? `${names[method]} encryption is not supported yet`
+    : `Unsupported encryption method ${method}`
+  throw faults.refuse('UNSUPPORTED', what, headerV2.offsets.cryptMethod)
+}
+
+function checkCompression(header: Header, faults: Faults): void {
+  const at = headerV3.size
+  const { compressionType } = header
+  if (compressionType >= compressionTypes.length) {
+    throw faults.refuse('UNSUPPORTED', `qcow2: unknown compression type: ${compressionType}`, at)
+  }
+  const flagged = (header.incompatibleFeatures & incompatible.compressionType) !== 0n
+  if (flagged === (compressionType !== 0)) return
+  const must = flagged ? 'must not be set' : 'must be set'
+  throw faults.refuse(
+    'CORRUPT_IMAGE',
+    `qcow2: Compression type incompatible feature bit ${must}`,
+    at,
+  )
+}
+
+function checkSize(header: Header, faults: Faults): void {
+  const at = headerV2.offsets.size
+  if (header.size > maxDiskSize) throw faults.refuse('UNSUPPORTED', 'Image is too big', at)
+  if (header.l1Size * 8 > maxL1Bytes) {
+    throw faults.refuse('CORRUPT_IMAGE', 'Active L1 table too large', headerV2.offsets.l1Size)
+  }
+  if (header.l1Size < l1SizeFor(header.size, header.clusterBits)) {
+    throw faults.refuse('CORRUPT_IMAGE', 'L1 table is too small', headerV2.offsets.l1Size)
+  }
+}
+
+/** Entries that the L1 table of a disk needs. */
+export function l1SizeFor(size: number, clusterBits: number): number {
+  return Math.ceil(size / (2 ** clusterBits * 2 ** (clusterBits - 3)))
+}
+
+function checkTables(header: Header, fileSize: number, faults: Faults): void {
+  const clusterSize = 2 ** header.clusterBits
+  const outside = (offset: number, length: number) =>
+    !isAligned(offset, clusterSize) ||
+    offset < clusterSize ||
+    offset + length > Math.min(maxHostOffset, alignUp(fileSize, clusterSize))
+  const { offsets } = headerV2
+
+  if (header.refcountTableClusters === 0) {
+    throw faults.refuse(
+      'CORRUPT_IMAGE',
+      'Image does not contain a reference count table',
+      offsets.refcountTableClusters,
+    )
+  }
+  const refcountTableBytes = header.refcountTableClusters * clusterSize
+  if (refcountTableBytes > maxRefcountTableBytes) {
+    throw faults.refuse(
+      'CORRUPT_IMAGE',
+      'Reference count table too large',
+      offsets.refcountTableClusters,
+    )
+  }
+  if (outside(header.refcountTableOffset, refcountTableBytes)) {
+    throw faults.refuse(
+      'CORRUPT_IMAGE',
+      'Reference count table offset invalid',
+      offsets.refcountTableOffset,
+    )
+  }
+  if (header.l1Size > 0 && outside(header.l1TableOffset, header.l1Size * 8)) {
+    throw faults.refuse('CORRUPT_IMAGE', 'Active L1 table offset invalid', offsets.l1TableOffset)
+  }
+  if (header.nbSnapshots > maxSnapshots) {
+    throw faults.refuse('CORRUPT_IMAGE', 'Snapshot table too large', offsets.nbSnapshots)
+  }
+  if (header.nbSnapshots > 0 && outside(header.snapshotsOffset, header.nbSnapshots * 40)) {
+    throw faults.refuse('CORRUPT_IMAGE', 'Snapshot table offset invalid', offsets.snapshotsOffset)
+  }
+}
+
+function headerTooShort(faults: Faults) {
+  return faults.refuse('CORRUPT_IMAGE', 'qcow2 header too short', headerV3.offsets.headerLength)
+}
+
+/** The recorded format of the backing file, if any. */
+export function backingFormat(header: Header): string | undefined {
+  const found = header.extensions.find(({ type }) => type === extensionType.backingFormat)
+  return found && textOf(found.data)
+}
+
+/** Takes away, or sets, the recorded format of the backing file. */
+export function setBackingFormat(header: Header, format: string | undefined): void {
+  const rest = header.extensions.filter(({ type }) => type !== extensionType.backingFormat)
+  const own = { type: extensionType.backingFormat, data: Buffer.from(format ?? '') }
+  header.extensions = format === undefined ? rest : [own, ...rest]
+}

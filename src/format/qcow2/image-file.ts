@@ -1,0 +1,113 @@
+/**
+ * The file under an image. It is as long as its clusters need: reads behind the end give zeroes,
+ * because the last cluster may be cut off, and space for new clusters is added in large steps, which
+ * are given back when the image is closed.
+ */
+import { type BlockLayer, type Completion, type Io, plainWriteIo } from '../../block/layer.ts'
+import { alignUp, MiB } from '../../bytes/range.ts'
+import { BlockError } from '../../errors.ts'
+import type { Faults } from './faults.ts'
+import { maxHostOffset } from './limits.ts'
+
+/** Smallest and largest step in which the file grows. */
+const minGrowth = 4 * MiB
+const maxGrowth = 256 * MiB
+
+export class ImageFile {
+  readonly layer: BlockLayer
+  readonly #clusterSize: number
+  readonly #faults: Faults
+  #size: number
+  /** Everything from here on has never been written by anybody. */
+  #untouched: number
+  #growing: Promise<void> | undefined
+
+  constructor(layer: BlockLayer, clusterSize: number, faults: Faults) {
+    this.layer = layer
+    this.#clusterSize = clusterSize
+    this.#faults = faults
+    this.#size = layer.size
+    this.#untouched = layer.size
+  }
+
+  /** Bytes. Nobody else resizes the file while the image is open. */
+  get size(): number {
+    return this.#size
+  }
+
+  /** Reads as much as the file has; zeroes behind its end. */
+  async read(offset: number, target: Uint8Array, io: Io): Promise<void> {
+    const inside = Math.min(target.length, Math.max(0, this.#size - offset))
+    if (inside < target.length) target.fill(0, inside)
+    if (inside > 0) await this.layer.read(offset, target.subarray(0, inside), io)
+  }
+
+  async write(offset: number, source: Uint8Array): Promise<void> {
+    if (offset + source.length > this.#size) await this.reserve(offset + source.length)
+    await this.layer.write(offset, source, plainWriteIo)
+  }
+
+  /** Whether a host range that was just allocated reads as zeroes already. Notes that it is used. */
+  claim(offset: number, length: number): boolean {
+    const zeroed = offset >= this.#untouched && this.layer.capabilities.zeroInit
+    this.#untouched = Math.max(this.#untouched, offset + length)
+    return zeroed
+  }
+
+  /** Makes the file at least `end` long. Nothing has to be done in most cases. */
+  reserve(end: number): Completion {
+    if (end <= this.#size) return
+    return this.#reserve(end)
+  }
+
+  /** Adds what the last cluster lacks, so that all of it can be written in place. */
+  async complete(): Promise<void> {
+    const end = alignUp(this.#size, this.#clusterSize)
+    if (end > this.#size && this.layer.capabilities.resize) await this.#truncate(end)
+  }
+
+  /** Gives back the space behind the last cluster that was used. */
+  async trim(): Promise<void> {
+    const end = alignUp(this.#untouched, this.#clusterSize)
+    if (end < this.#size && this.layer.capabilities.resize) await this.#truncate(end)
+  }
+
+  /** Cuts the file off behind `end`, which nothing reaches any more. */
+  async shorten(end: number): Promise<void> {
+    if (end >= this.#size || !this.layer.capabilities.resize) return
+    await this.#truncate(end)
+    this.#untouched = Math.min(this.#untouched, end)
+  }
+
+  async #reserve(end: number): Promise<void> {
+    if (end > maxHostOffset) throw this.#faults.noSpace('the file would become larger than 2^53')
+    while (end > this.#size) {
+      this.#growing ??= this.#grow(end).finally(() => {
+        this.#growing = undefined
+      })
+      await this.#growing
+    }
+  }
+
+  async #grow(end: number): Promise<void> {
+    if (!this.layer.capabilities.resize) {
+      throw this.#faults.noSpace(
+        `the storage of ${this.#size} bytes is full and cannot grow to ${end}`,
+      )
+    }
+    const step = Math.min(maxGrowth, Math.max(minGrowth, this.#size / 8))
+    const ample = alignUp(Math.min(maxHostOffset, end + step), this.#clusterSize)
+    try {
+      await this.#truncate(ample)
+    } catch (error) {
+      // What is asked for may fit where the reserve does not.
+      if (!(error instanceof BlockError) || error.code !== 'NO_SPACE') throw error
+      await this.#truncate(alignUp(end, this.#clusterSize))
+    }
+  }
+
+  async #truncate(size: number): Promise<void> {
+    await this.layer.truncate(size, plainWriteIo)
+    this.#size = size
+  }
+}

@@ -1,0 +1,247 @@
+/** An open image: its parts put together, and what needs several of them. */
+import { type BlockLayer, type Io, plainIo } from '../../block/layer.ts'
+import { rangesOverlap } from '../../bytes/range.ts'
+import { Allocator } from './allocator.ts'
+import { CompressedClusters } from './compressed.ts'
+import { Faults } from './faults.ts'
+import { type FreeReason, PendingFrees } from './frees.ts'
+import {
+  autoclear,
+  checkHeader,
+  compatible,
+  decodeHeader,
+  type Header,
+  headLength,
+} from './header.ts'
+import { HeaderState } from './header-state.ts'
+import { ImageFile } from './image-file.ts'
+import { clusterOf, entrySize, highOf, kind, L2Layout, lowOf } from './l2-table.ts'
+import { L2Tables } from './l2-tables.ts'
+import { hostOffset } from './offsets.ts'
+import { Refcounts } from './refcounts.ts'
+import { resizeImage } from './resize.ts'
+import { cacheCapacity, type ImageSettings } from './settings.ts'
+import type { Table } from './table.ts'
+import { WriteBack } from './write-back.ts'
+
+/** The header sector: enough to learn how long the header area is. */
+const firstRead = 512
+
+export class Qcow2Image {
+  readonly file: ImageFile
+  readonly header: HeaderState
+  readonly faults: Faults
+  readonly layout: L2Layout
+  readonly readOnly: boolean
+  readonly l2Tables: L2Tables
+  readonly refcounts: Refcounts
+  readonly frees: PendingFrees
+  readonly allocator: Allocator
+  readonly writeBack: WriteBack
+  readonly compressed: CompressedClusters
+  #cleaner: NodeJS.Timeout | undefined
+
+  private constructor(
+    file: ImageFile,
+    header: HeaderState,
+    faults: Faults,
+    l2Tables: L2Tables,
+    refcounts: Refcounts,
+    settings: ImageSettings,
+  ) {
+    const { readOnly } = settings
+    this.file = file
+    this.header = header
+    this.faults = faults
+    this.layout = l2Tables.layout
+    this.readOnly = readOnly
+    this.l2Tables = l2Tables
+    this.refcounts = refcounts
+    this.frees = new PendingFrees(this.layout.clusterSize)
+    this.allocator = new Allocator(refcounts, this.frees, file, header.current, faults)
+    const { frees, allocator } = this
+    const lazy = isLazy(header.current, settings)
+    const { discards } = settings
+    this.writeBack = new WriteBack({
+      file,
+      header,
+      l2Tables,
+      refcounts,
+      frees,
+      allocator,
+      lazy,
+      discards,
+    })
+    l2Tables.makeRoom = () => this.writeBack.flushChanges()
+    refcounts.makeRoom = () => this.writeBack.writeBlocks()
+    this.compressed = new CompressedClusters(this)
+    this.#startCleaner(settings.cacheCleanSeconds)
+  }
+
+  /** Reads header and top-level tables. The layer stays its owner's. */
+  static async open(layer: BlockLayer, settings: ImageSettings): Promise<Qcow2Image> {
+    const faults = new Faults(settings.name, layer.image?.filename)
+    const header = await readHeader(layer, faults)
+    checkHeader(header, layer.size, faults)
+    const file = new ImageFile(layer, 2 ** header.clusterBits, faults)
+    const state = new HeaderState(header)
+    if (!settings.readOnly) await prepareWriting(state, file, faults)
+    const layout = new L2Layout(header.version, header.clusterBits)
+    const capacity = cacheCapacity(settings, header)
+    const l2Tables = await L2Tables.open(file, header, layout, faults, capacity.l2Tables)
+    const refcounts = await Refcounts.open(file, state, faults, capacity.refcountBlocks)
+    return new Qcow2Image(file, state, faults, l2Tables, refcounts, settings)
+  }
+
+  /**
+   * The L2 table of an L1 entry, ready to be changed: made where it is missing, copied where
+   * snapshots share it. It is pinned; the caller unpins it.
+   */
+  async ownTable(l1Index: number): Promise<Table> {
+    const { l2Tables } = this
+    for (;;) {
+      if (l2Tables.isMissing(l1Index)) {
+        await this.#makeTable(l1Index)
+      } else if (!l2Tables.isOwn(l1Index)) {
+        await this.#copyTable(l1Index)
+      } else {
+        const table = l2Tables.cached(l2Tables.offsetAt(l1Index))
+        if (table) {
+          table.pins++
+          return table
+        }
+        const loaded = await l2Tables.load(l1Index)
+        // Unless the entry has got another table meanwhile.
+        if (l2Tables.cached(l2Tables.offsetAt(l1Index)) === loaded) return loaded
+        loaded.unpin()
+      }
+    }
+  }
+
+  /** An L2 entry is about to lose its clusters. */
+  releaseEntry(high: number, low: number, reason: FreeReason): void {
+    switch (this.layout.kindOf(high, low)) {
+      case kind.data:
+      case kind.zeroAllocated:
+        this.allocator.free(clusterOf(high, low), 1, reason)
+        break
+      case kind.compressed: {
+        const { clusterSize } = this.layout
+        const offset = this.layout.compressedOffset(high, low)
+        const end = offset + this.layout.compressedLength(high, low)
+        const first = Math.floor(offset / clusterSize)
+        const count = Math.ceil(end / clusterSize) - first
+        this.compressed.forget(first, count)
+        this.allocator.free(hostOffset(first * clusterSize), count, reason)
+      }
+    }
+  }
+
+  /** Releases everything that a run of entries refers to, without changing them. */
+  releaseEntries(table: Table, first: number, count: number): void {
+    for (let index = first; index < first + count; index++) {
+      const high = highOf(table.view, index)
+      const low = lowOf(table.view, index)
+      const fault = this.layout.faultOf(high, low)
+      if (fault !== undefined) {
+        throw this.faults.corrupt(`L2 entry ${index} ${fault}`, table.offset + index * entrySize)
+      }
+      this.releaseEntry(high, low, 'request')
+    }
+  }
+
+  /** Which of the tables that never move lies in a range of the file, if any; for messages. */
+  metadataAt(offset: number, length: number): string | undefined {
+    const { l1TableOffset, l1Size, refcountTableOffset, refcountTableClusters } =
+      this.header.current
+    if (rangesOverlap(offset, length, l1TableOffset, l1Size * entrySize)) {
+      return 'where the L1 table lies'
+    }
+    const refcountTableBytes = refcountTableClusters * this.layout.clusterSize
+    return rangesOverlap(offset, length, refcountTableOffset, refcountTableBytes)
+      ? 'where the refcount table lies'
+      : undefined
+  }
+
+  async resize(size: number, io: Io): Promise<void> {
+    await resizeImage(this, size, io)
+  }
+
+  /** Everything on stable storage, counts exact, dirty bit clear, no spare space at the end. */
+  async close(): Promise<void> {
+    clearInterval(this.#cleaner)
+    if (this.readOnly) return
+    await this.writeBack.finish()
+    await this.file.trim()
+  }
+
+  async #makeTable(l1Index: number): Promise<void> {
+    const run = await this.allocator.take(1)
+    if (!this.l2Tables.cache.hasRoom()) await this.l2Tables.makeRoom()
+    // Somebody else may have been faster.
+    if (!this.l2Tables.isMissing(l1Index)) return await this.allocator.giveBack(run)
+    this.file.claim(run.offset, this.layout.clusterSize)
+    this.l2Tables.adopt(l1Index, run.offset, new Uint8Array(this.layout.clusterSize))
+  }
+
+  async #copyTable(l1Index: number): Promise<void> {
+    const { l2Tables } = this
+    const shared = await l2Tables.load(l1Index)
+    shared.unpin()
+    const run = await this.allocator.take(1)
+    if (!l2Tables.cache.hasRoom()) await l2Tables.makeRoom()
+    if (l2Tables.isMissing(l1Index) || l2Tables.offsetAt(l1Index) !== shared.offset) {
+      return await this.allocator.giveBack(run)
+    }
+    this.file.claim(run.offset, this.layout.clusterSize)
+    l2Tables.adopt(l1Index, run.offset, shared.bytes.slice())
+    this.allocator.free(shared.offset, 1, 'other')
+  }
+
+  #startCleaner(seconds: number): void {
+    if (seconds === 0) return
+    const clean = () => {
+      this.l2Tables.cache.dropUnused()
+      this.refcounts.cache.dropUnused()
+    }
+    this.#cleaner = setInterval(clean, seconds * 1000)
+    this.#cleaner.unref()
+  }
+}
+
+async function readHeader(layer: BlockLayer, faults: Faults): Promise<Header> {
+  const start = new Uint8Array(Math.min(firstRead, layer.size))
+  if (start.length > 0) await layer.read(0, start, plainIo)
+  const head = new Uint8Array(headLength(start, layer.size))
+  if (head.length > 0) await layer.read(0, head, plainIo)
+  return decodeHeader(head, faults)
+}
+
+/** What has to be in order, and on disk, before anything is written. */
+async function prepareWriting(state: HeaderState, file: ImageFile, faults: Faults): Promise<void> {
+  const header = state.current
+  if (state.corruptBit) {
+    throw faults.refuse('CORRUPT_IMAGE', 'qcow2: Image is corrupt; cannot be opened read/write', 72)
+  }
+  if (header.autoclearFeatures & autoclear.bitmaps) {
+    throw faults.refuse(
+      'UNSUPPORTED',
+      'the image has persistent bitmaps, which are not kept up to date yet; open it read-only, ' +
+        'or remove them first',
+      88,
+    )
+  }
+  // Whoever changes the image has to take away the marks of features that it does not know.
+  header.autoclearFeatures = 0n
+  const early = state.earlyChanges()
+  if (early) {
+    await state.write(early, file)
+    await file.layer.flush(plainIo)
+  }
+  await file.complete()
+}
+
+function isLazy(header: Header, settings: ImageSettings): boolean {
+  const recorded = (header.compatibleFeatures & compatible.lazyRefcounts) !== 0n
+  return !settings.readOnly && header.version >= 3 && (settings.lazyRefcounts ?? recorded)
+}

@@ -1,0 +1,126 @@
+/** Options of an open image's node, as `blockdev-add` has them. */
+import type { NodeReference } from '../../block/driver.ts'
+import { missing, OptionReader } from '../../block/options.ts'
+import { isPowerOfTwo, KiB } from '../../bytes/range.ts'
+import { BlockError } from '../../errors.ts'
+import type { FreeReason } from './frees.ts'
+import type { ImageSettings } from './settings.ts'
+
+export interface Qcow2Options {
+  readonly file: NodeReference
+  /** Undefined: the image's own; null: none, whatever the image says. */
+  readonly backing: NodeReference | null | undefined
+  readonly settings: Omit<ImageSettings, 'name' | 'readOnly'>
+}
+
+/** Seconds after which tables that are not used are dropped from memory. */
+const defaultCacheCleanSeconds = 600
+
+/** Refcounts are needed only while clusters are allocated or freed: the L2 cache gets the rest. */
+const refcountShare = 256 * KiB
+
+export function parseOptions(options: Readonly<Record<string, unknown>>): Qcow2Options {
+  const reader = new OptionReader(options)
+  refuseUnsupported(reader)
+  checkOverlapOption(reader)
+  const file = reader.take('file') as NodeReference | undefined
+  if (file === undefined) throw missing('file')
+  const parsed: Qcow2Options = {
+    file,
+    backing: reader.take('backing') as NodeReference | null | undefined,
+    settings: {
+      lazyRefcounts: reader.boolean('lazy-refcounts'),
+      ...cacheSizes(reader),
+      cacheCleanSeconds: reader.integer('cache-clean-interval') ?? defaultCacheCleanSeconds,
+      discards: discardReasons(reader),
+    },
+  }
+  reader.finish()
+  return parsed
+}
+
+function cacheSizes(reader: OptionReader): { l2CacheBytes?: number; refcountCacheBytes?: number } {
+  const total = reader.bytes('cache-size')
+  const l2 = reader.bytes('l2-cache-size')
+  const refcounts = reader.bytes('refcount-cache-size')
+  const entry = reader.bytes('l2-cache-entry-size')
+  // Whole tables are cached; the option is taken, and checked, for the sake of those who set it.
+  if (entry !== undefined && !(isPowerOfTwo(entry) && entry >= 512)) {
+    throw invalid('L2 cache entry size must be a power of two between 512 and the cluster size')
+  }
+  if (total === undefined) return { l2CacheBytes: l2, refcountCacheBytes: refcounts }
+  if (l2 !== undefined && refcounts !== undefined) {
+    throw invalid(
+      'cache-size, l2-cache-size and refcount-cache-size may not be set at the same time',
+    )
+  }
+  if (l2 !== undefined && l2 > total) throw invalid('l2-cache-size may not exceed cache-size')
+  if (refcounts !== undefined && refcounts > total) {
+    throw invalid('refcount-cache-size may not exceed cache-size')
+  }
+  const refcountCacheBytes =
+    refcounts ?? (l2 === undefined ? Math.min(refcountShare, total) : total - l2)
+  return { l2CacheBytes: total - refcountCacheBytes, refcountCacheBytes }
+}
+
+/** Discards of a guest reach the image only where its node permits them, so they may go further. */
+function discardReasons(reader: OptionReader): ReadonlySet<FreeReason> {
+  const reasons = new Set<FreeReason>()
+  if (reader.boolean('pass-discard-request') ?? true) reasons.add('request')
+  if (reader.boolean('pass-discard-snapshot') ?? true) reasons.add('snapshot')
+  if (reader.boolean('pass-discard-other') ?? false) reasons.add('other')
+  return reasons
+}
+
+/**
+ * Writes over the header, the L1 and the refcount table are refused whatever is chosen here; the
+ * more costly checks that QEMU offers are accepted and not made.
+ */
+function checkOverlapOption(reader: OptionReader): void {
+  const templates = ['none', 'constant', 'cached', 'all'] as const
+  const value = reader.take('overlap-check')
+  const inner = new OptionReader(
+    typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {},
+  )
+  const chosen = new OptionReader({
+    'overlap-check': typeof value === 'object' ? undefined : value,
+  })
+  chosen.oneOf('overlap-check', templates)
+  inner.oneOf('template', templates)
+  for (const part of overlapParts) inner.boolean(part)
+  inner.finish()
+}
+
+const overlapParts = [
+  'main-header',
+  'active-l1',
+  'active-l2',
+  'refcount-table',
+  'refcount-block',
+  'snapshot-table',
+  'inactive-l1',
+  'inactive-l2',
+  'bitmap-directory',
+]
+
+function refuseUnsupported(reader: OptionReader): void {
+  for (const name of ['encrypt', 'data-file']) {
+    if (reader.take(name) === undefined) continue
+    throw new BlockError('UNSUPPORTED', `The qcow2 option '${name}' is not supported yet`, {
+      errno: 'ENOTSUP',
+    })
+  }
+  if (reader.boolean('discard-no-unref')) {
+    throw new BlockError(
+      'UNSUPPORTED',
+      "The qcow2 option 'discard-no-unref' is not supported yet",
+      {
+        errno: 'ENOTSUP',
+      },
+    )
+  }
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}

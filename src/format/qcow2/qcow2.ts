@@ -1,0 +1,44 @@
+/** Driver `qcow2`. */
+import { ClusterLayer } from '../../block/cluster-layer.ts'
+import type { BlockDriver, OpenContext } from '../../block/driver.ts'
+import type { BlockLayer } from '../../block/layer.ts'
+import { creator } from './create.ts'
+import type { Qcow2CreateOptions } from './create-options.ts'
+import { imageFacts } from './facts.ts'
+import { backingFormat, isQcow2 } from './header.ts'
+import { Qcow2Image } from './image.ts'
+import { Qcow2Map } from './map.ts'
+import { parseOptions, type Qcow2Options } from './options.ts'
+
+export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
+  name: 'qcow2',
+  kind: 'format',
+  parse: parseOptions,
+  probe: isQcow2,
+  creator,
+  async open(options, context) {
+    const file = await context.child('file', options.file)
+    const { readOnly } = context.flags
+    const settings = { ...options.settings, name: context.name, readOnly }
+    const image = await Qcow2Image.open(file, settings)
+    try {
+      const map = new Qcow2Map(image, { image: imageFacts(image) })
+      return new ClusterLayer(map, await openBacking(options, image, context))
+    } catch (error) {
+      await image.close()
+      throw error
+    }
+  },
+}
+
+async function openBacking(
+  { backing }: Qcow2Options,
+  image: Qcow2Image,
+  context: OpenContext,
+): Promise<BlockLayer | undefined> {
+  if (backing === null) return undefined
+  if (backing !== undefined) return await context.child('backing', backing)
+  const { current } = image.header
+  if (current.backingFile === undefined) return undefined
+  return await context.implied('backing', current.backingFile, backingFormat(current))
+}

@@ -1,0 +1,114 @@
+/**
+ * Changing the size of the disk.
+ *
+ * Growing: entries behind the old end, which a crash in the middle of an earlier shrinking may have
+ * left, are dropped first, so that the new space never shows old data; then the header's one sector
+ * puts a larger L1 table, where one is needed, and the new size in force together.
+ *
+ * Shrinking: clusters behind the new end are let go of first, and the size is written when that is
+ * on stable storage. A crash in between leaves the old size, and zeroes where data was given up.
+ */
+import type { Io } from '../../block/layer.ts'
+import { alignUp, maxDiskSize } from '../../bytes/range.ts'
+import { l1SizeFor } from './header.ts'
+import type { Qcow2Image } from './image.ts'
+import { entrySize, setEntry } from './l2-table.ts'
+import { maxL1Bytes } from './limits.ts'
+
+const sectorSize = 512
+
+/** Runs alone. `size` is a multiple of 512 bytes. */
+export async function resizeImage(image: Qcow2Image, size: number, io: Io): Promise<void> {
+  checkNewSize(image, size)
+  const header = image.header.current
+  const before = header.size
+  if (size === before) return
+  await dropBehind(image, alignUp(Math.min(size, before), image.layout.clusterSize), io)
+  if (size > before) await growL1(image, size)
+  else await image.writeBack.flushChanges()
+  header.size = size
+  try {
+    await image.writeBack.flushChanges()
+  } catch (error) {
+    header.size = before
+    throw error
+  }
+  if (size < before) await shortenFile(image)
+}
+
+function checkNewSize(image: Qcow2Image, size: number): void {
+  const { version, nbSnapshots, clusterBits } = image.header.current
+  if (size % sectorSize !== 0) {
+    throw image.faults.invalid(`The new size must be a multiple of ${sectorSize}`)
+  }
+  if (version < 3 && nbSnapshots > 0) {
+    throw image.faults.unsupported("Can't resize a version 2 image which has snapshots")
+  }
+  if (size > maxDiskSize || l1SizeFor(size, clusterBits) * entrySize > maxL1Bytes) {
+    throw image.faults.invalid(
+      `${size} bytes are too large for clusters of ${2 ** clusterBits} bytes`,
+    )
+  }
+}
+
+/** Lets go of all clusters from `offset` on, a multiple of the cluster size. */
+async function dropBehind(image: Qcow2Image, offset: number, io: Io): Promise<void> {
+  const { l2Tables, layout, writeBack, frees } = image
+  const entries = image.header.current.l1Size
+  for (let l1Index = layout.l1Index(offset); l1Index < entries; l1Index++) {
+    if (l2Tables.isMissing(l1Index)) continue
+    io.signal.throwIfAborted()
+    const first = l1Index === layout.l1Index(offset) ? layout.l2Index(offset) : 0
+    if (first > 0) await dropEntries(image, l1Index, first)
+    else await dropTable(image, l1Index)
+    if (frees.length > maxPendingFrees) await writeBack.flushChanges()
+  }
+}
+
+/** Freed runs that may wait for one flush. */
+const maxPendingFrees = 16_384
+
+async function dropEntries(image: Qcow2Image, l1Index: number, first: number): Promise<void> {
+  const { entries } = image.layout
+  const table = await image.ownTable(l1Index)
+  try {
+    image.releaseEntries(table, first, entries - first)
+    for (let index = first; index < entries; index++) setEntry(table.view, index, 0, 0)
+    table.touchRange(first * entrySize, (entries - first) * entrySize)
+  } finally {
+    table.unpin()
+  }
+}
+
+async function dropTable(image: Qcow2Image, l1Index: number): Promise<void> {
+  const { l2Tables, layout, allocator } = image
+  const table = await l2Tables.load(l1Index)
+  table.unpin()
+  image.releaseEntries(table, 0, layout.entries)
+  allocator.free(table.offset, 1, 'other')
+  l2Tables.drop(l1Index)
+}
+
+async function growL1(image: Qcow2Image, size: number): Promise<void> {
+  const { layout, allocator, l2Tables, file } = image
+  const header = image.header.current
+  const entries = l1SizeFor(size, header.clusterBits)
+  if (entries <= header.l1Size) return
+  const clusters = (count: number) => Math.ceil((count * entrySize) / layout.clusterSize)
+  const run = await allocator.takeWhole(clusters(entries))
+  file.claim(run.offset, run.count * layout.clusterSize)
+  const old = l2Tables.moveL1(run.offset, entries)
+  if (header.l1Size > 0) allocator.free(old.offset, clusters(header.l1Size), 'other')
+  header.l1TableOffset = run.offset
+  header.l1Size = entries
+}
+
+/** Cuts off the part of the file in which no cluster is used any more. */
+async function shortenFile(image: Qcow2Image): Promise<void> {
+  const { clusterSize } = image.layout
+  let clusters = Math.ceil(image.file.size / clusterSize)
+  while (clusters > 0 && (await image.refcounts.get(clusters - 1)) === 0) clusters--
+  // The counts that were just lowered have to be on disk before the clusters are gone from it.
+  await image.writeBack.flushChanges()
+  await image.file.shorten(clusters * clusterSize)
+}

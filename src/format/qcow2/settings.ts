@@ -1,0 +1,43 @@
+/** How an image is opened, apart from what its header says. */
+import { MiB } from '../../bytes/range.ts'
+import type { FreeReason } from './frees.ts'
+import type { Header } from './header.ts'
+
+/** Bytes of L2 tables kept in memory, unless the disk needs less or the user wants otherwise. */
+const defaultL2CacheBytes = 32 * MiB
+const defaultRefcountCacheBytes = 4 * MiB
+/** Fewer tables than this make copying from one end of the disk to the other thrash. */
+const minL2Tables = 2
+const minRefcountBlocks = 4
+
+export interface ImageSettings {
+  /** Name of the node, for messages. */
+  readonly name: string
+  readonly readOnly: boolean
+  /** Undefined: as the image says. */
+  readonly lazyRefcounts?: boolean
+  /** Bytes. Undefined: a default. */
+  readonly l2CacheBytes?: number
+  readonly refcountCacheBytes?: number
+  /** Tables that were not used for so long are dropped from memory; 0: never. */
+  readonly cacheCleanSeconds: number
+  /** Kinds of freed clusters whose space goes back to the file system. */
+  readonly discards: ReadonlySet<FreeReason>
+}
+
+export interface CacheCapacity {
+  readonly l2Tables: number
+  readonly refcountBlocks: number
+}
+
+/** Numbers of tables that the caches may hold. */
+export function cacheCapacity(settings: ImageSettings, header: Header): CacheCapacity {
+  const clusterSize = 2 ** header.clusterBits
+  const l2Bytes = settings.l2CacheBytes ?? defaultL2CacheBytes
+  const refcountBytes = settings.refcountCacheBytes ?? defaultRefcountCacheBytes
+  return {
+    // More than the disk has is never used; a small disk's cache is small by itself.
+    l2Tables: Math.max(minL2Tables, Math.floor(l2Bytes / clusterSize)),
+    refcountBlocks: Math.max(minRefcountBlocks, Math.floor(refcountBytes / clusterSize)),
+  }
+}

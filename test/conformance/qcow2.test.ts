@@ -1,0 +1,42 @@
+import { MemoryLayer } from '../../src/protocol/memory.ts'
+import { newImage, openImage } from '../support/qcow2.ts'
+import { Random } from '../support/random.ts'
+import { testLayer } from './layer.ts'
+
+const variants: readonly Readonly<Record<string, unknown>>[] = [
+  {},
+  { compat: '0.10' },
+  { cluster_size: 512, refcount_bits: 1 },
+  { cluster_size: 512, refcount_bits: 64 },
+  { cluster_size: 4096, compression_type: 'zstd', refcount_bits: 8 },
+  { cluster_size: '2M', lazy_refcounts: true },
+  { preallocation: 'metadata' },
+]
+
+for (const options of variants) {
+  testLayer(`qcow2 ${JSON.stringify(options)}`, async (size) => {
+    const file = await newImage({ ...options, size })
+    let { layer } = await openImage(file)
+    return {
+      layer,
+      async reopen() {
+        await layer[Symbol.asyncDispose]()
+        layer = (await openImage(file)).layer
+        return layer
+      },
+      [Symbol.asyncDispose]: () => layer[Symbol.asyncDispose](),
+    }
+  })
+}
+
+testLayer('qcow2 with caches of two tables', async (size) => {
+  const file = await newImage({ size, cluster_size: 512 })
+  return (await openImage(file, { l2CacheBytes: 1024, refcountCacheBytes: 2048 })).layer
+})
+
+testLayer('qcow2 over a backing file', async (size) => {
+  const content = new Random().bytes(size - 3072)
+  const file = await newImage({ size, cluster_size: 4096, backing_file: 'base' })
+  const { layer } = await openImage(file, {}, MemoryLayer.of(content))
+  return { layer, content, [Symbol.asyncDispose]: () => layer[Symbol.asyncDispose]() }
+})

@@ -1,0 +1,38 @@
+/** qcow2 images in memory, for tests. */
+import { ClusterLayer } from '../../src/block/cluster-layer.ts'
+import { type BlockLayer, neverAborted } from '../../src/block/layer.ts'
+import { creator } from '../../src/format/qcow2/create.ts'
+import { Qcow2Image } from '../../src/format/qcow2/image.ts'
+import { Qcow2Map } from '../../src/format/qcow2/map.ts'
+import type { ImageSettings } from '../../src/format/qcow2/settings.ts'
+import { MemoryLayer } from '../../src/protocol/memory.ts'
+
+export const testSettings: ImageSettings = {
+  name: 'disk0',
+  readOnly: false,
+  cacheCleanSeconds: 0,
+  discards: new Set(['request', 'snapshot', 'other']),
+}
+
+/** A new image in `file`, made with options as `qemu-img create -o` takes them. */
+export async function newImage(
+  options: Readonly<Record<string, unknown>>,
+  file: BlockLayer = new MemoryLayer({ size: 0 }),
+): Promise<BlockLayer> {
+  await creator.create(creator.parse(options), { file, signal: neverAborted })
+  return file
+}
+
+export interface OpenTestImage {
+  readonly image: Qcow2Image
+  readonly layer: ClusterLayer
+}
+
+export async function openImage(
+  file: BlockLayer,
+  settings: Partial<ImageSettings> = {},
+  backing?: BlockLayer,
+): Promise<OpenTestImage> {
+  const image = await Qcow2Image.open(file, { ...testSettings, ...settings })
+  return { image, layer: new ClusterLayer(new Qcow2Map(image, {}), backing) }
+}
