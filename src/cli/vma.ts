@@ -40,7 +40,8 @@ export async function run(args: string[], io: CliIo): Promise<number> {
     }
     return (await commands[name](rest, io)) ?? 0
   } catch (error) {
-    await print(io.stderr, `vma: ${sentence(error)}\n`).catch(() => {})
+    const text = io.signal?.aborted ? 'interrupted' : sentence(error)
+    await print(io.stderr, `vma: ${text}\n`).catch(() => {})
     if (error instanceof UsageError) await print(io.stderr, usage).catch(() => {})
     return 1
   }
@@ -49,7 +50,6 @@ export async function run(args: string[], io: CliIo): Promise<number> {
 /** One line, whatever it was. */
 function sentence(error: unknown): string {
   if (error instanceof UsageError || error instanceof BlockError) return oneLine(error.message)
-  if (error instanceof Error && error.name === 'AbortError') return 'interrupted'
   return oneLine(error instanceof Error ? error.message : String(error))
 }
 

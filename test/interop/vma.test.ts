@@ -8,6 +8,7 @@ import { buffer } from 'node:stream/consumers'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { openSink } from '../../src/archive/vma/io/open-sink.ts'
 import { run } from '../../src/cli/vma.ts'
+import { openDisk } from '../../src/disk.ts'
 import { peer } from '../peers.ts'
 import { runCommand } from '../support/cli.ts'
 import { Random, runSeed, seedNote } from '../support/random.ts'
@@ -140,6 +141,21 @@ zstd.describe('zstd', () => {
       expect(cut).toMatchObject({ status: 1, stderr: expect.stringContaining('truncated') })
     }
   })
+})
+
+it.each(['a.vma', 'a.vma.zst'])('a disk inside %s is opened like an image', async (name) => {
+  await makeArchive(name, [disk, { name: 'other', content: Buffer.from('other') }])
+  const options = { driver: 'vma', device: 'disk' }
+  await using opened = await openDisk(inFolder(name), { readOnly: true, options })
+  const content = Buffer.alloc(opened.size)
+  await opened.read(0, content)
+  expect(content.equals(disk.content)).toBe(true)
+  let zeroes = 0
+  for await (const extent of opened.extents()) if (extent.zero) zeroes += extent.length
+  expect(zeroes).toBeGreaterThan(disk.content.length / 4)
+  await expect(openDisk(inFolder(name), { format: 'vma', readOnly: true })).rejects.toThrow(
+    /choose one with 'device'/,
+  )
 })
 
 gzip.it('gzip decodes our archives, and we its files', async () => {

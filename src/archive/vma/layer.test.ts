@@ -1,7 +1,11 @@
 import { describe, expect, test } from 'vitest'
+import { testLayer } from '../../../test/conformance/layer.ts'
 import { Random } from '../../../test/support/random.ts'
 import { archiveOf, MemorySink, memorySource, patternedDisk } from '../../../test/support/vma.ts'
 import { plainIo } from '../../block/layer.ts'
+import { ZstdSink } from './io/compress-sink.ts'
+import { randomAccessTo } from './io/open-source.ts'
+import type { RandomAccess } from './io/source.ts'
 import { VmaLayer, vma } from './layer.ts'
 import { VmaReader } from './reader.ts'
 import { VmaWriter } from './writer.ts'
@@ -108,6 +112,38 @@ test('an incomplete device cannot be opened', async () => {
   await expect(open(whole.subarray(0, second))).rejects.toThrow('cluster 58 is missing')
 })
 
+for (const [name, make] of [
+  ['vma', scattered],
+  ['vma in zstd', async (extensions: boolean) => await zstdOf(await scattered(extensions))],
+] as const) {
+  testLayer(name, async () => {
+    const bytes = await make(true)
+    const random = await randomAccessTo('memory', memorySource(bytes, true).random!)
+    const source = { ...memorySource(bytes, true), random, read: inOrder(random!) }
+    const layer = await VmaLayer.open(await VmaReader.open(source))
+    return { layer, content, [Symbol.asyncDispose]: () => layer[Symbol.asyncDispose]() }
+  })
+}
+
+function inOrder(file: RandomAccess) {
+  let position = 0
+  return async (target: Uint8Array) => {
+    const count = await file.readAt(position, target)
+    position += count
+    return count
+  }
+}
+
+async function zstdOf(archive: Buffer): Promise<Buffer> {
+  const sink = new MemorySink()
+  const zstd = new ZstdSink(sink)
+  for (let at = 0; at < archive.length; at += 1_500_000) {
+    await zstd.write(archive.subarray(at, at + 1_500_000))
+  }
+  await zstd.finish()
+  return sink.bytes
+}
+
 test('the driver takes a file and a device', async () => {
   expect(vma.parse({ file: 'node0', device: 'a' })).toEqual({ file: 'node0', device: 'a' })
   expect(() => vma.parse({ device: 'a' })).toThrow("Parameter 'file' is missing")
@@ -125,7 +161,8 @@ test('the driver reads through its child and leaves it open', async () => {
       disposed = true
     },
   }
-  const context = { ...plainIo, name: 'node1', child: async () => child } as never
+  const flags = { readOnly: true }
+  const context = { ...plainIo, name: 'node1', flags, child: async () => child } as never
   {
     await using layer = await vma.open(vma.parse({ file: 'x' }), context)
     const target = Buffer.alloc(10_000)
@@ -133,4 +170,8 @@ test('the driver reads through its child and leaves it open', async () => {
     expect(target.equals(content.subarray(cluster, cluster + 10_000))).toBe(true)
   }
   expect(disposed).toBe(false)
+  flags.readOnly = false
+  await expect(vma.open(vma.parse({ file: 'x' }), context)).rejects.toMatchObject({
+    code: 'READ_ONLY',
+  })
 })

@@ -282,6 +282,16 @@ export const vma: BlockDriver<VmaOptions> = {
   },
   probe: isVma,
   async open({ file, device }, context) {
+    if (!context.flags.readOnly) {
+      throw new BlockError(
+        'READ_ONLY',
+        `${context.name}: an archive can only be opened read-only`,
+        {
+          node: context.name,
+          errno: 'EROFS',
+        },
+      )
+    }
     const child = await context.child('file', file)
     const name = child.image?.filename ?? context.name
     const reader = await VmaReader.open(await childSource(name, child, context))

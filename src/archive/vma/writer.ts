@@ -423,8 +423,9 @@ export class VmaWriter implements AsyncDisposable {
   async #giveUp(error: unknown): Promise<unknown> {
     const first = this.#fail(error)
     this.#state = 'closed'
-    await Promise.all(this.#inFlight)
+    // The sink first: what is in flight may wait for a reader that never comes.
     await this.#sink.abort()
+    await Promise.all(this.#inFlight)
     return first
   }
 }

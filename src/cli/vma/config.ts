@@ -7,10 +7,9 @@ import { openArchive, parseCommandLine, print } from './support.ts'
 const defaultConfig = 'qemu-server.conf'
 
 export async function configCommand(args: string[], io: CliIo): Promise<void> {
-  const options = { config: { type: 'string', short: 'c' }, json: { type: 'boolean' } } as const
-  const { values, positionals } = parseCommandLine(args, options, ['filename'])
-  const name = values.config ?? defaultConfig
-  await using reader = await openArchive(positionals[0], io)
+  const line = parseCommandLine(args, 'c:', [{ name: 'json' }], ['filename'])
+  const name = line.last('c') ?? defaultConfig
+  await using reader = await openArchive(line.positionals[0], io)
   const config = reader.header.configs.find((each) => each.name === name)
   if (!config) {
     const names = reader.header.configs.map((each) => each.name).join(', ') || 'none'
@@ -20,7 +19,7 @@ export async function configCommand(args: string[], io: CliIo): Promise<void> {
       { path: reader.name },
     )
   }
-  await print(io.stdout, values.json ? `${toJson(config)}\n` : config.data)
+  await print(io.stdout, line.has('json') ? `${toJson(config)}\n` : config.data)
 }
 
 /** Text where it is text, base64 where it is not. */

@@ -1,43 +1,41 @@
 /** `vma create`: configuration files and disk images into a new archive. */
 import { open } from 'node:fs/promises'
 import { openSink } from '../../archive/vma/io/open-sink.ts'
-import { storeDevice } from '../../archive/vma/store-device.ts'
+import { type DiskSource, storeDevice } from '../../archive/vma/store-device.ts'
 import { maxBlobSize } from '../../archive/vma/structures.ts'
 import { VmaWriter, type VmaWriterOptions } from '../../archive/vma/writer.ts'
 import { neverAborted } from '../../block/layer.ts'
-import type { Disk } from '../../disk.ts'
 import { BlockError, systemError } from '../../errors.ts'
 import type { CliIo } from '../command.ts'
-import { diskSource, type ImageSpec, openSourceImage } from './image.ts'
-import { parseCommandLine, pathOf, percent, print } from './support.ts'
+import { type ImageSpec, Images } from './image.ts'
+import { archivePath, parseCommandLine, percent, print } from './support.ts'
 
 export async function createCommand(args: string[], io: CliIo): Promise<void> {
-  const options = {
-    config: { type: 'string', short: 'c', multiple: true },
-    device: { type: 'string', short: 'd', multiple: true },
-    verbose: { type: 'boolean', short: 'v' },
-    reproducible: { type: 'boolean' },
-  } as const
-  const { values, positionals } = parseCommandLine(args, options, ['filename'])
-  const writing = writerOptions(values.reproducible, io)
-  const configs = await Promise.all((values.config ?? []).map((name) => readConfig(name, io)))
-  const devices = (values.device ?? []).map(parseDevice)
-  await using disks = await Disks.open(devices, io)
-  const target = outputName(positionals[0], io)
+  const line = parseCommandLine(args, 'vc:d:', [{ name: 'reproducible' }], ['filename'])
+  const writing = writerOptions(line.has('reproducible'), io)
+  const configs = await Promise.all(line.all('c').map((name) => readConfig(name, io)))
+  const devices = line.all('d').map(parseDevice)
+  refuseDuplicates(devices)
+  await using images = new Images(io)
+  const sources: OpenDevice[] = []
+  for (const device of devices) {
+    sources.push({ name: device.name, disk: await images.openSource(device) })
+  }
+  const target = outputName(line.positionals[0], io)
   const sink = await openSink(target, { stdout: io.stdout, signal: io.signal })
   await using writer = await VmaWriter.open(sink, writing)
   for (const { name, data } of configs) writer.registerConfig(name, data)
-  await store(writer, disks.all, values.verbose ?? false, io)
+  await store(writer, sources, line.has('v'), io)
   await writer.close()
 }
 
 function outputName(name: string, io: CliIo): string {
   const isPath = name !== '-' && !name.startsWith('exec:')
-  return isPath ? pathOf(name, io) : name
+  return isPath ? archivePath(name, io) : name
 }
 
 /** Reproducible archives carry the time of their sources: `SOURCE_DATE_EPOCH`, or the epoch. */
-function writerOptions(reproducible: boolean | undefined, io: CliIo): VmaWriterOptions {
+function writerOptions(reproducible: boolean, io: CliIo): VmaWriterOptions {
   if (!reproducible) return {}
   const given = io.env.SOURCE_DATE_EPOCH
   if (given === undefined || given === '') return { reproducible }
@@ -66,7 +64,7 @@ export function parseDevice(text: string, index: number): DeviceSpec {
 /** Reads at most what an archive can hold, and a byte more that makes the writer refuse it. */
 async function readConfig(name: string, io: CliIo) {
   try {
-    await using file = await open(pathOf(name, io))
+    await using file = await open(archivePath(name, io))
     const data = Buffer.alloc(maxBlobSize + 1)
     let length = 0
     while (length < data.length) {
@@ -82,31 +80,7 @@ async function readConfig(name: string, io: CliIo) {
 
 interface OpenDevice {
   readonly name: string
-  readonly disk: Disk
-}
-
-/** The images, opened before anything is written, and closed together. */
-class Disks implements AsyncDisposable {
-  readonly all: OpenDevice[] = []
-
-  static async open(devices: readonly DeviceSpec[], io: CliIo): Promise<Disks> {
-    refuseDuplicates(devices)
-    const disks = new Disks()
-    try {
-      for (const device of devices) {
-        const spec = { ...device, path: pathOf(device.path, io) }
-        disks.all.push({ name: device.name, disk: await openSourceImage(spec, io.signal) })
-      }
-      return disks
-    } catch (error) {
-      await disks[Symbol.asyncDispose]()
-      throw error
-    }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const { disk } of this.all.splice(0)) await disk[Symbol.asyncDispose]()
-  }
+  readonly disk: DiskSource
 }
 
 function refuseDuplicates(devices: readonly DeviceSpec[]): void {
@@ -130,7 +104,7 @@ async function store(
   const progress = new CreateProgress(io, total, verbose)
   for (const [index, { disk }] of devices.entries()) {
     const signal = io.signal ?? neverAborted
-    await storeDevice(writer, ids[index], diskSource(disk), { signal }, progress.add)
+    await storeDevice(writer, ids[index], disk, { signal }, progress.add)
     await progress.settle()
   }
   if (!verbose) return

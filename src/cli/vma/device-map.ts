@@ -6,14 +6,12 @@
  */
 import type { Readable } from 'node:stream'
 import { BlockError } from '../../errors.ts'
-
-export const cacheModes = ['none', 'writeback', 'writethrough', 'directsync', 'unsafe'] as const
-export type CacheMode = (typeof cacheModes)[number]
+import { type CacheMode, cacheMode } from '../open-image.ts'
 
 export interface MappedDevice {
   readonly device: string
   readonly path: string
-  readonly format?: string
+  readonly format: string | undefined
   readonly cache: CacheMode
   /** Whether zeroes have to be written. */
   readonly writeZeroes: boolean
@@ -99,7 +97,7 @@ function optionsOf(line: string, text: string): Map<string, string> {
 }
 
 function cacheOf(line: string, name: string = 'writeback'): CacheMode {
-  const mode = cacheModes.find((each) => each === name)
+  const mode = cacheMode(name)
   if (mode) return mode
   throw invalid(line, `unknown cache mode '${name}'`)
 }

@@ -12,35 +12,30 @@ import type { CliIo } from '../command.ts'
 import { type DeviceMap, readDeviceMap } from './device-map.ts'
 import { MappedTargets } from './mapped-targets.ts'
 import {
+  archivePath,
   listOf,
   openArchive,
   parseCommandLine,
-  pathOf,
   print,
   ReadProgress,
   UsageError,
 } from './support.ts'
 
-const commandOptions = {
-  verbose: { type: 'boolean', short: 'v' },
-  drives: { type: 'string', short: 'd' },
-  readmap: { type: 'string', short: 'r' },
-  keep: { type: 'boolean' },
-} as const
-
 export async function extractCommand(args: string[], io: CliIo): Promise<void> {
-  const { values, positionals } = parseCommandLine(args, commandOptions, ['filename', 'targetdir'])
-  const verbose = values.verbose ?? false
-  if (positionals[0] === '-' && values.readmap === '-') {
+  const line = parseCommandLine(args, 'vd:r:', [{ name: 'keep' }], ['filename', 'targetdir'])
+  const [filename, targetDir] = line.positionals
+  const verbose = line.has('v')
+  const mapName = line.last('r')
+  if (filename === '-' && mapName === '-') {
     throw new UsageError('the archive and the device map cannot both be standard input')
   }
-  await using reader = await openArchive(positionals[0], io)
+  await using reader = await openArchive(filename, io)
   const configs = configsOf(reader)
-  const wanted = chooseDevices(reader, values.drives)
-  await using folder = await Folder.create(pathOf(positionals[1], io), values.keep ?? false)
+  const wanted = chooseDevices(reader, line.last('d'))
+  await using folder = await Folder.create(archivePath(targetDir, io), line.has('keep'))
   for (const { name, data } of configs) await folder.store(name, data)
-  if (verbose || values.readmap !== undefined) await print(io.stdout, listOf(reader.header))
-  const map = await mapOf(values.readmap, io)
+  if (verbose || mapName !== undefined) await print(io.stdout, listOf(reader.header))
+  const map = await mapOf(mapName, io)
   await using targets = await MappedTargets.open(mappedOnly(wanted, map), map, io)
   const files = await folder.createFiles(unmapped(wanted, map), io)
   await restore(reader, new Map([...targets.all, ...files.targets]), files.state, verbose, io)
@@ -72,7 +67,9 @@ function chooseDevices(reader: VmaReader, list: string | undefined): VmaDevice[]
 
 async function mapOf(name: string | undefined, io: CliIo): Promise<DeviceMap | undefined> {
   if (name === undefined) return undefined
-  return await readDeviceMap(name === '-' ? io.stdin : await openReadable(pathOf(name, io)))
+  return await readDeviceMap(
+    name === '-' ? io.stdin : await openReadable(archivePath(name, io), io.signal),
+  )
 }
 
 function mappedOnly(wanted: readonly VmaDevice[], map: DeviceMap | undefined): VmaDevice[] {

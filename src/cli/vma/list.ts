@@ -4,11 +4,9 @@ import type { CliIo } from '../command.ts'
 import { listOf, openArchive, parseCommandLine, print } from './support.ts'
 
 export async function listCommand(args: string[], io: CliIo): Promise<void> {
-  const { values, positionals } = parseCommandLine(args, { json: { type: 'boolean' } }, [
-    'filename',
-  ])
-  await using reader = await openArchive(positionals[0], io)
-  const text = values.json
+  const line = parseCommandLine(args, '', [{ name: 'json' }], ['filename'])
+  await using reader = await openArchive(line.positionals[0], io)
+  const text = line.has('json')
     ? `${JSON.stringify(describe(reader.header), null, 2)}\n`
     : listOf(reader.header)
   await print(io.stdout, text)

@@ -1,33 +1,38 @@
 /** The images that a device map names, opened to be overwritten. */
-import { stat } from 'node:fs/promises'
 import type { VmaDevice } from '../../archive/vma/header.ts'
 import { imageTarget, type RestoreTarget } from '../../archive/vma/restore.ts'
 import { neverAborted } from '../../block/layer.ts'
 import { MiB } from '../../bytes/range.ts'
-import type { Disk } from '../../disk.ts'
-import { BlockError, systemError } from '../../errors.ts'
+import { BlockError } from '../../errors.ts'
+import type { Edge } from '../../graph/edge.ts'
+import { RateLimit } from '../../job/rate-limit.ts'
 import type { CliIo } from '../command.ts'
 import type { DeviceMap, MappedDevice } from './device-map.ts'
-import { guessRaw, openTargetImage } from './image.ts'
-import { RateLimit } from './rate-limit.ts'
-import { pathOf } from './support.ts'
+import { Images } from './image.ts'
 
 /** How much larger than its device a target may be. */
 const maxSurplus = 4 * MiB
 
 export class MappedTargets implements AsyncDisposable {
   readonly all = new Map<number, RestoreTarget>()
-  readonly #disks: Disk[] = []
+  readonly #images: Images
+  readonly #signal: AbortSignal
+  readonly #edges: Edge[] = []
   readonly #limits = new Map<string, RateLimit>()
+
+  private constructor(io: CliIo) {
+    this.#images = new Images(io)
+    this.#signal = io.signal ?? neverAborted
+  }
 
   static async open(
     devices: readonly VmaDevice[],
     map: DeviceMap | undefined,
     io: CliIo,
   ): Promise<MappedTargets> {
-    const targets = new MappedTargets()
+    const targets = new MappedTargets(io)
     try {
-      for (const device of devices) await targets.#add(device, map!.mapped.get(device.name)!, io)
+      for (const device of devices) await targets.#add(device, map!.mapped.get(device.name)!)
       return targets
     } catch (error) {
       await targets[Symbol.asyncDispose]()
@@ -35,39 +40,43 @@ export class MappedTargets implements AsyncDisposable {
     }
   }
 
+  /** Everything that was written is on stable storage afterwards. */
   async flush(): Promise<void> {
-    for (const disk of this.#disks) await disk.flush()
+    for (const edge of this.#edges) await edge.flush()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const disk of this.#disks.splice(0)) await disk[Symbol.asyncDispose]()
+    await this.#images[Symbol.asyncDispose]()
   }
 
-  async #add(device: VmaDevice, entry: MappedDevice, io: CliIo): Promise<void> {
-    const path = pathOf(entry.path, io)
-    await stat(path).catch((error) => {
-      throw systemError(error, `Could not open '${path}' for '${device.name}'`, { path })
-    })
-    const format = entry.format ?? (await guessRaw(path))
-    const direct = entry.cache === 'none' || entry.cache === 'directsync'
-    const noFlush = entry.cache === 'unsafe'
-    const disk = await openTargetImage({ path, format }, { direct, noFlush }, io.signal)
-    this.#disks.push(disk)
-    checkSize(device, disk.size, path)
-    const through = entry.cache === 'writethrough' || entry.cache === 'directsync'
-    const signal = io.signal ?? neverAborted
-    const target = imageTarget(disk, { signal }, { zeroes: entry.writeZeroes, through })
-    const limit = this.#limitOf(device, entry, io)
-    this.all.set(device.id, limit ? throttled(target, limit) : target)
+  async #add(device: VmaDevice, entry: MappedDevice): Promise<void> {
+    const edge = await this.#images.openTarget(entry, entry.cache)
+    this.#edges.push(edge)
+    checkSize(device, edge.size, entry.path)
+    const options = { zeroes: entry.writeZeroes, through: entry.cache.writethrough }
+    const target = imageTarget(edge, { signal: this.#signal }, options)
+    const limit = this.#limitOf(device, entry)
+    this.all.set(device.id, limit ? this.#throttled(target, limit) : target)
   }
 
-  #limitOf(device: VmaDevice, { throttle }: MappedDevice, io: CliIo): RateLimit | undefined {
+  #limitOf(device: VmaDevice, { throttle }: MappedDevice): RateLimit | undefined {
     if (!throttle) return undefined
-    // Devices without a group have one of their own; a group's first rate counts.
+    // Devices without a group have one of their own; a group's last rate counts.
     const key = throttle.group === undefined ? `device ${device.id}` : `group ${throttle.group}`
-    const limit = this.#limits.get(key) ?? new RateLimit(throttle.bytesPerSecond, io.signal)
+    const limit = this.#limits.get(key) ?? new RateLimit()
+    limit.rate = throttle.bytesPerSecond
     this.#limits.set(key, limit)
     return limit
+  }
+
+  #throttled(target: RestoreTarget, limit: RateLimit): RestoreTarget {
+    return {
+      ...target,
+      write: async (offset, data) => {
+        await limit.take(data.length, this.#signal)
+        await target.write(offset, data)
+      },
+    }
   }
 }
 
@@ -78,14 +87,4 @@ function checkSize(device: VmaDevice, size: number, path: string): void {
     `'${path}' has ${size} bytes; '${device.name}' needs ${device.size} and at most 4 MiB more`,
     { path },
   )
-}
-
-function throttled(target: RestoreTarget, limit: RateLimit): RestoreTarget {
-  return {
-    async write(offset, data) {
-      await limit.take(data.length)
-      await target.write(offset, data)
-    },
-    writeZeroes: target.writeZeroes && ((offset, length) => target.writeZeroes!(offset, length)),
-  }
 }

@@ -1,46 +1,54 @@
 /** What the `vma` commands share: arguments, output, file names, progress. */
 import { isAbsolute, join } from 'node:path'
 import type { Writable } from 'node:stream'
-import { parseArgs } from 'node:util'
 import { isVmstate, type StoredHeader } from '../../archive/vma/header.ts'
 import { VmaReader } from '../../archive/vma/reader.ts'
 import type { RestoreProgress } from '../../archive/vma/restore.ts'
 import { systemError } from '../../errors.ts'
+import { hasProtocol } from '../../graph/filename.ts'
 import type { CliIo } from '../command.ts'
+import { type LongOption, OptionParser } from '../getopt.ts'
 
 /** The command line makes no sense; the usage is shown. */
 export class UsageError extends Error {}
 
-interface OptionSpec {
-  readonly type: 'boolean' | 'string'
-  readonly short?: string
-  readonly multiple?: boolean
+export interface CommandLine {
+  /** Whether an option was given. */
+  has(name: string): boolean
+  /** The arguments of an option that may be repeated. */
+  all(name: string): readonly string[]
+  /** The argument of an option; the last one counts. */
+  last(name: string): string | undefined
+  readonly positionals: readonly string[]
 }
 
-/** Options as `getopt` would take them, anywhere, and exactly the `names` of other arguments. */
-export function parseCommandLine<const T extends Readonly<Record<string, OptionSpec>>>(
-  args: string[],
-  options: T,
+/** Options as getopt takes them, anywhere, and exactly the `names` of other arguments. */
+export function parseCommandLine(
+  args: readonly string[],
+  short: string,
+  long: readonly LongOption[],
   names: readonly string[],
-) {
-  const { values, positionals } = parseOrExplain(args, options)
+): CommandLine {
+  const parser = new OptionParser(args, short, long)
+  const given: { readonly name: string; readonly argument?: string }[] = []
+  for (let option = parser.next(); option; option = parser.next()) {
+    if (option.kind === 'error') throw new UsageError(option.message)
+    given.push(option)
+  }
+  const positionals = parser.rest
   if (positionals.length < names.length) {
     throw new UsageError(`<${names[positionals.length]}> is missing`)
   }
   if (positionals.length > names.length) {
     throw new UsageError(`unexpected argument '${positionals[names.length]}'`)
   }
-  return { values, positionals }
-}
-
-function parseOrExplain<const T extends Readonly<Record<string, OptionSpec>>>(
-  args: string[],
-  options: T,
-) {
-  try {
-    return parseArgs({ args, options, allowPositionals: true, strict: true })
-  } catch (error) {
-    throw new UsageError((error as Error).message.split('. ')[0])
+  const all = (name: string) =>
+    given.filter((option) => option.name === name).map(({ argument }) => argument ?? '')
+  return {
+    has: (name) => given.some((option) => option.name === name),
+    all,
+    last: (name) => all(name).at(-1),
+    positionals,
   }
 }
 
@@ -58,14 +66,20 @@ export async function print(stream: Writable, text: string | Uint8Array): Promis
 
 /** A file name as the user meant it; messages keep it as it was typed where that is the same. */
 export function pathOf(name: string, io: CliIo): string {
-  if (isAbsolute(name) || io.cwd === process.cwd()) return name
+  if (isAbsolute(name) || hasProtocol(name) || io.cwd === process.cwd()) return name
   return join(io.cwd, name)
+}
+
+/** The same for an archive, whose name is a path whatever it looks like. */
+export function archivePath(name: string, io: CliIo): string {
+  return isAbsolute(name) || io.cwd === process.cwd() ? name : join(io.cwd, name)
 }
 
 /** Opens an archive named on the command line; `-` is standard input. */
 export async function openArchive(name: string, io: CliIo): Promise<VmaReader> {
-  const stdin = io.stdin
-  return await VmaReader.open(name === '-' ? '-' : pathOf(name, io), { stdin })
+  const { signal } = io
+  if (name === '-') return await VmaReader.open('-', { stdin: io.stdin, signal })
+  return await VmaReader.open(archivePath(name, io), { signal })
 }
 
 /** The lines of `vma list`. */

@@ -6,20 +6,17 @@ import { describe } from './list.ts'
 import { listOf, openArchive, parseCommandLine, print, ReadProgress } from './support.ts'
 
 export async function verifyCommand(args: string[], io: CliIo): Promise<void> {
-  const options = {
-    verbose: { type: 'boolean', short: 'v' },
-    json: { type: 'boolean' },
-  } as const
-  const { values, positionals } = parseCommandLine(args, options, ['filename'])
+  const line = parseCommandLine(args, 'v', [{ name: 'json' }], ['filename'])
+  const json = line.has('json')
   try {
-    await verify(positionals[0], values.verbose && !values.json ? 'text' : 'quiet', io, values.json)
+    await verify(line.positionals[0], line.has('v') && !json ? 'text' : 'quiet', json, io)
   } catch (error) {
-    if (values.json) await print(io.stdout, `${JSON.stringify(failure(error), null, 2)}\n`)
+    if (json) await print(io.stdout, `${JSON.stringify(failure(error), null, 2)}\n`)
     throw error
   }
 }
 
-async function verify(name: string, output: 'text' | 'quiet', io: CliIo, json = false) {
+async function verify(name: string, output: 'text' | 'quiet', json: boolean, io: CliIo) {
   await using reader = await openArchive(name, io)
   const { header } = reader
   if (output === 'text') await print(io.stdout, listOf(header))

@@ -55,8 +55,8 @@ class PieceSink implements ArchiveSink {
   }
 
   async abort(): Promise<void> {
-    await this.#previous.catch(() => {})
     await this.next.abort()
+    await this.#previous.catch(() => {})
   }
 
   /** Called for each piece, in order. */

@@ -13,6 +13,8 @@ import { StreamSink } from './stream-sink.ts'
 
 /** How long a command that no longer reads may take to exit and so tell why. */
 const endingGraceMs = 200
+/** How long a command may take to clean up when the archive is given up. */
+const stopGraceMs = 2000
 
 interface Ending {
   readonly code: number | null
@@ -35,7 +37,7 @@ export class ExecSink implements ArchiveSink {
   }
 
   /** Starts `command` in a process group of its own, with our standard output and error. */
-  static async start(command: string): Promise<ExecSink> {
+  static async start(command: string, signal?: AbortSignal): Promise<ExecSink> {
     const child = spawn('/bin/sh', ['-c', command], {
       stdio: ['pipe', 'inherit', 'inherit'],
       detached: true,
@@ -46,6 +48,7 @@ export class ExecSink implements ArchiveSink {
     } catch (error) {
       throw systemError(error, `Could not start '${command}'`)
     }
+    sink.#stopOn(signal)
     return sink
   }
 
@@ -70,17 +73,29 @@ export class ExecSink implements ArchiveSink {
   }
 
   async abort(): Promise<void> {
-    if (this.#child.exitCode === null && this.#child.signalCode === null) this.#stop()
+    this.#stop('SIGTERM')
     await this.#input.abort()
+    const ended = await Promise.race([this.#ending, sleep(stopGraceMs, undefined, { ref: false })])
+    if (!ended) this.#stop('SIGKILL')
     await this.#ending
   }
 
+  /** Until the command has ended, `signal` ends it. */
+  #stopOn(signal: AbortSignal | undefined): void {
+    if (!signal) return
+    const stop = () => this.#stop('SIGTERM')
+    if (signal.aborted) stop()
+    signal.addEventListener('abort', stop, { once: true })
+    void this.#ending.then(() => signal.removeEventListener('abort', stop))
+  }
+
   /** Ends the command with everything that it started. */
-  #stop(): void {
+  #stop(signal: NodeJS.Signals): void {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
     try {
-      process.kill(-this.#child.pid!, 'SIGTERM')
+      process.kill(-this.#child.pid!, signal)
     } catch {
-      this.#child.kill()
+      this.#child.kill(signal)
     }
   }
 

@@ -17,6 +17,8 @@ export class FileSink implements ArchiveSink {
   readonly #temporary: string
   readonly #file: FileHandle
   #offset = 0
+  /** Writes under way; the file is closed after them. */
+  readonly #writes = new Set<Promise<void>>()
   #named = true
 
   private constructor(path: string, temporary: string, file: FileHandle) {
@@ -41,10 +43,14 @@ export class FileSink implements ArchiveSink {
   async write(bytes: Uint8Array): Promise<void> {
     const offset = this.#offset
     this.#offset += bytes.length
+    const writing = writeFully(this.#file.fd, bytes, offset)
+    this.#writes.add(writing)
     try {
-      await writeFully(this.#file.fd, bytes, offset)
+      await writing
     } catch (error) {
       throw systemError(error, `Could not write '${this.#path}'`, { path: this.#path, offset })
+    } finally {
+      this.#writes.delete(writing)
     }
   }
 
@@ -59,6 +65,7 @@ export class FileSink implements ArchiveSink {
   }
 
   async abort(): Promise<void> {
+    await Promise.allSettled(this.#writes)
     await this.#file.close().catch(() => {})
     if (this.#named) await unlink(this.#temporary).catch(() => {})
     this.#named = false

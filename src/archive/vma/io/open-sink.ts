@@ -21,7 +21,7 @@ export interface OpenSinkOptions {
    * former means descriptor N of this process, and the latter is refused.
    */
   readonly descriptor?: (name: string) => number | undefined
-  /** Ends the wait for a FIFO's reader. */
+  /** Makes writes fail that wait for a FIFO's reader or a command, and the wait for one. */
   readonly signal?: AbortSignal
 }
 
@@ -35,7 +35,7 @@ const fifoPollMs = 20
  */
 export async function openSink(name: string, options: OpenSinkOptions = {}): Promise<ArchiveSink> {
   if (name === '-' || name === '/dev/fd/1') return stdoutSink(options)
-  if (name.startsWith('exec:')) return ExecSink.start(name.slice('exec:'.length))
+  if (name.startsWith('exec:')) return ExecSink.start(name.slice('exec:'.length), options.signal)
   if (/^\/dev\/(fd|fdset|fdname)\//.test(name)) return inheritedSink(name, options)
   const sink = await pathSink(name, options)
   if (name.endsWith('.zst')) return new ZstdSink(sink)
@@ -53,22 +53,28 @@ async function inheritedSink(name: string, options: OpenSinkOptions): Promise<Ar
   if (fd === undefined) {
     throw new BlockError('INVALID_ARGUMENT', `there is no descriptor '${name}'`, { path: name })
   }
-  return descriptorSink(fd, name)
+  return descriptorSink(fd, name, options.signal)
 }
 
-async function descriptorSink(fd: number, name: string): Promise<ArchiveSink> {
+async function descriptorSink(
+  fd: number,
+  name: string,
+  signal: AbortSignal | undefined,
+): Promise<ArchiveSink> {
   const facts = await statDescriptor(fd).catch((error) => {
     throw systemError(error, `Could not use '${name}'`, { path: name })
   })
   if (!facts.isFIFO() && !facts.isSocket()) return new DescriptorSink(fd, name)
   // Events instead of the thread pool: a write that nobody reads can still be given up.
-  const socket = new Socket({ fd, readable: false, writable: true })
+  const socket = new Socket({ fd, readable: false, writable: true, signal })
   return new StreamSink(socket, { name: `'${name}'`, end: true })
 }
 
 async function pathSink(path: string, options: OpenSinkOptions): Promise<ArchiveSink> {
   const found = await stat(path).catch(() => undefined)
-  if (found?.isFIFO()) return descriptorSink(await openFifo(path, options.signal), path)
+  if (found?.isFIFO()) {
+    return descriptorSink(await openFifo(path, options.signal), path, options.signal)
+  }
   if (found?.isCharacterDevice()) return new DescriptorSink(await openDevice(path), path)
   return FileSink.create(path)
 }

@@ -1,7 +1,7 @@
 /** Names of inputs, and what their first bytes say about compression. */
 import { constants, createReadStream, type Stats } from 'node:fs'
 import { Socket } from 'node:net'
-import type { Readable } from 'node:stream'
+import { addAbortSignal, type Readable } from 'node:stream'
 import { createGunzip } from 'node:zlib'
 import { MiB } from '../../../bytes/range.ts'
 import { BlockError, systemError } from '../../../errors.ts'
@@ -15,6 +15,8 @@ import { decodeThrough, decodeZstd } from './zstd-source.ts'
 export interface OpenSourceOptions {
   /** What `-` means; without it `-` is refused. */
   readonly stdin?: Readable
+  /** Makes reads fail that wait for a pipe's writer. */
+  readonly signal?: AbortSignal
 }
 
 /** Opens a file, FIFO, device or `-` (standard input), decompressing zstd and gzip. */
@@ -29,22 +31,28 @@ export async function openSource(
     throw new BlockError('INVALID_ARGUMENT', `'${name}' is a directory`, { path: name })
   }
   if (facts.isFile()) return fileSource(new FileSource(name, fd, facts.size))
-  return decoded(pipeReader(name, fd, facts))
+  return decoded(pipeReader(name, fd, facts, options.signal))
 }
 
 /** A stream over a file, FIFO or device; a FIFO without a writer is waited for with events. */
-export async function openReadable(path: string): Promise<Readable> {
+export async function openReadable(path: string, signal?: AbortSignal): Promise<Readable> {
   const fd = await openForReading(path)
   const facts = await statDescriptor(fd)
-  return facts.isFIFO() ? new Socket({ fd, writable: false }) : createReadStream(path, { fd })
+  if (!facts.isFIFO()) return createReadStream(path, { fd, signal })
+  return new Socket({ fd, writable: false, signal })
 }
 
-function stdinReader({ stdin }: OpenSourceOptions): ChunkReader {
-  if (stdin) return streamReader('standard input', stdin)
+function stdinReader({ stdin, signal }: OpenSourceOptions): ChunkReader {
+  if (stdin) return streamReader('standard input', stdin, signal)
   throw new BlockError('INVALID_ARGUMENT', 'there is no standard input to read an archive from')
 }
 
-function streamReader(name: string, stream: Readable): ChunkReader {
+function streamReader(
+  name: string,
+  stream: Readable,
+  signal: AbortSignal | undefined,
+): ChunkReader {
+  if (signal) addAbortSignal(signal, stream)
   return new ChunkReader(name, stream, { abort: () => stream.destroy() })
 }
 
@@ -55,8 +63,13 @@ async function openForReading(path: string): Promise<number> {
   })
 }
 
-function pipeReader(name: string, fd: number, facts: Stats): ChunkReader {
-  if (facts.isFIFO()) return streamReader(name, new Socket({ fd, writable: false }))
+function pipeReader(
+  name: string,
+  fd: number,
+  facts: Stats,
+  signal: AbortSignal | undefined,
+): ChunkReader {
+  if (facts.isFIFO()) return streamReader(name, new Socket({ fd, writable: false }), signal)
   return new ChunkReader(name, deviceChunks(fd), { close: () => closeDescriptor(fd) })
 }
 

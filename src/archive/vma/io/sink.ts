@@ -8,6 +8,9 @@ export interface ArchiveSink {
   write(bytes: Uint8Array): Promise<void>
   /** All writes have settled: makes the archive durable and gives it its name. */
   finish(): Promise<void>
-  /** Gives up. A file that was begun is removed; what others own is left alone. Never rejects. */
+  /**
+   * Gives up. A file that was begun is removed; what others own is left alone. Writes under way
+   * settle, even those that nobody would ever have read. Never rejects.
+   */
   abort(): Promise<void>
 }

@@ -1,6 +1,6 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { openSync } from 'node:fs'
+import { closeSync, constants, openSync } from 'node:fs'
 import { mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -89,6 +89,30 @@ test('a FIFO whose reader leaves is an error, and survives', async () => {
   await sink.abort()
   if (reader.exitCode === null) await once(reader, 'close')
   expect((await stat(path)).isFIFO()).toBe(true)
+})
+
+test.each(['a signal', 'abort'])(
+  'a reader that never reads is not waited for after %s',
+  async (how) => {
+    const path = join(folder, 'fifo')
+    execFileSync('mkfifo', [path])
+    const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const interrupt = new AbortController()
+    const sink = await openSink(path, { signal: interrupt.signal })
+    const writing = expect(sink.write(parts[1])).rejects.toThrow()
+    if (how === 'a signal') interrupt.abort()
+    else await sink.abort()
+    await writing
+    await sink.abort()
+    closeSync(reader)
+  },
+)
+
+test('a command that does not stop when asked to is stopped', async () => {
+  const sink = await openSink("exec:trap '' TERM; while :; do sleep 1; done")
+  const writing = expect(sink.write(parts[1])).rejects.toThrow()
+  await sink.abort()
+  await writing
 })
 
 test('a full device reports it', async () => {

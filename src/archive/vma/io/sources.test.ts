@@ -160,6 +160,14 @@ test('a source that waits for its producer can be disposed', async () => {
   await reading
 })
 
+test('a signal ends the wait for a FIFO and for standard input', async () => {
+  const path = join(folder, 'fifo')
+  execFileSync('mkfifo', [path])
+  await expect(openSource(path, { signal: AbortSignal.timeout(20) })).rejects.toThrow()
+  const stdin = new PassThrough()
+  await expect(openSource('-', { stdin, signal: AbortSignal.timeout(20) })).rejects.toThrow()
+})
+
 test('a reader of memory is the test double it claims to be', async () => {
   expect((await drain(memorySource(content, false))).equals(content)).toBe(true)
 })

@@ -173,6 +173,8 @@ async function gather(input: ChunkReader, frame: Frame, tally: SeekTally): Promi
   return Buffer.concat(parts, size)
 }
 
+const spareOutput = 64
+
 const decompress = promisify(zstdDecompress)
 
 /** Decodes one frame that is in memory. `contentSize` is known and limits the output. */
@@ -182,8 +184,9 @@ export async function decodeWhole(
 ): Promise<Buffer> {
   const size = frame.contentSize!
   const decoded = await decompress(bytes, {
-    chunkSize: Math.max(64, size),
-    maxOutputLength: Math.max(64, size),
+    // A chunk that is not filled to the brim spares the decoder the next one.
+    chunkSize: size + spareOutput,
+    maxOutputLength: size + spareOutput,
   })
   if (decoded.length !== size) {
     throw new BlockError(
