@@ -78,3 +78,8 @@ describe('getopt', () => {
     expect(parse('--socket').options).toEqual(["option '--socket' requires an argument [--socket]"])
   })
 })
+
+it('without long options two dashes begin a bundle of short ones', () => {
+  const parser = new OptionParser(['--quiet'], 'q')
+  expect(parser.next()).toMatchObject({ kind: 'error', message: "invalid option -- '-'" })
+})

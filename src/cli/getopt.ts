@@ -61,7 +61,7 @@ export class OptionParser {
     if (this.#bundle === '') {
       if (!this.#findOption()) return undefined
       const word = this.#words[this.#next]
-      if (word.startsWith('--')) return this.#longOption(word)
+      if (word.startsWith('--') && this.#long.length > 0) return this.#longOption(word)
       this.#bundle = word.slice(1)
     }
     return this.#shortOption()

@@ -26,6 +26,11 @@ const commands: Readonly<Record<string, Entry>> = {
     load: async () => (await import('./img/main.ts')).img,
     io: 'plain',
   },
+  io: {
+    summary: 'read, write and look into disk images by hand or by script, as qemu-io does',
+    load: async () => (await import('./io.ts')).run,
+    io: 'plain',
+  },
   vma: {
     summary: 'list, create, extract and verify VMA backup archives',
     load: async () => (await import('./vma.ts')).run,

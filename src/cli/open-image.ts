@@ -72,20 +72,25 @@ export interface ImageRequest {
   readonly options?: NodeOptions
 }
 
-/** Opens an image for a tool. Errors carry QEMU's text: `Could not open 'x': …`. */
+/** Opens an image for qemu-img's kind of tool. Errors carry its text: `Could not open 'x': …`. */
 export async function openImage(
   graph: Graph,
   request: ImageRequest,
   io: NamedIo,
 ): Promise<BlockNode> {
   try {
-    return await open(graph, request, io)
+    return await openNode(graph, request, io)
   } catch (error) {
     throw inContext(`Could not open '${request.filename}'`, error)
   }
 }
 
-async function open(graph: Graph, request: ImageRequest, io: NamedIo): Promise<BlockNode> {
+/** The same with errors as they come, for tools that introduce them in other words. */
+export async function openNode(
+  graph: Graph,
+  request: ImageRequest,
+  io: NamedIo,
+): Promise<BlockNode> {
   const readOnly = request.readOnly ?? true
   if (request.forceShare && !readOnly) {
     throw invalid('force-share=on can only be used with read-only images')

@@ -55,10 +55,14 @@ export function describeImage(info: ImageInfo): string {
   if (info['cluster-size'] !== undefined) lines.push(`cluster_size: ${info['cluster-size']}`)
   if (info['dirty-flag']) lines.push('cleanly shut down: no')
   lines.push(...describeBacking(info))
-  const specific = Object.entries(info['format-specific']?.data ?? {})
-  if (specific.length > 0) {
-    lines.push('Format specific information:', ...specific.flatMap((fact) => factLines(fact, 1)))
-  }
+  return `${lines.join('\n')}\n${describeSpecific(info['format-specific']?.data ?? {})}`
+}
+
+/** A format's own facts under a heading; nothing when there are none. */
+export function describeSpecific(data: Readonly<Record<string, unknown>>): string {
+  const facts = Object.entries(data)
+  if (facts.length === 0) return ''
+  const lines = ['Format specific information:', ...facts.flatMap((fact) => factLines(fact, 1))]
   return `${lines.join('\n')}\n`
 }
 

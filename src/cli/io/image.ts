@@ -1,0 +1,314 @@
+/** The image that a session works on, with what the tool adds to a node. */
+import type { Extent, WriteIo, ZeroIo } from '../../block/layer.ts'
+import { alignUp, isAligned } from '../../bytes/range.ts'
+import { BlockError } from '../../errors.ts'
+import type { Edge } from '../../graph/edge.ts'
+import type { Graph } from '../../graph/graph.ts'
+import type { BlockNode } from '../../graph/node.ts'
+import type { NamedIo } from '../command.ts'
+import { parseOptionString } from '../keyval.ts'
+import { type CacheMode, cacheMode, imageGraph, openNode } from '../open-image.ts'
+import { CommandError } from './outcome.ts'
+import { addOverlay } from './overlay.ts'
+import { sectorSize } from './request.ts'
+
+export interface ImageSettings {
+  readonly filename?: string
+  /** `-o`: options of the image's node, or all of the image when there is no `filename`. */
+  readonly optionString?: string
+  /** `filename` is an option string. */
+  readonly imageOpts?: boolean
+  readonly format?: string
+  readonly readOnly: boolean
+  /** `-s`: writes go to a temporary overlay. */
+  readonly snapshot: boolean
+  readonly copyOnRead: boolean
+  readonly forceShare: boolean
+  readonly cache: CacheMode
+  readonly aio: string
+  readonly unmap: boolean
+}
+
+/** What `reopen` can change. */
+export interface Changes {
+  readonly readOnly?: boolean
+  readonly cache?: CacheMode
+  readonly optionString?: string
+}
+
+/** The settings that `open` and the command line have in common, by the letters of their options. */
+export function settingsFromOptions(
+  options: ReadonlyMap<string, string>,
+  io: NamedIo,
+): ImageSettings {
+  const refuse = (what: string, value: string) =>
+    new CommandError(`${io.program}: Invalid ${what} option: ${value}`, 'stderr')
+  const cacheName = options.get('t') ?? (options.has('n') ? 'none' : 'writeback')
+  const cache = cacheMode(cacheName)
+  if (!cache) throw refuse('cache', cacheName)
+  const aio = options.get('i') ?? (options.has('k') ? 'native' : 'threads')
+  if (!['threads', 'native', 'io_uring'].includes(aio)) throw refuse('aio', aio)
+  const discard = options.get('d') ?? 'unmap'
+  if (!['ignore', 'off', 'unmap', 'on'].includes(discard)) throw refuse('discard', discard)
+  return {
+    readOnly: options.has('r'),
+    snapshot: options.has('s'),
+    copyOnRead: options.has('C'),
+    forceShare: options.has('U'),
+    cache,
+    aio,
+    unmap: discard === 'unmap' || discard === 'on',
+  }
+}
+
+export class OpenedImage implements AsyncDisposable {
+  readonly #io: NamedIo
+  #settings: ImageSettings
+  #opened: Opened
+
+  private constructor(io: NamedIo, settings: ImageSettings, opened: Opened) {
+    this.#io = io
+    this.#settings = settings
+    this.#opened = opened
+  }
+
+  static async open(settings: ImageSettings, io: NamedIo): Promise<OpenedImage> {
+    return new OpenedImage(io, settings, await openGraph(settings, io))
+  }
+
+  get node(): BlockNode {
+    return this.#opened.node
+  }
+
+  get readOnly(): boolean {
+    return this.node.readOnly
+  }
+
+  /** Bytes, in whole sectors: a file that ends inside one is filled up with zeroes. */
+  get size(): number {
+    return alignUp(this.node.size, sectorSize)
+  }
+
+  /** Throws `OUT_OF_RANGE` unless the range lies inside the disk. */
+  checkRange(offset: number, length: number): void {
+    if (offset + length <= this.size) return
+    throw new BlockError(
+      'OUT_OF_RANGE',
+      `${offset}+${length} reaches behind the end at ${this.size}`,
+      { offset, errno: 'EIO' },
+    )
+  }
+
+  async read(offset: number, target: Uint8Array): Promise<void> {
+    const inside = Math.min(target.length, Math.max(0, this.node.size - offset))
+    target.fill(0, inside)
+    if (inside > 0) await this.#edge.read(offset, target.subarray(0, inside))
+  }
+
+  async write(offset: number, source: Uint8Array, io: Pick<WriteIo, 'fua'>): Promise<void> {
+    await this.#fillLastSector(offset + source.length)
+    await this.#edge.write(offset, source, { fua: this.#fua(io) })
+  }
+
+  async writeZeroes(
+    offset: number,
+    length: number,
+    io: Pick<ZeroIo, 'fua' | 'mayUnmap' | 'fastOnly'>,
+  ): Promise<void> {
+    await this.#fillLastSector(offset + length)
+    await this.#edge.writeZeroes(offset, length, { ...io, fua: this.#fua(io) })
+  }
+
+  /** Throws `UNSUPPORTED` where the format compresses nothing. */
+  async writeCompressed(offset: number, source: Uint8Array): Promise<void> {
+    const { compressed } = this.#edge
+    if (!compressed) {
+      throw new BlockError('UNSUPPORTED', `${this.node.driver} does not compress`, {
+        errno: 'ENOTSUP',
+      })
+    }
+    const { unit } = compressed
+    const end = offset + source.length
+    if (!isAligned(offset, unit) || !(isAligned(end, unit) || end === this.node.size)) {
+      throw new BlockError('INVALID_ARGUMENT', `only units of ${unit} bytes can be compressed`, {
+        offset,
+        errno: 'EINVAL',
+      })
+    }
+    const io = { signal: new AbortController().signal, fua: false, unchanged: false }
+    for (let at = 0; at < source.length; at += unit) {
+      await compressed.write(offset + at, source.subarray(at, at + unit), io)
+    }
+    if (this.#settings.cache.writethrough) await this.flush()
+  }
+
+  async discard(offset: number, length: number): Promise<void> {
+    const inside = Math.min(length, Math.max(0, this.node.size - offset))
+    if (inside > 0) await this.#edge.discard(offset, inside)
+  }
+
+  async flush(): Promise<void> {
+    await this.#edge.flush()
+  }
+
+  async truncate(size: number): Promise<void> {
+    await this.#edge.truncate(size)
+  }
+
+  /** Runs of what this image has, or leaves to its backing file; neighbours of a kind joined. */
+  async *allocation(offset: number, length: number): AsyncGenerator<AllocationRun> {
+    const end = offset + length
+    let run: AllocationRun | undefined
+    for (let at = offset; at < end; ) {
+      const next = await this.#allocationAt(at, end - at)
+      at += next.length
+      if (run && run.allocated === next.allocated) {
+        run = { ...run, length: run.length + next.length }
+      } else {
+        if (run) yield run
+        run = next
+      }
+    }
+    if (run) yield run
+  }
+
+  /** Opens the image anew with other options; when that fails, as it was. */
+  async reopen(changes: Changes): Promise<void> {
+    if (this.#settings.snapshot) {
+      throw new BlockError('UNSUPPORTED', 'an image with a temporary overlay cannot be reopened')
+    }
+    const settings = changed(this.#settings, changes)
+    const options = {
+      ...this.#opened.options,
+      ...changedOptions(changes.optionString, this.node),
+    }
+    await this.#opened[Symbol.asyncDispose]()
+    try {
+      this.#opened = await openGraph(settings, this.#io, options)
+      this.#settings = settings
+    } catch (error) {
+      this.#opened = await openGraph(this.#settings, this.#io, this.#opened.options)
+      throw error
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#opened[Symbol.asyncDispose]()
+  }
+
+  get #edge(): Edge {
+    return this.#opened.edge
+  }
+
+  #fua(io: Pick<WriteIo, 'fua'>): boolean {
+    return io.fua || this.#settings.cache.writethrough
+  }
+
+  async #fillLastSector(end: number): Promise<void> {
+    if (end > this.node.size) await this.#edge.truncate(this.size)
+  }
+
+  async #allocationAt(offset: number, length: number): Promise<AllocationRun> {
+    const inside = Math.min(length, this.node.size - offset)
+    if (inside <= 0) return { offset, length, allocated: true }
+    const run: Extent = await this.#edge.extentAt(offset, inside)
+    return { offset, length: run.length, allocated: run.kind !== 'backing' }
+  }
+}
+
+export interface AllocationRun {
+  readonly offset: number
+  readonly length: number
+  readonly allocated: boolean
+}
+
+function changed(settings: ImageSettings, changes: Changes): ImageSettings {
+  return {
+    ...settings,
+    readOnly: changes.readOnly ?? settings.readOnly,
+    cache: changes.cache ?? settings.cache,
+  }
+}
+
+/** Options that `reopen -o` can change. */
+const changeable = ['cache.direct', 'cache.no-flush', 'discard', 'detect-zeroes']
+
+function changedOptions(
+  text: string | undefined,
+  node: BlockNode,
+): Readonly<Record<string, string>> {
+  if (text === undefined) return {}
+  const { driver = node.driver, ...options } = parseOptionString(text).options
+  const names = Object.keys(options)
+  if (driver !== node.driver) names.unshift('driver')
+  for (const name of names) {
+    if (!changeable.includes(name)) {
+      throw new BlockError('UNSUPPORTED', `Cannot change the option '${name}'`)
+    }
+  }
+  return options
+}
+
+interface Opened extends AsyncDisposable {
+  readonly node: BlockNode
+  readonly edge: Edge
+  /** Options set by `reopen -o`. */
+  readonly options: Readonly<Record<string, string>>
+}
+
+async function openGraph(
+  settings: ImageSettings,
+  io: NamedIo,
+  options: Readonly<Record<string, string>> = {},
+): Promise<Opened> {
+  refuseCombinations(settings)
+  const graph = imageGraph(io)
+  try {
+    const opened = await openTop(graph, settings, io, options)
+    const node = settings.snapshot ? await addOverlay(graph, opened, settings.readOnly) : opened
+    const edge = graph.attach(node, {
+      description: 'the tool',
+      uses: node.readOnly ? ['consistentRead'] : ['consistentRead', 'write', 'resize'],
+    })
+    return { node, edge, options, [Symbol.asyncDispose]: () => graph[Symbol.asyncDispose]() }
+  } catch (error) {
+    await graph[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+async function openTop(
+  graph: Graph,
+  settings: ImageSettings,
+  io: NamedIo,
+  changes: Readonly<Record<string, string>>,
+): Promise<BlockNode> {
+  const { filename, optionString } = settings
+  const own = filename === undefined ? {} : parseOptionString(optionString ?? '').options
+  const { driver, ...options } = { ...own, ...changes } as Record<string, string>
+  const request = {
+    filename: filename ?? optionString ?? '',
+    imageOpts: settings.imageOpts || filename === undefined,
+    format: settings.format ?? driver,
+    readOnly: settings.readOnly || settings.snapshot,
+    forceShare: settings.forceShare,
+    cache: settings.cache,
+    unmap: settings.unmap,
+    options,
+  }
+  return await openNode(graph, request, io)
+}
+
+function refuseCombinations({ copyOnRead, readOnly, aio, cache }: ImageSettings): void {
+  const invalid = (message: string) =>
+    new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+  if (copyOnRead && readOnly) throw invalid("Can't use copy-on-read on read-only device")
+  if (copyOnRead) {
+    throw new BlockError('UNSUPPORTED', 'copy-on-read is not supported', { errno: 'ENOTSUP' })
+  }
+  if (aio === 'native' && !cache.direct) {
+    throw invalid(
+      'aio=native was specified, but it requires cache.direct=on, which was not specified.',
+    )
+  }
+}
