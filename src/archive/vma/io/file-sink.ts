@@ -3,11 +3,10 @@
  * the final name when it is complete and on stable storage, so that a half archive is never
  * mistaken for a whole one, and nothing that exists is ever overwritten.
  */
-import { randomBytes } from 'node:crypto'
-import { constants, type FileHandle, link, lstat, open, rename, unlink } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
-import { BlockError, errnoOf, systemError } from '../../../errors.ts'
+import { constants, type FileHandle, open, unlink } from 'node:fs/promises'
+import { systemError } from '../../../errors.ts'
 import { writeFully } from './descriptor.ts'
+import { giveName, refuseExisting, temporaryNameFor } from './new-name.ts'
 import type { ArchiveSink } from './sink.ts'
 
 const newFileMode = 0o644
@@ -30,8 +29,7 @@ export class FileSink implements ArchiveSink {
   /** Fails with `EEXIST` when something of that name exists, be it a dangling link. */
   static async create(path: string): Promise<FileSink> {
     await refuseExisting(path)
-    const unique = randomBytes(6).toString('hex')
-    const temporary = join(dirname(path), `.${basename(path).slice(0, 200)}.${unique}.partial`)
+    const temporary = temporaryNameFor(path)
     const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL
     try {
       return new FileSink(path, temporary, await open(temporary, flags, newFileMode))
@@ -58,7 +56,8 @@ export class FileSink implements ArchiveSink {
     try {
       await this.#file.datasync()
       await this.#file.close()
-      await this.#publish()
+      await giveName(this.#temporary, this.#path)
+      this.#named = false
     } catch (error) {
       throw systemError(error, `Could not complete '${this.#path}'`, { path: this.#path })
     }
@@ -70,40 +69,4 @@ export class FileSink implements ArchiveSink {
     if (this.#named) await unlink(this.#temporary).catch(() => {})
     this.#named = false
   }
-
-  /** A hard link never replaces anything; file systems without them get a rename. */
-  async #publish(): Promise<void> {
-    try {
-      await link(this.#temporary, this.#path)
-      await unlink(this.#temporary)
-    } catch (error) {
-      if (!['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'].includes(errnoOf(error) ?? '')) {
-        throw error
-      }
-      await refuseExisting(this.#path)
-      await rename(this.#temporary, this.#path)
-    }
-    this.#named = false
-    await syncDirectory(dirname(this.#path))
-  }
-}
-
-async function refuseExisting(path: string): Promise<void> {
-  const found = await lstat(path).catch((error) => {
-    if (errnoOf(error) === 'ENOENT') return undefined
-    throw systemError(error, `Could not create '${path}'`, { path })
-  })
-  if (found) {
-    throw new BlockError('INVALID_ARGUMENT', `Could not create '${path}': it exists already`, {
-      path,
-      errno: 'EEXIST',
-    })
-  }
-}
-
-/** Makes the new name durable. Some file systems cannot; then it is as durable as they make it. */
-async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, constants.O_RDONLY).catch(() => undefined)
-  await directory?.sync().catch(() => {})
-  await directory?.close()
 }
