@@ -31,6 +31,11 @@ const commands: Readonly<Record<string, Entry>> = {
     load: async () => (await import('./io.ts')).run,
     io: 'plain',
   },
+  restore: {
+    summary: 'bring the disks of backups back',
+    load: async () => (await import('./restore.ts')).run,
+    io: 'streams',
+  },
   vma: {
     summary: 'list, create, extract and verify VMA backup archives',
     load: async () => (await import('./vma.ts')).run,
