@@ -5,7 +5,12 @@ import { BlockError, inContext } from '../errors.ts'
 import { optionsOfFilename } from '../graph/filename.ts'
 import { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
-import { type NodeDefaults, nested } from '../graph/node-options.ts'
+import {
+  type NodeDefaults,
+  nested,
+  rootDefaults,
+  takeCommonOptions,
+} from '../graph/node-options.ts'
 import { allowAll } from '../graph/open-policy.ts'
 import { probeFormat } from '../graph/probe.ts'
 import type { NamedIo } from './command.ts'
@@ -142,13 +147,13 @@ async function probed(
   defaults: Partial<NodeDefaults>,
   io: NamedIo,
 ): Promise<NodeOptions> {
+  const { readOnly } = takeCommonOptions(options, { ...rootDefaults, ...defaults }).common
   const file = typeof options.file === 'string' ? graph.node(options.file) : undefined
   const storage = file ?? (await graph.open(storageOptions(options.file as NodeOptions), defaults))
   const edge = graph.attach(storage, { description: 'format probing', uses: ['consistentRead'] })
   try {
     const driver = await probeFormat(drivers, edge)
-    const readOnly = options['read-only'] ?? (defaults.readOnly ? 'on' : 'off')
-    const guarded = driver === 'raw' && readOnly !== 'on' && readOnly !== true
+    const guarded = driver === 'raw' && !readOnly
     if (guarded) io.stderr.write(probedRawWarning(storage.layer.image?.filename ?? ''))
     return { ...options, driver, file: storage.name, ...(guarded ? { 'x-probed': true } : {}) }
   } finally {
