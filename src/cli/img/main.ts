@@ -11,6 +11,7 @@ const commands: Readonly<Record<string, (() => Promise<ImgCommand>) | 'unsupport
   bench: 'unsupported',
   bitmap: 'unsupported',
   commit: 'unsupported',
+  convert: async () => (await import('./convert.ts')).convert,
   create: async () => (await import('./create.ts')).create,
   dd: 'unsupported',
   info: async () => (await import('./info.ts')).info,

@@ -1,0 +1,150 @@
+/** The command line of `img convert`, checked before any image is opened. */
+import type { NamedIo } from '../command.ts'
+import type { CacheMode } from '../open-image.ts'
+import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
+import { joinOptionLists, optionHelp, wantsHelp } from './create-options.ts'
+import { CommandFailure } from './failure.ts'
+import { parseSizeText, sizeArgument } from './size-text.ts'
+import { checkImageOpts, checkObjects, sourceCache, targetCache } from './source-options.ts'
+
+export interface ConvertArguments {
+  readonly sources: readonly string[]
+  readonly imageOpts: boolean
+  readonly format?: string
+  readonly sourceCache: CacheMode
+  readonly forceShare: boolean
+  readonly snapshot?: string
+  readonly target: string
+  /** `-n`: it is there already. */
+  readonly existing: boolean
+  readonly targetImageOpts: boolean
+  readonly targetFormat: string
+  readonly targetCache: CacheMode
+  readonly targetIsZero: boolean
+  readonly optionList: string
+  readonly backingFile?: string
+  readonly backingFormat?: string
+  readonly compressed: boolean
+  /** Bytes; 0: write everything. */
+  readonly sparseSize: number
+  readonly workers: number
+  readonly anyOrder: boolean
+  /** Bytes a second; 0: no limit. */
+  readonly rate: number
+  readonly salvage: boolean
+  readonly progress: boolean
+  readonly quiet: boolean
+}
+
+const maxWorkers = 16
+const defaultWorkers = 8
+
+const sectorSize = 512
+const defaultSparseSize = 4096
+const maxSparseSize = 16777216
+
+/** Undefined when only the options of the target's format were asked for; they are printed. */
+export function parseConvertArguments(
+  words: readonly string[],
+  io: NamedIo,
+): ConvertArguments | undefined {
+  const args = new Arguments('convert', words, 'f:O:B:CcF:o:l:S:pt:T:qnm:WUr:', [
+    object,
+    imageOpts,
+    { name: 'target-image-opts' },
+    { name: 'target-is-zero' },
+    { name: 'bitmaps' },
+    { name: 'skip-broken-bitmaps' },
+    { name: 'salvage' },
+    forceShare,
+  ])
+  const optionList = joinOptionLists(args.all('o'))
+  const sparseSize = parseSparseSize(args.value('S'), io)
+  const workers = parseWorkers(args.value('m'))
+  const rate = args.has('r') ? sizeArgument('rate limit', args.value('r') ?? '', io) : 0
+  const format = args.value('f')
+  checkObjects(args, io)
+  checkImageOpts(args.has('image-opts'), format)
+  checkTogether(args)
+  const target = args.rest.at(-1)
+  const targetFormat = args.value('O') ?? 'raw'
+  if (wantsHelp(optionList)) {
+    io.stdout.write(optionHelp(targetFormat, target))
+    return undefined
+  }
+  if (target === undefined || args.rest.length < 2) {
+    throw new CommandFailure('Must specify image file name')
+  }
+  return {
+    sources: args.rest.slice(0, -1),
+    imageOpts: args.has('image-opts'),
+    format,
+    sourceCache: sourceCache(args.value('T')),
+    forceShare: args.has('U'),
+    snapshot: args.value('l'),
+    target,
+    existing: args.has('n'),
+    targetImageOpts: args.has('target-image-opts'),
+    targetFormat,
+    targetCache: targetCache(args.value('t') ?? 'unsafe'),
+    targetIsZero: args.has('target-is-zero'),
+    optionList,
+    backingFile: args.value('B'),
+    backingFormat: args.value('F'),
+    compressed: args.has('c'),
+    sparseSize,
+    workers,
+    anyOrder: args.has('W'),
+    rate,
+    salvage: args.has('salvage'),
+    progress: args.has('p') && !args.has('q'),
+    quiet: args.has('q'),
+  }
+}
+
+function parseSparseSize(text: string | undefined, io: NamedIo): number {
+  if (text === undefined) return defaultSparseSize
+  const name = 'buffer size for sparse output'
+  const parsed = parseSizeText(text)
+  const size = parsed.kind === 'syntax' ? sizeArgument(name, text, io) : sizeOf(parsed)
+  if (size % sectorSize !== 0 || size > maxSparseSize) {
+    throw new CommandFailure(
+      `Invalid ${name} specified. Valid sizes are multiples of ${sectorSize} up to ` +
+        `${maxSparseSize}. Select 0 to disable sparse detection (fully allocates output).`,
+    )
+  }
+  return size
+}
+
+function sizeOf(parsed: ReturnType<typeof parseSizeText>): number {
+  return parsed.kind === 'size' ? parsed.bytes : Number.POSITIVE_INFINITY
+}
+
+function parseWorkers(text: string | undefined): number {
+  if (text === undefined) return defaultWorkers
+  const count = /^\s*\+?\d+$/.test(text) ? Number(text) : 0
+  if (count >= 1 && count <= maxWorkers) return count
+  throw new CommandFailure(
+    `Invalid number of coroutines. Allowed number of coroutines is between 1 and ${maxWorkers}`,
+  )
+}
+
+function checkTogether(args: Arguments): void {
+  const existing = args.has('n')
+  if (args.has('C') && args.has('S')) {
+    throw new CommandFailure('Cannot enable copy offloading when -S is used')
+  }
+  if (args.has('C') && args.has('c')) {
+    throw new CommandFailure('Cannot enable copy offloading when -c is used')
+  }
+  if (args.has('bitmaps') || args.has('skip-broken-bitmaps')) {
+    throw new CommandFailure('copying bitmaps (--bitmaps) is not supported yet')
+  }
+  if (args.has('target-image-opts') && !existing) {
+    throw new CommandFailure('--target-image-opts requires use of -n flag')
+  }
+  if (args.has('target-is-zero') && !existing) {
+    throw new CommandFailure('--target-is-zero requires use of -n flag')
+  }
+  if (args.has('target-image-opts')) checkImageOpts(true, args.value('O'))
+}
