@@ -19,6 +19,8 @@ const reference = join(import.meta.dirname, 'vma-reference.py')
 const python = peer('python3')
 const zstd = peer('zstd')
 const gzip = peer('gzip')
+const qemuImg = peer('qemu-img', 'qemu-io')
+const qemuIo = peer('qemu-io')
 
 let folder = ''
 beforeEach(async () => {
@@ -156,6 +158,43 @@ it.each(['a.vma', 'a.vma.zst'])('a disk inside %s is opened like an image', asyn
   await expect(openDisk(inFolder(name), { format: 'vma', readOnly: true })).rejects.toThrow(
     /choose one with 'device'/,
   )
+})
+
+qemuImg.describe('images', () => {
+  it('of any format, with backing files, go in; -r brings them back in any format', async () => {
+    const size = 40 * cluster + 512
+    const base = patternedDisk(size, 8)
+    await writeFile(inFolder('base.raw'), base)
+    const overlay = inFolder('overlay.qcow2')
+    await qemuImg.run('create', '-q', '-f', 'qcow2', '-b', 'base.raw', '-F', 'raw', overlay)
+    await qemuIo.run(
+      '-c',
+      `write -P 7 ${5 * cluster + 100} 200000`,
+      '-c',
+      'write -z 1M 256k',
+      overlay,
+    )
+    await vma('create', 'a.vma', '-d', `format=qcow2:one=${overlay}`, '-d', `two=${overlay}`)
+    await vma('extract', 'a.vma', '-d', 'one', 'raw')
+    await qemuImg.run('compare', inFolder('raw/disk-one.raw'), overlay)
+
+    await qemuImg.run('create', '-q', '-f', 'qcow2', inFolder('new.qcow2'), String(size))
+    await qemuImg.run('create', '-q', '-f', 'qcow2', inFolder('used.qcow2'), String(size))
+    await qemuIo.run('-c', `write -P 9 0 ${size}`, inFolder('used.qcow2'))
+    const lines = [
+      `format=qcow2:cache=unsafe:0:one=${inFolder('new.qcow2')}`,
+      `format=qcow2:cache=writethrough:1:two=${inFolder('used.qcow2')}`,
+    ]
+    await writeFile(inFolder('map'), lines.join('\n'))
+    await vma('extract', 'a.vma', '-r', 'map', 'out')
+    for (const name of ['new.qcow2', 'used.qcow2']) {
+      await qemuImg.run('compare', inFolder(name), overlay)
+      await qemuImg.run('check', '-q', inFolder(name))
+    }
+    await writeFile(inFolder('map'), `1:one=${inFolder('new.qcow2')}\nskip=two`)
+    const guessed = await runCommand(run, ['extract', 'a.vma', '-r', 'map', 'x'], { cwd: folder })
+    expect(guessed.stderr).toMatch(/looks like a qcow2 image; name its format/)
+  })
 })
 
 gzip.it('gzip decodes our archives, and we its files', async () => {
