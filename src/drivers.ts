@@ -1,5 +1,5 @@
 /** The one list of drivers. Probing asks the formats in this order. */
-import { vma } from './archive/vma/layer.ts'
+import { vma } from './archive/vma/driver.ts'
 import type { BlockDriver } from './block/driver.ts'
 import { copyBeforeWrite } from './filter/copy-before-write.ts'
 import { qcow2 } from './format/qcow2/qcow2.ts'

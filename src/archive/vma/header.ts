@@ -11,6 +11,7 @@ import {
   formatVersion,
   headerMagic,
   headerStep,
+  isVma,
   maxDeviceId,
   maxDeviceSize,
   maxHeaderSize,
@@ -159,11 +160,6 @@ export function checkHeaderStart(fixed: Uint8Array): number {
     )
   }
   return headerSize
-}
-
-/** Whether an archive begins with these bytes. */
-export function isVma(head: Uint8Array): boolean {
-  return Buffer.compare(head.subarray(0, headerMagic.length), headerMagic) === 0
 }
 
 /** Decodes a whole header whose start was checked; copies what it keeps. */

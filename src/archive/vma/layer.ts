@@ -4,15 +4,15 @@
  * the device, where there is an index); reading fetches what is asked for. Where the archive has
  * checksums, an extent is read whole and checked the first time something of it is needed.
  */
-import type { BlockDriver, NodeOptions, NodeReference } from '../../block/driver.ts'
+import type { OpenContext } from '../../block/driver.ts'
 import type { BlockLayer, Capabilities, Extent, ImageFacts, Io, Limits } from '../../block/layer.ts'
-import { missing, OptionReader } from '../../block/options.ts'
 import { MiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { type ClusterRun, ClusterRuns } from './cluster-runs.ts'
+import type { VmaOptions } from './driver.ts'
 import { decodeExtent } from './extent.ts'
 import { ExtentMemory, type ScannedExtent } from './extent-stream.ts'
-import { formatUuid, isVma, isVmstate, type VmaDevice } from './header.ts'
+import { formatUuid, isVmstate, type VmaDevice } from './header.ts'
 import { randomAccessTo } from './io/open-source.ts'
 import type { ArchiveSource, RandomAccess } from './io/source.ts'
 import { VmaReader } from './reader.ts'
@@ -264,39 +264,21 @@ function readOnly(path: string): BlockError {
   return new BlockError('READ_ONLY', `'${path}' is an archive; it cannot be changed`, { path })
 }
 
-interface VmaOptions {
-  readonly file: NodeReference
-  readonly device: string | undefined
-}
-
-export const vma: BlockDriver<VmaOptions> = {
-  name: 'vma',
-  kind: 'format',
-  parse(options: NodeOptions) {
-    const reader = new OptionReader(options)
-    const file = reader.take('file') as NodeReference | undefined
-    const device = reader.string('device')
-    reader.finish()
-    if (file === undefined) throw missing('file')
-    return { file, device }
-  },
-  probe: isVma,
-  async open({ file, device }, context) {
-    if (!context.flags.readOnly) {
-      throw new BlockError(
-        'READ_ONLY',
-        `${context.name}: an archive can only be opened read-only`,
-        {
-          node: context.name,
-          errno: 'EROFS',
-        },
-      )
-    }
-    const child = await context.child('file', file)
-    const name = child.image?.filename ?? context.name
-    const reader = await VmaReader.open(await childSource(name, child, context))
-    return await VmaLayer.open(reader, device)
-  },
+/** Opens a device of the archive in the child `file`. */
+export async function openVmaLayer(
+  { file, device }: VmaOptions,
+  context: OpenContext,
+): Promise<VmaLayer> {
+  if (!context.flags.readOnly) {
+    throw new BlockError('READ_ONLY', `${context.name}: an archive can only be opened read-only`, {
+      node: context.name,
+      errno: 'EROFS',
+    })
+  }
+  const child = await context.child('file', file)
+  const name = child.image?.filename ?? context.name
+  const reader = await VmaReader.open(await childSource(name, child, context))
+  return await VmaLayer.open(reader, device)
 }
 
 /** A child of the graph as a source; the graph closes it. */

@@ -20,10 +20,10 @@ import {
   type ScannedExtent,
   scanExtents,
 } from './extent-stream.ts'
-import { checkHeaderStart, decodeHeader, isVma, type StoredHeader } from './header.ts'
+import { checkHeaderStart, decodeHeader, type StoredHeader } from './header.ts'
 import { type OpenSourceOptions, openSource } from './io/open-source.ts'
 import type { ArchiveSource, RandomAccess } from './io/source.ts'
-import { extentHeader, vmaHeader } from './structures.ts'
+import { extentHeader, isVma, vmaHeader } from './structures.ts'
 
 export class VmaReader implements AsyncDisposable {
   readonly header: StoredHeader

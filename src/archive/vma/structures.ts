@@ -95,3 +95,8 @@ export const extensionFeatures = {
 /** What the mask and the reserved byte of a checksum slot hold. */
 export const checksumMark = 0x4353 // 'CS'
 export const checksumAlgorithm = 1 // CRC-32 as in gzip and zlib
+
+/** Whether an archive begins with these bytes. */
+export function isVma(head: Uint8Array): boolean {
+  return Buffer.compare(head.subarray(0, headerMagic.length), headerMagic) === 0
+}

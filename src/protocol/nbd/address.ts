@@ -1,8 +1,7 @@
-/** Where a server is: as options have it, as people read it, and a socket to it. */
-import { connect, type Socket } from 'node:net'
+/** Where a server is: as options have it, and as people read it. */
 import type { NodeOptions } from '../../block/driver.ts'
 import { missing, OptionReader } from '../../block/options.ts'
-import { BlockError, systemError } from '../../errors.ts'
+import { BlockError } from '../../errors.ts'
 import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.ts'
 
 export type NbdAddress =
@@ -81,25 +80,4 @@ export function portNumber(port: unknown, host: string): number {
     'INVALID_ARGUMENT',
     `address resolution failed for ${host}:${port}: a port is a number from 1 to 65535`,
   )
-}
-
-/** A connected socket. Throws `IO` or `PERMISSION` when the server cannot be reached. */
-export async function connectTo(address: NbdAddress, signal: AbortSignal): Promise<Socket> {
-  signal.throwIfAborted()
-  const socket = connect(address.type === 'unix' ? { path: address.path } : address)
-  const stop = () => socket.destroy(signal.reason)
-  signal.addEventListener('abort', stop, { once: true })
-  try {
-    await new Promise<void>((resolve, reject) => {
-      socket.once('connect', resolve)
-      socket.once('error', reject)
-    })
-    socket.setNoDelay(true)
-    return socket
-  } catch (error) {
-    if (signal.aborted) throw signal.reason
-    throw systemError(error, `Failed to connect to '${addressText(address)}'`)
-  } finally {
-    signal.removeEventListener('abort', stop)
-  }
 }

@@ -1,30 +1,26 @@
-/** Driver `nbd`: an export of an NBD server. */
+/** Driver `nbd`: an export of an NBD server. The client is loaded when one is opened. */
 import type { BlockDriver, NodeOptions } from '../../block/driver.ts'
 import { OptionReader } from '../../block/options.ts'
 import { BlockError } from '../../errors.ts'
 import { NBD_MAX_STRING } from '../../wire/nbd/constants.ts'
-import { exportUrl, takeAddress } from './address.ts'
+import { takeAddress } from './address.ts'
 import { parseNbdFilename } from './filename.ts'
-import { allocationContext, NbdLayer } from './layer.ts'
-import { Link, type LinkOptions } from './link.ts'
+import type { LinkOptions } from './link.ts'
 
-export const nbd: BlockDriver<LinkOptions> = {
+type NbdOptions = Omit<LinkOptions, 'contexts'>
+
+export const nbd: BlockDriver<NbdOptions> = {
   name: 'nbd',
   kind: 'protocol',
   parse: parseNbdOptions,
   parseFilename: parseNbdFilename,
-  async open(options, { signal, flags }) {
-    const link = await Link.open(options, signal)
-    const layer = new NbdLayer(link, link.facts, exportUrl(options.address, options.exportName))
-    if (flags.readOnly || layer.capabilities.write) return layer
-    await layer[Symbol.asyncDispose]()
-    throw new BlockError('READ_ONLY', 'request on write denied without write permission', {
-      errno: 'EACCES',
-    })
+  async open(options, context) {
+    const { openNbdLayer } = await import('./layer.ts')
+    return await openNbdLayer(options, context)
   },
 }
 
-function parseNbdOptions(options: NodeOptions): LinkOptions {
+function parseNbdOptions(options: NodeOptions): NbdOptions {
   const reader = new OptionReader(options)
   reader.take('driver')
   const address = takeAddress(reader)
@@ -38,7 +34,7 @@ function parseNbdOptions(options: NodeOptions): LinkOptions {
   if (Buffer.byteLength(exportName) > NBD_MAX_STRING) {
     throw new BlockError('INVALID_ARGUMENT', 'export name too long to send to server')
   }
-  return { address, exportName, contexts: [allocationContext], openTimeoutMs, reconnectDelayMs }
+  return { address, exportName, openTimeoutMs, reconnectDelayMs }
 }
 
 /** A longer wait than this is nobody's wish: a day. */

@@ -1,4 +1,5 @@
 /** An export of an NBD server as a disk. */
+import type { OpenContext } from '../../block/driver.ts'
 import type {
   BlockLayer,
   Capabilities,
@@ -32,12 +33,27 @@ import {
   NBD_STATE_HOLE,
   NBD_STATE_ZERO,
 } from '../../wire/nbd/constants.ts'
+import { exportUrl } from './address.ts'
 import type { ExportFacts } from './handshake.ts'
 import { maxLongRequest } from './limits.ts'
-import type { Link } from './link.ts'
+import { Link, type LinkOptions } from './link.ts'
 
 /** The context that tells where data is. */
 export const allocationContext = 'base:allocation'
+
+/** Connects to a server and asks for the export, its size, and where its data is. */
+export async function openNbdLayer(
+  options: Omit<LinkOptions, 'contexts'>,
+  { signal, flags }: OpenContext,
+): Promise<NbdLayer> {
+  const link = await Link.open({ ...options, contexts: [allocationContext] }, signal)
+  const layer = new NbdLayer(link, link.facts, exportUrl(options.address, options.exportName))
+  if (flags.readOnly || layer.capabilities.write) return layer
+  await layer[Symbol.asyncDispose]()
+  throw new BlockError('READ_ONLY', 'request on write denied without write permission', {
+    errno: 'EACCES',
+  })
+}
 
 export class NbdLayer implements BlockLayer {
   readonly size: number

@@ -5,8 +5,9 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BlockError } from '../../errors.ts'
-import { addressText, connectTo, type NbdAddress } from './address.ts'
+import { addressText, type NbdAddress } from './address.ts'
 import { type ClientRequest, NbdClient } from './client.ts'
+import { connectTo } from './dial.ts'
 import type { ExportFacts } from './handshake.ts'
 import { handshakeTimeoutMs, reconnectPauseMs } from './limits.ts'
 
