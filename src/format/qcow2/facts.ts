@@ -1,5 +1,6 @@
 /** What `info` shows of an image. */
 import type { ImageFacts } from '../../block/layer.ts'
+import { alignUp } from '../../bytes/range.ts'
 import { compatible, compressionTypes, type Header, incompatible } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 
@@ -9,6 +10,9 @@ export function imageFacts(image: Qcow2Image): ImageFacts {
   return {
     filename: storage?.filename,
     clusterSize: image.layout.clusterSize,
+    get vmStateOffset() {
+      return alignUp(current.size, image.layout.coverage)
+    },
     allocatedSize: storage?.allocatedSize?.bind(storage),
     specific: () => ({ type: 'qcow2', data: specificFacts(current) }),
     get dirty() {
