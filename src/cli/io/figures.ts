@@ -14,7 +14,15 @@ export function amount(value: number): string {
   const found = units.find(([, size]) => value >= size)
   if (!found) return `${Number.isInteger(value) ? value : value.toFixed(6)} bytes`
   const [unit, size] = found
-  return `${(value / size).toFixed(3).replace(/\.000$/, '')} ${unit}`
+  return `${thousandths(value / size).replace(/\.000$/, '')} ${unit}`
+}
+
+/** Three decimals, a tie going to the even one as in C; `toFixed` would go up. */
+function thousandths(value: number): string {
+  const scaled = value * 1000
+  const below = Math.floor(scaled)
+  if (scaled - below !== 0.5) return value.toFixed(3)
+  return ((below % 2 === 0 ? below : below + 1) / 1000).toFixed(3)
 }
 
 export interface Measured {

@@ -210,8 +210,13 @@ export const truncate: IoCommand = {
     try {
       await session.image.truncate(wanted)
     } catch (error) {
-      if (error instanceof BlockError) throw fail(error.message)
+      if (error instanceof BlockError) throw fail(withoutPath(error))
       throw error
     }
   },
+}
+
+/** The sentence alone: there is only one image here. */
+function withoutPath({ message, path }: BlockError): string {
+  return path && message.startsWith(`${path}: `) ? message.slice(path.length + 2) : message
 }
