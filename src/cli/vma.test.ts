@@ -381,6 +381,15 @@ describe('extract', () => {
     expectRefusal(await vma(['extract', 'b.vma', 'out2']), /'\.\.\/x' has a name that cannot be/)
   })
 
+  test('names that forge lines are shown for what they are, and make no files', async () => {
+    await prepare({ extensions: false }, [{ name: 'abcdefgh', content: Buffer.from('1') }])
+    const { bytes, rename } = hostile(await readFile(inFolder('a.vma')))
+    rename('abcdefgh', 'x\nDEV: 1')
+    await writeFile(inFolder('b.vma'), bytes())
+    expect(await good(['list', 'b.vma'])).toContain('size: 1 devname: x\\x0aDEV: 1\n')
+    expectRefusal(await vma(['extract', 'b.vma', 'out']), /device 'x DEV: 1' has a name/)
+  })
+
   test('two devices of one name are refused before anything is written', async () => {
     await prepare({ extensions: false }, [
       { name: 'aaaa', content: Buffer.from('1') },

@@ -1,4 +1,5 @@
 /** `varve vma`: the command line of the `vma` tool, and some more. */
+import { printable } from '../archive/vma/names.ts'
 import { BlockError } from '../errors.ts'
 import type { CliIo } from './command.ts'
 import { configCommand } from './vma/config.ts'
@@ -54,5 +55,5 @@ function sentence(error: unknown): string {
 }
 
 function oneLine(text: string): string {
-  return text.replaceAll(/\s*\n\s*/g, ' ')
+  return printable(text.replaceAll(/\s*\n\s*/g, ' '))
 }

@@ -8,15 +8,32 @@ const maxNameBytes = 240
 export function configNameOf(path: string): string {
   const name = path.slice(path.lastIndexOf('/') + 1)
   if (!isFileName(name)) {
-    throw new BlockError('INVALID_ARGUMENT', `'${path}' cannot name a configuration file`)
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `'${printable(path)}' cannot name a configuration file`,
+    )
   }
   return name
 }
 
 export function checkDeviceName(name: string): void {
   if (!isFileName(name)) {
-    throw new BlockError('INVALID_ARGUMENT', `'${name}' cannot name a device of an archive`)
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `'${printable(name)}' cannot name a device of an archive`,
+    )
   }
+}
+
+function hasControls(name: string): boolean {
+  return printable(name) !== name
+}
+
+/** The name as messages and lists show it: control characters, which forge lines, as `\x0a`. */
+export function printable(name: string): string {
+  return name.replaceAll(/\p{Cc}/gu, (control) => {
+    return `\\x${control.charCodeAt(0).toString(16).padStart(2, '0')}`
+  })
 }
 
 /** Whether a name from an archive can be used as a file name inside a directory. */
@@ -26,7 +43,7 @@ export function isFileName(name: string): boolean {
     name !== '.' &&
     name !== '..' &&
     !name.includes('/') &&
-    !name.includes('\0') &&
+    !hasControls(name) &&
     Buffer.byteLength(name) <= maxNameBytes
   )
 }

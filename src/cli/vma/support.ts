@@ -2,6 +2,7 @@
 import { isAbsolute, join } from 'node:path'
 import type { Writable } from 'node:stream'
 import { isVmstate, type StoredHeader } from '../../archive/vma/header.ts'
+import { printable } from '../../archive/vma/names.ts'
 import { VmaReader } from '../../archive/vma/reader.ts'
 import type { RestoreProgress } from '../../archive/vma/restore.ts'
 import { systemError } from '../../errors.ts'
@@ -85,11 +86,11 @@ export async function openArchive(name: string, io: CliIo): Promise<VmaReader> {
 /** The lines of `vma list`. */
 export function listOf(header: StoredHeader): string {
   const lines = [
-    ...header.configs.map(({ name, data }) => `CFG: size: ${data.length} name: ${name}`),
+    ...header.configs.map(({ name, data }) => `CFG: size: ${data.length} name: ${printable(name)}`),
     ...header.devices.map((device) =>
       isVmstate(device)
         ? `VMSTATE: dev_id=${device.id} memory: ${device.size}`
-        : `DEV: dev_id=${device.id} size: ${device.size} devname: ${device.name}`,
+        : `DEV: dev_id=${device.id} size: ${device.size} devname: ${printable(device.name)}`,
     ),
     `CTIME: ${formatTime(header.ctime)}`,
   ]

@@ -37,6 +37,11 @@ export async function openSink(name: string, options: OpenSinkOptions = {}): Pro
   if (name === '-' || name === '/dev/fd/1') return stdoutSink(options)
   if (name.startsWith('exec:')) return ExecSink.start(name.slice('exec:'.length), options.signal)
   if (/^\/dev\/(fd|fdset|fdname)\//.test(name)) return inheritedSink(name, options)
+  if (name.endsWith('.lzo')) {
+    throw new BlockError('UNSUPPORTED', `'${name}': varve cannot compress with lzop; use .zst`, {
+      path: name,
+    })
+  }
   const sink = await pathSink(name, options)
   if (name.endsWith('.zst')) return new ZstdSink(sink)
   return name.endsWith('.gz') ? new GzipSink(sink) : sink

@@ -172,6 +172,10 @@ test('a descriptor can be handed over', async () => {
   await expect(openSink('/dev/fdname/x')).rejects.toThrow("no descriptor '/dev/fdname/x'")
 })
 
+test('lzop is refused by name', async () => {
+  await expect(openSink(join(folder, 'a.vma.lzo'))).rejects.toMatchObject({ code: 'UNSUPPORTED' })
+})
+
 test('names that end in .gz and .zst are compressed', async () => {
   for (const [ending, decompress] of [
     ['gz', gunzipSync],

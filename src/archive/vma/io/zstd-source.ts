@@ -69,7 +69,7 @@ async function nextFrame(input: ChunkReader, tally: SeekTally): Promise<Frame | 
     const value = magic.length === 4 ? magic.readUInt32LE(0) : 0
     if (value === zstdMagic) return frameHeader(input, offset, magic)
     if (!isSkippable(value)) {
-      throw corrupt(input, offset, magic.length < 4 ? 'is truncated' : 'has no zstd frame')
+      throw magic.length < 4 ? cutOff(input, offset) : corrupt(input, offset, 'has no zstd frame')
     }
     await skip(input, offset, value, tally)
   }
@@ -84,7 +84,7 @@ async function skip(input: ChunkReader, offset: number, magic: number, tally: Se
   }
   let left = size
   for await (const part of input.pass(size)) left -= part.length
-  if (left > 0) throw corrupt(input, offset, 'is truncated')
+  if (left > 0) throw cutOff(input, offset)
 }
 
 async function frameHeader(input: ChunkReader, offset: number, magic: Buffer): Promise<Frame> {
@@ -264,7 +264,7 @@ class SeekTally {
 
 async function exactly(input: ChunkReader, length: number, offset: number): Promise<Buffer> {
   const bytes = await input.take(length)
-  if (bytes.length < length) throw corrupt(input, offset, 'is truncated')
+  if (bytes.length < length) throw cutOff(input, offset)
   return bytes
 }
 
@@ -274,7 +274,15 @@ async function* exactlyPassed(input: ChunkReader, length: number, offset: number
     left -= part.length
     yield part
   }
-  if (left > 0) throw corrupt(input, offset, 'is truncated')
+  if (left > 0) throw cutOff(input, offset)
+}
+
+function cutOff(input: ChunkReader, offset: number): BlockError {
+  return new BlockError(
+    'CORRUPT_IMAGE',
+    `'${input.name}' is truncated: it ends inside the zstd frame that begins at byte ${offset}`,
+    { path: input.name, offset },
+  )
 }
 
 function corrupt(input: ChunkReader, offset: number, what: string): BlockError {
