@@ -192,7 +192,16 @@ function imageOptions(text: string, io: NamedIo): NodeOptions {
     throw invalid('Must specify either driver or file')
   }
   checkDriver(options.driver)
+  checkFile(options)
   return options
+}
+
+function checkFile(options: Readonly<Record<string, string>>): void {
+  const driver = drivers.find(({ name }) => name === options.driver)
+  const hasFile = Object.keys(options).some((key) => /^file(\.|$)/.test(key))
+  if (driver?.kind === 'format' && !hasFile) {
+    throw invalid('A block device must be specified for "file"')
+  }
 }
 
 function checkDriver(name: string | undefined): void {
