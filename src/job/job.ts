@@ -47,7 +47,7 @@ const permitted: Readonly<Record<JobVerb, readonly JobStatus[]>> = {
   pause: ['created', 'running', 'paused'],
   resume: ['created', 'running', 'paused'],
   'set-speed': ['created', 'running', 'paused', 'waiting', 'pending'],
-  complete: ['created', 'running', 'paused'],
+  complete: ['created'],
   finalize: ['pending'],
   dismiss: ['concluded'],
 }
@@ -184,7 +184,7 @@ export class Job extends EventEmitter<JobEvents> {
   pause(): void {
     this.#check('pause')
     if (this.#userPaused) {
-      throw new BlockError('BUSY', `The job was already paused`, { errno: 'EBUSY' })
+      throw new BlockError('BUSY', `Job is already paused`, { errno: 'EBUSY' })
     }
     this.#userPaused = true
     this.#hold()
