@@ -21,6 +21,11 @@ interface Entry {
 
 /** A command a line; each is loaded when it is asked for. */
 const commands: Readonly<Record<string, Entry>> = {
+  daemon: {
+    summary: 'serve disks and back them up, as qemu-storage-daemon does',
+    load: async () => (await import('./daemon.ts')).run,
+    io: 'streams',
+  },
   img: {
     summary: 'create, convert, compare, check and describe disk images, as qemu-img does',
     load: async () => (await import('./img/main.ts')).img,

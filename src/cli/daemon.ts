@@ -1,0 +1,129 @@
+/** `varve daemon`: the command line of qemu-storage-daemon. */
+import { rm, writeFile } from 'node:fs/promises'
+import { StorageDaemon } from '../daemon/storage-daemon.ts'
+import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { inBackground, reportRunning, startInBackground } from './background.ts'
+import type { CliIo, NamedIo } from './command.ts'
+import { type Step, steps } from './daemon/options.ts'
+import { usage } from './daemon/usage.ts'
+import { OptionParser } from './getopt.ts'
+
+const longOptions = [
+  ...Object.keys(steps).map((name) => ({ name, argument: 'required' as const })),
+  { name: 'daemonize' },
+  { name: 'help', as: 'h' },
+  { name: 'pidfile', argument: 'required' as const },
+  { name: 'trace', argument: 'required' as const, as: 'T' },
+  { name: 'version', as: 'V' },
+]
+
+const objectTypes = 'List of user creatable objects:\n  iothread\n  secret\n'
+
+interface Plan {
+  readonly answer?: 'help' | 'version' | 'objects'
+  /** In the order given, each with what messages call it. */
+  readonly steps: readonly { readonly option: string; readonly argument: string }[]
+  readonly daemonize: boolean
+  readonly pidfile?: string
+}
+
+/** A message that goes out as it is. */
+class CommandLineError extends Error {}
+
+/** Runs with the arguments behind `daemon`; resolves to the exit status. */
+export async function run(args: string[], shared: CliIo): Promise<number> {
+  const io: NamedIo = Object.assign(Object.create(shared), { program: 'varve-storage-daemon' })
+  try {
+    const plan = readArguments(args)
+    if (plan.answer !== undefined) return await answer(plan.answer, io)
+    const background = inBackground(io)
+    if (plan.daemonize && !background) return await startInBackground('daemon', args, io)
+    return await serve(plan, io, background ? reportRunning : () => {})
+  } catch (error) {
+    if (!(error instanceof CommandLineError || error instanceof BlockError)) throw error
+    io.stderr.write(`${io.program}: ${error.message}\n`)
+    return 1
+  }
+}
+
+function readArguments(args: readonly string[]): Plan {
+  const parser = new OptionParser(args, 'hT:V', longOptions)
+  const given: { option: string; argument: string }[] = []
+  let answer: Plan['answer']
+  let daemonize = false
+  let pidfile: string | undefined
+  for (let option = parser.next(); option; option = parser.next()) {
+    if (option.kind === 'error') throw new CommandLineError(option.message)
+    const { name, argument = '' } = option
+    if (name === 'h') answer ??= 'help'
+    else if (name === 'V') answer ??= 'version'
+    else if (name === 'daemonize') daemonize = true
+    else if (name === 'pidfile') pidfile = argument
+    else if (name === 'object' && argument === 'help') answer ??= 'objects'
+    else if (name !== 'T') given.push({ option: name, argument })
+  }
+  const [stray] = parser.rest
+  if (stray !== undefined) throw new CommandLineError(`${stray}: Unexpected argument`)
+  return { answer, steps: given, daemonize, pidfile }
+}
+
+async function answer(what: NonNullable<Plan['answer']>, io: NamedIo): Promise<number> {
+  if (what === 'help') io.stdout.write(usage(io.program))
+  else if (what === 'objects') io.stdout.write(objectTypes)
+  else {
+    const { version } = await import('./version.ts')
+    io.stdout.write(`${io.program} version ${version}\n`)
+  }
+  return 0
+}
+
+async function serve(plan: Plan, io: NamedIo, onRunning: () => void): Promise<number> {
+  const stopped = abortion(io.signal)
+  let pidfile: string | undefined
+  const daemon = new StorageDaemon()
+  try {
+    // A step may wait, for a client or a peer; a signal ends that wait.
+    await Promise.race([takeSteps(daemon, plan, io), daemon.quitting, stopped])
+    if (plan.pidfile !== undefined && !io.signal?.aborted) {
+      await writePidfile(plan.pidfile)
+      pidfile = plan.pidfile
+    }
+    onRunning()
+    await Promise.race([daemon.quitting, stopped])
+  } finally {
+    await daemon[Symbol.asyncDispose]()
+    if (pidfile !== undefined) await rm(pidfile, { force: true })
+  }
+  return 0
+}
+
+async function takeSteps(daemon: StorageDaemon, plan: Plan, io: NamedIo): Promise<void> {
+  for (const { option, argument } of plan.steps) {
+    try {
+      const step: Step = steps[option](argument)
+      // Waiting for a monitor's client must not keep other monitors from working.
+      if (option === 'chardev') await step(daemon, io)
+      else await daemon.exclusively(() => step(daemon, io))
+    } catch (error) {
+      if (!(error instanceof BlockError)) throw error
+      throw new CommandLineError(`--${option} ${argument}: ${error.message}`)
+    }
+  }
+}
+
+async function writePidfile(path: string): Promise<void> {
+  try {
+    await writeFile(path, `${process.pid}\n`, { mode: 0o600 })
+  } catch (error) {
+    const reason = strerror(errnoOf(error) ?? 'EIO')
+    throw new CommandLineError(`cannot create PID file: Could not create '${path}': ${reason}`)
+  }
+}
+
+/** Settles when the signal fires. */
+function abortion(signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal?.aborted) resolve()
+    else signal?.addEventListener('abort', () => resolve(), { once: true })
+  })
+}

@@ -1,0 +1,86 @@
+/** What the options of `varve daemon` say, each as a step that is done in the order given. */
+
+import { addNode } from '../../daemon/commands/block.ts'
+import {
+  addExport,
+  blockExportOptions,
+  nbdServerMembers,
+  refuseTls,
+} from '../../daemon/commands/nbd.ts'
+import { addObject, objectOptions } from '../../daemon/commands/objects.ts'
+import { blockdevOptions } from '../../daemon/schema/blockdev-options.ts'
+import { check } from '../../daemon/schema/check.ts'
+import { socketAddress } from '../../daemon/schema/socket-address.ts'
+import {
+  bool,
+  enumeration,
+  object,
+  optional,
+  required,
+  str,
+  type Type,
+} from '../../daemon/schema/types.ts'
+import type { StorageDaemon } from '../../daemon/storage-daemon.ts'
+import { BlockError } from '../../errors.ts'
+import { parseJson } from '../../wire/qmp/parser.ts'
+import type { CliIo } from '../command.ts'
+import { parseKeyval } from '../keyval.ts'
+import { parseChardev } from './chardev-option.ts'
+
+export type Step = (daemon: StorageDaemon, io: CliIo) => void | Promise<void>
+
+const nbdServerOptions = object('NbdServerOptions', {
+  addr: required(socketAddress, 'Where to listen.'),
+  ...nbdServerMembers,
+})
+
+const monitorOptions = object('MonitorOptions', {
+  id: optional(str, 'Name of the monitor.'),
+  mode: optional(enumeration('MonitorMode', ['readline', 'control']), 'Only `control`.'),
+  pretty: optional(bool, 'Whether answers are indented.'),
+  chardev: required(str, 'Where its clients come from.'),
+})
+
+/** By name of the option; each turns its argument into a step, or throws what is wrong with it. */
+export const steps: Readonly<Record<string, (argument: string) => Step>> = {
+  blockdev: (argument) => {
+    const options = read(blockdevOptions, argument, 'driver')
+    return (daemon) => addNode(daemon, options)
+  },
+  object: (argument) => {
+    const options = read(objectOptions, argument, 'qom-type')
+    return (daemon) => addObject(daemon, options)
+  },
+  'nbd-server': (argument) => {
+    const { addr, 'max-connections': maxConnections, ...rest } = read(nbdServerOptions, argument)
+    return async (daemon) => {
+      refuseTls(rest)
+      await daemon.exports.startServer(addr, maxConnections)
+    }
+  },
+  export: (argument) => {
+    const options = read(blockExportOptions, argument, 'type')
+    return (daemon) => addExport(daemon, options)
+  },
+  chardev: (argument) => {
+    const { id, build } = parseChardev(argument)
+    return (daemon, io) => daemon.chardevs.add(id, build(io))
+  },
+  monitor: (argument) => {
+    const { chardev, pretty, mode } = read(monitorOptions, argument, 'chardev')
+    return (daemon) => {
+      if (mode === 'readline') {
+        throw new BlockError('UNSUPPORTED', 'a monitor for people (mode=readline) is not supported')
+      }
+      daemon.addMonitor(chardev, { pretty })
+    }
+  },
+}
+
+/** In JSON, or as keys and values. */
+function read<T>(type: Type<T>, argument: string, impliedKey?: string): T {
+  if (!argument.startsWith('{')) return check(type, parseKeyval(argument, impliedKey), 'keyval')
+  const message = parseJson(argument)
+  if ('error' in message) throw new BlockError('INVALID_ARGUMENT', message.error)
+  return check(type, message.value)
+}

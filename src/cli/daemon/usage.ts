@@ -1,0 +1,47 @@
+export function usage(program: string): string {
+  return `Usage: ${program} [options]
+Serves disk images, and backs them up, under the command of QMP clients.
+
+  -h, --help             display this help and exit
+  -T, --trace [[enable=]<pattern>][,events=<file>][,file=<file>]
+                         accepted, of no effect
+  -V, --version          output version information and exit
+
+  --blockdev [driver=]<driver>[,node-name=<N>][,discard=ignore|unmap]
+             [,cache.direct=on|off][,cache.no-flush=on|off]
+             [,read-only=on|off][,auto-read-only=on|off]
+             [,force-share=on|off][,detect-zeroes=on|off|unmap]
+             [,driver specific parameters...]
+                         open a block node
+
+  --chardev socket,id=<id>,path=<path>[,server=on|off][,wait=on|off]
+  --chardev socket,id=<id>,host=<host>,port=<port>[,server=on|off][,wait=on|off]
+  --chardev stdio,id=<id>
+                         make a character device
+
+  --daemonize            run in the background, and return once startup is
+                         complete
+
+  --export [type=]nbd,id=<id>,node-name=<node-name>[,name=<export-name>]
+           [,writable=on|off][,writethrough=on|off][,allocation-depth=on|off]
+                         export a block node over NBD (requires --nbd-server)
+
+  --monitor [chardev=]name[,mode=control][,pretty[=on|off]]
+                         serve QMP to the clients of a character device
+
+  --nbd-server addr.type=inet,addr.host=<host>,addr.port=<port>
+               [,max-connections=<n>]
+  --nbd-server addr.type=unix,addr.path=<path>[,max-connections=<n>]
+                         start the NBD server
+
+  --object help          list object types that can be added
+  --object secret,id=<id>,data=<text>|file=<path>[,format=raw|base64]
+  --object iothread,id=<id>
+                         make an object
+
+  --pidfile <path>       write process ID to a file after startup
+
+--blockdev, --export, --monitor, --nbd-server and --object take JSON too. The
+commands of the monitor are described in docs/qmp-reference.md.
+`
+}

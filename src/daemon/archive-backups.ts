@@ -1,0 +1,181 @@
+/**
+ * The one backup into an archive that may run at a time, and what became of the last one: the
+ * state behind Proxmox's `backup`, `query-backup` and `backup-cancel`.
+ */
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
+import { openSink } from '../archive/vma/io/open-sink.ts'
+import type { ArchiveSink } from '../archive/vma/io/sink.ts'
+import { randomUuid } from '../archive/vma/uuid.ts'
+import { BlockError, systemError } from '../errors.ts'
+import type { Graph } from '../graph/graph.ts'
+import type { BlockNode } from '../graph/node.ts'
+import { type ArchiveBackup, startArchiveBackup } from '../job/archive-backup.ts'
+import type { JobTable } from '../job/job-table.ts'
+
+export interface ArchiveBackupRequest {
+  /** As `openSink` takes it. */
+  readonly file: string
+  readonly disks: readonly { readonly name: string; readonly node: BlockNode }[]
+  /** Configuration files; stored under their base name unless another is given. */
+  readonly configs: readonly { readonly path: string; readonly name?: string }[]
+  /** Bytes a second; 0 is no limit. */
+  readonly speed: number
+  readonly jobId?: string
+}
+
+/** Members that `query-backup` reports. Sizes are bytes, times seconds since the epoch. */
+export interface ArchiveBackupStatus {
+  readonly status?: 'active' | 'done' | 'error'
+  readonly errmsg?: string
+  readonly total?: number
+  readonly transferred?: number
+  readonly 'zero-bytes'?: number
+  readonly 'start-time'?: number
+  readonly 'end-time'?: number
+  readonly 'backup-file'?: string
+  readonly uuid?: string
+  readonly 'job-id'?: string
+}
+
+interface Run {
+  readonly request: ArchiveBackupRequest
+  readonly uuid: Uint8Array
+  readonly startTime: number
+  readonly total: number
+  /** Ends the wait for a FIFO's reader. */
+  readonly abort: AbortController
+  backup?: ArchiveBackup
+  endTime?: number
+  error?: unknown
+}
+
+/** Bytes of a configuration file, as the archive can hold. */
+const maxConfigLength = 65_535
+
+export class ArchiveBackups {
+  readonly #graph: Graph
+  readonly #jobs: JobTable
+  #run: Run | undefined
+
+  constructor(graph: Graph, jobs: JobTable) {
+    this.#graph = graph
+    this.#jobs = jobs
+  }
+
+  /** Settles, with the archive's uuid, when the moment is preserved; the copying goes on. */
+  async start(request: ArchiveBackupRequest): Promise<string> {
+    if (this.#run && this.#run.endTime === undefined) {
+      throw new BlockError('BUSY', 'previous backup not finished', { errno: 'EBUSY' })
+    }
+    const run: Run = {
+      request,
+      uuid: randomUuid(),
+      startTime: now(),
+      total: request.disks.reduce((sum, { node }) => sum + node.size, 0),
+      abort: new AbortController(),
+    }
+    this.#run = run
+    try {
+      run.backup = await this.#begin(run)
+    } catch (error) {
+      end(run, error)
+      throw error
+    }
+    // Cancelled while the moment was being preserved.
+    if (run.abort.signal.aborted) run.backup.job.cancel().catch(() => {})
+    run.backup.job.done.then(
+      () => end(run),
+      (error) => end(run, error),
+    )
+    return formatUuid(run.uuid)
+  }
+
+  /** Without effect when none is running. */
+  cancel(): void {
+    const run = this.#run
+    if (!run || run.endTime !== undefined) return
+    run.abort.abort(cancelled())
+    // Reports its end by its status.
+    run.backup?.job.cancel().catch(() => {})
+  }
+
+  status(): ArchiveBackupStatus {
+    const run = this.#run
+    if (!run) return {}
+    const streams = run.backup?.streams() ?? []
+    return {
+      status: run.endTime === undefined ? 'active' : run.error === undefined ? 'done' : 'error',
+      errmsg: run.error === undefined ? undefined : describe(run.error),
+      total: run.total,
+      transferred: streams.reduce((sum, stream) => sum + stream.transferred, 0),
+      'zero-bytes': streams.reduce((sum, stream) => sum + stream.zeroBytes, 0),
+      'start-time': run.startTime,
+      'end-time': run.endTime,
+      'backup-file': run.request.file,
+      uuid: formatUuid(run.uuid),
+      'job-id': run.backup?.job.id,
+    }
+  }
+
+  async #begin(run: Run): Promise<ArchiveBackup> {
+    const { request, uuid, abort } = run
+    const configs = await Promise.all(request.configs.map(readConfig))
+    const sink = await openSink(request.file, { signal: abort.signal })
+    await this.#refuseIfCancelled(run, sink)
+    return await startArchiveBackup(this.#graph, this.#jobs, {
+      id: request.jobId ?? this.#jobs.freeId('backup'),
+      sink,
+      disks: request.disks,
+      configs,
+      speed: request.speed,
+      uuid,
+    })
+  }
+
+  async #refuseIfCancelled({ abort }: Run, sink: ArchiveSink): Promise<void> {
+    if (!abort.signal.aborted) return
+    await sink.abort()
+    throw abort.signal.reason
+  }
+}
+
+function end(run: Run, error?: unknown): void {
+  run.endTime = now()
+  run.error = error
+}
+
+async function readConfig(config: { readonly path: string; readonly name?: string }) {
+  const name = config.name ?? path.basename(config.path)
+  let data: Buffer
+  try {
+    data = await readFile(config.path)
+  } catch (error) {
+    throw systemError(error, `Could not open '${config.path}'`, { path: config.path })
+  }
+  if (data.length <= maxConfigLength) return { name, data }
+  throw new BlockError(
+    'INVALID_ARGUMENT',
+    `'${config.path}' has ${data.length} bytes; a configuration file can have ${maxConfigLength}`,
+    { path: config.path },
+  )
+}
+
+function describe(error: unknown): string {
+  if (error instanceof BlockError && error.errno === 'ECANCELED') return 'backup canceled'
+  return error instanceof Error ? error.message : String(error)
+}
+
+function cancelled(): BlockError {
+  return new BlockError('CLOSED', 'backup canceled', { errno: 'ECANCELED' })
+}
+
+function now(): number {
+  return Math.floor(Date.now() / 1000)
+}
+
+/** `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` */
+function formatUuid(uuid: Uint8Array): string {
+  const hex = Buffer.from(uuid).toString('hex')
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
+}

@@ -1,0 +1,196 @@
+/** Backups: of a disk into a node, and of several disks into a VMA archive, as Proxmox asks. */
+import { BlockError } from '../../errors.ts'
+import { startBackup } from '../../job/backup.ts'
+import { command } from '../command.ts'
+import {
+  bool,
+  empty,
+  enumeration,
+  int,
+  list,
+  object,
+  optional,
+  required,
+  str,
+} from '../schema/types.ts'
+import type { StorageDaemon } from '../storage-daemon.ts'
+import { checkSpeed } from './jobs.ts'
+
+const syncMode = enumeration('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
+const bitmapSyncMode = enumeration('BitmapSyncMode', ['on-success', 'never', 'always'])
+const errorPolicy = enumeration('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
+
+const performanceHints = object('BackupPerf', {
+  'use-copy-range': optional(bool, 'Of no effect.'),
+  'max-workers': optional(int, 'Of no effect.'),
+  'max-chunk': optional(int, 'Of no effect.'),
+})
+
+const archiveDevice = object('ArchiveDevice', {
+  'node-name': required(str, 'The node.'),
+  name: optional(str, 'What the archive calls it; the node name unless given.'),
+})
+
+const archiveConfig = object('ArchiveConfig', {
+  path: required(str, 'Path of the file.'),
+  name: optional(str, 'What the archive calls it; the base name of the path unless given.'),
+})
+
+const backupStatus = object('BackupStatus', {
+  status: optional(str, '`active`, `done` or `error`; absent when there was no backup.'),
+  errmsg: optional(str, 'Why it failed.'),
+  total: optional(int, 'Bytes of all disks.'),
+  transferred: optional(int, 'Bytes of them that are stored.'),
+  'zero-bytes': optional(int, 'Bytes of those that are zeroes and take no space.'),
+  'start-time': optional(int, 'Seconds since the epoch.'),
+  'end-time': optional(int, 'Seconds since the epoch.'),
+  'backup-file': optional(str, 'The archive.'),
+  uuid: optional(str, 'Its uuid.'),
+  'job-id': optional(str, 'The job, for `block-job-set-speed` and the like. Ours.'),
+})
+
+export const backupCommands = [
+  command({
+    name: 'blockdev-backup',
+    topic: 'Backup',
+    doc:
+      'Backs a disk up to another node, as the disk is when the command is answered: a job ' +
+      'copies it, and what clients overwrite meanwhile is copied first.',
+    args: object('BlockdevBackup', {
+      'job-id': optional(str, 'Id of the job; required, since nodes have no device names.'),
+      device: required(str, 'The node to back up.'),
+      sync: required(
+        syncMode,
+        '`full`: all of it; `top`: what its topmost image holds; `none`: only what is ' +
+          'overwritten. `incremental` and `bitmap` need a dirty bitmap, and there are none yet.',
+      ),
+      speed: optional(int, 'Limit in bytes a second; 0 is no limit.'),
+      bitmap: optional(str, 'A dirty bitmap. There are none yet.'),
+      'bitmap-mode': optional(bitmapSyncMode, 'What becomes of the bitmap.'),
+      compress: optional(bool, 'Compress, where the target can.'),
+      'on-source-error': optional(errorPolicy, 'What to do when reading fails.'),
+      'on-target-error': optional(errorPolicy, 'What to do when writing fails.'),
+      'auto-finalize': optional(bool, 'If false, wait for `job-finalize` at the end.'),
+      'auto-dismiss': optional(bool, 'If false, stay listed until `job-dismiss`.'),
+      'filter-node-name': optional(str, 'Name of the filter that watches the writes.'),
+      'x-perf': optional(performanceHints, 'Hints; of no effect.', ['unstable']),
+      target: required(str, 'The node to back up to; of the same size.'),
+    }),
+    async run(args, { daemon }) {
+      const { speed = 0, sync } = args
+      if (args.bitmap !== undefined) throw invalid(`Bitmap '${args.bitmap}' could not be found`)
+      if (sync === 'incremental' || sync === 'bitmap') {
+        throw invalid(`must provide a valid bitmap name for '${sync}' sync mode`)
+      }
+      checkSpeed(speed)
+      await startBackup(daemon.graph, daemon.jobs, {
+        source: daemon.graph.node(args.device),
+        target: daemon.graph.node(args.target),
+        id: args['job-id'] ?? '',
+        sync,
+        speed,
+        compress: args.compress,
+        onSourceError: args['on-source-error'],
+        onTargetError: args['on-target-error'],
+        manualFinalize: args['auto-finalize'] === false,
+        manualDismiss: args['auto-dismiss'] === false,
+        filterName: args['filter-node-name'],
+      })
+    },
+  }),
+  command({
+    name: 'backup',
+    topic: 'Backup',
+    addition: true,
+    doc:
+      "Proxmox's command: backs several disks up into one archive, as they all are in one " +
+      'moment. It is answered when that moment is preserved; `query-backup` tells how the ' +
+      'copying goes. One backup can be under way at a time.',
+    args: object('BackupArg', {
+      'backup-file': required(
+        str,
+        'The archive: a new file, a FIFO (the command waits for its reader), or ' +
+          '`/dev/fdset/N` for descriptor N of the daemon. Names that end in `.zst` or `.gz` are ' +
+          'compressed. A file gets its name only when it is complete.',
+      ),
+      format: optional(enumeration('BackupFormat', ['vma']), 'Kind of archive.'),
+      'config-file': optional(str, 'A configuration file to store under its base name.'),
+      'firewall-file': optional(str, 'Another one.'),
+      configs: optional(list(archiveConfig), 'Further ones. Ours.'),
+      devlist: optional(
+        str,
+        'Node names, separated by commas, semicolons, colons or white space. Unless disks are ' +
+          'named here or in `devices`, all exported nodes are backed up.',
+      ),
+      devices: optional(list(archiveDevice), 'Nodes, each with a name for the archive. Ours.'),
+      speed: optional(int, 'Limit in bytes a second; 0 is no limit.'),
+      'job-id': optional(str, 'Id of the job; chosen unless given. Ours.'),
+    }),
+    returns: object('UuidInfo', { UUID: required(str, 'The uuid of the archive.') }),
+    concurrent: true,
+    async run(args, { daemon }) {
+      const { speed = 0, configs = [] } = args
+      checkSpeed(speed)
+      const files = [args['config-file'], args['firewall-file']].filter(
+        (file) => file !== undefined,
+      )
+      const UUID = await daemon.backups.start({
+        file: args['backup-file'],
+        disks: disksOf(daemon, args),
+        configs: [...files.map((path) => ({ path })), ...configs],
+        speed,
+        jobId: args['job-id'],
+      })
+      return { UUID }
+    },
+  }),
+  command({
+    name: 'query-backup',
+    topic: 'Backup',
+    addition: true,
+    doc: "Proxmox's command: tells how the backup goes, or how the last one ended.",
+    args: empty,
+    returns: backupStatus,
+    concurrent: true,
+    run: (_, { daemon }) => daemon.backups.status(),
+  }),
+  command({
+    name: 'backup-cancel',
+    topic: 'Backup',
+    addition: true,
+    doc:
+      "Proxmox's command: cancels the backup, so that no archive remains. Without effect when " +
+      'none is under way.',
+    args: empty,
+    concurrent: true,
+    run: (_, { daemon }) => daemon.backups.cancel(),
+  }),
+]
+
+interface NamedDisks {
+  readonly devlist?: string
+  readonly devices?: readonly { readonly 'node-name': string; readonly name?: string }[]
+}
+
+function disksOf(daemon: StorageDaemon, { devlist, devices = [] }: NamedDisks) {
+  const listed = devlist?.split(/[,;:\s]+/).filter((name) => name !== '') ?? []
+  const named = [...listed.map((name) => ({ 'node-name': name, name })), ...devices]
+  const exported = daemon.exports.list().map((each) => ({ 'node-name': each['node-name'] }))
+  const chosen: NamedDisks['devices'] =
+    named.length > 0 ? named : unique(exported.reverse(), (each) => each['node-name'])
+  if (chosen.length === 0) {
+    throw invalid(`no disks to back up: nothing is exported, so name nodes in 'devlist'`)
+  }
+  return chosen.map((each) => ({
+    name: each.name ?? each['node-name'],
+    node: daemon.graph.node(each['node-name']),
+  }))
+}
+
+function unique<T>(items: readonly T[], key: (item: T) => string): T[] {
+  return [...new Map(items.map((item) => [key(item), item])).values()]
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}

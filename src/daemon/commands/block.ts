@@ -1,0 +1,117 @@
+/** Block nodes: adding, removing, resizing them, and telling about them. */
+import { BlockError } from '../../errors.ts'
+import { command } from '../command.ts'
+import { namedNodeInfo, nodeInfo } from '../node-info.ts'
+import { nodeStatistics, statisticsType } from '../node-statistics.ts'
+import { blockdevOptions } from '../schema/blockdev-options.ts'
+import { any, bool, empty, int, list, object, optional, required, str } from '../schema/types.ts'
+import type { StorageDaemon } from '../storage-daemon.ts'
+
+/** As `--blockdev` does, too. */
+export async function addNode(
+  daemon: StorageDaemon,
+  options: Parameters<StorageDaemon['graph']['open']>[0],
+): Promise<void> {
+  if (options['node-name'] === undefined) {
+    throw invalid("'node-name' must be specified for the root node")
+  }
+  await daemon.graph.open(options)
+}
+
+export const blockCommands = [
+  command({
+    name: 'blockdev-add',
+    topic: 'Block nodes',
+    doc:
+      'Opens a node that stays until `blockdev-del`. Children are given by name, or by options ' +
+      'of their own and then live as long as their parent.',
+    args: blockdevOptions,
+    run: (options, { daemon }) => addNode(daemon, options),
+  }),
+  command({
+    name: 'blockdev-del',
+    topic: 'Block nodes',
+    doc: 'Closes a node that `blockdev-add` has opened. Refused while it is used.',
+    args: object('BlockdevDelArg', { 'node-name': required(str, 'The node.') }),
+    async run({ 'node-name': name }, { daemon }) {
+      const node = daemon.graph.nodes.get(name)
+      if (!node) throw invalid(`Failed to find node with node-name='${name}'`)
+      if ([...node.parents].some((edge) => edge.role !== 'root')) {
+        throw new BlockError('BUSY', `Block device ${name} is in use`, { node: name })
+      }
+      await daemon.graph.remove(name)
+    },
+  }),
+  command({
+    name: 'block_resize',
+    topic: 'Block nodes',
+    doc: 'Changes the size of a disk. Refused while an export shows the old one.',
+    args: object('BlockResizeArg', {
+      device: optional(str, 'Refused: there are no device names.'),
+      'node-name': optional(str, 'The node.'),
+      size: required(int, 'Bytes.'),
+    }),
+    async run({ device, 'node-name': name = '', size }, { daemon }) {
+      const node = device === undefined ? daemon.graph.nodes.get(name) : undefined
+      if (!node) throw invalid(`Cannot find device='${device ?? ''}' nor node-name='${name}'`)
+      if (!Number.isSafeInteger(size) || size < 0) {
+        throw invalid("Parameter 'size' expects a >0 size")
+      }
+      if (!node.layer.capabilities.resize) {
+        throw new BlockError('UNSUPPORTED', 'Image format driver does not support resize', {
+          node: name,
+          errno: 'ENOTSUP',
+        })
+      }
+      const edge = daemon.graph.attach(node, { description: 'block_resize', uses: ['resize'] })
+      try {
+        await edge.truncate(size)
+      } finally {
+        await edge[Symbol.asyncDispose]()
+      }
+    },
+  }),
+  command({
+    name: 'query-named-block-nodes',
+    topic: 'Block nodes',
+    doc: 'Describes all nodes, the newest first.',
+    args: object('QueryNamedBlockNodesArg', {
+      flat: optional(bool, 'Leave out `backing-image`, which repeats what other entries say.'),
+    }),
+    returns: list(namedNodeInfo),
+    concurrent: true,
+    run: async ({ flat = false }, { daemon }) => {
+      const nodes = [...daemon.graph.nodes.values()].reverse()
+      return await Promise.all(nodes.map((node) => nodeInfo(node, { flat })))
+    },
+  }),
+  command({
+    name: 'query-block',
+    topic: 'Block nodes',
+    doc: 'Lists devices of virtual machines. A storage daemon has none.',
+    args: empty,
+    returns: list(any),
+    returnsDoc: 'The empty list.',
+    concurrent: true,
+    run: () => [],
+  }),
+  command({
+    name: 'query-blockstats',
+    topic: 'Block nodes',
+    doc: 'Counts the requests of nodes.',
+    args: object('QueryBlockstatsArg', {
+      'query-nodes': optional(
+        bool,
+        'Of all nodes; otherwise of devices, of which there are none here.',
+      ),
+    }),
+    returns: list(statisticsType),
+    concurrent: true,
+    run: ({ 'query-nodes': nodes = false }, { daemon }) =>
+      nodes ? [...daemon.graph.nodes.values()].map(nodeStatistics) : [],
+  }),
+]
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}

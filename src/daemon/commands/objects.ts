@@ -1,0 +1,100 @@
+/** Objects: `object-add` and its kind. */
+import { command } from '../command.ts'
+import { loadSecret } from '../objects.ts'
+import {
+  bool,
+  enumeration,
+  int,
+  list,
+  object,
+  optional,
+  required,
+  str,
+  union,
+  type Value,
+} from '../schema/types.ts'
+import type { StorageDaemon } from '../storage-daemon.ts'
+
+const secretOptions = object('SecretProperties', {
+  data: optional(str, 'The secret itself; visible to whoever sees the command line.'),
+  file: optional(str, 'A file that holds it.'),
+  format: optional(enumeration('QCryptoSecretFormat', ['raw', 'base64']), 'How it is written.'),
+})
+
+const hint = optional(int, 'Of no effect.')
+const iothreadOptions = object('IothreadProperties', {
+  'aio-max-batch': hint,
+  'thread-pool-min': hint,
+  'thread-pool-max': hint,
+  'poll-max-ns': hint,
+  'poll-grow': hint,
+  'poll-shrink': hint,
+})
+
+const objectType = enumeration('ObjectType', ['iothread', 'secret'])
+
+/** The options of `object-add` and of `--object`. */
+export const objectOptions = union(
+  'ObjectOptions',
+  {
+    'qom-type': required(objectType, 'Kind of object.'),
+    id: required(str, 'Name to refer to it.'),
+  },
+  'qom-type',
+  () => ({ secret: secretOptions, iothread: iothreadOptions }),
+)
+
+export async function addObject(
+  daemon: StorageDaemon,
+  options: Value<typeof objectOptions>,
+): Promise<void> {
+  daemon.objects.add(
+    options.id,
+    options['qom-type'] === 'secret'
+      ? { type: 'secret', value: await loadSecret(options) }
+      : { type: 'iothread' },
+  )
+}
+
+/** What there is to be created, and what each is a kind of, as in QEMU. */
+const parents = { iothread: 'event-loop-base', secret: 'secret_common' } as const
+
+const typeInfo = object('ObjectTypeInfo', {
+  name: required(str, 'Name of the type.'),
+  abstract: optional(bool, 'Whether there can be no objects of it.'),
+  parent: optional(str, 'The type it is a kind of.'),
+})
+
+export const objectCommands = [
+  command({
+    name: 'object-add',
+    topic: 'Objects',
+    doc:
+      'Adds an object. A `secret` holds a key or password; an `iothread` is accepted since ' +
+      'command lines name them, but there is one event loop with a pool of threads behind it.',
+    args: objectOptions,
+    run: (options, { daemon }) => addObject(daemon, options),
+  }),
+  command({
+    name: 'object-del',
+    topic: 'Objects',
+    doc: 'Removes an object.',
+    args: object('ObjectDelArg', { id: required(str, 'The object.') }),
+    run: ({ id }, { daemon }) => daemon.objects.remove(id),
+  }),
+  command({
+    name: 'qom-list-types',
+    topic: 'Objects',
+    doc: 'Lists the types of objects that can be added.',
+    args: object('QomListTypesArg', {
+      implements: optional(str, 'Only types that are of this kind; `user-creatable` is all.'),
+      abstract: optional(bool, 'Of no effect: none of the types is abstract.'),
+    }),
+    returns: list(typeInfo),
+    concurrent: true,
+    run: ({ implements: kind = 'object' }) =>
+      Object.entries(parents)
+        .filter(([name, parent]) => ['object', 'user-creatable', name, parent].includes(kind))
+        .map(([name, parent]) => ({ name, parent })),
+  }),
+]

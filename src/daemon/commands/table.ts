@@ -1,0 +1,19 @@
+/** All commands, by name: the one table that dispatch, introspection and the manual come from. */
+import type { Command } from '../command.ts'
+import { backupCommands } from './backup.ts'
+import { blockCommands } from './block.ts'
+import { jobCommands } from './jobs.ts'
+import { monitorCommands } from './monitor.ts'
+import { nbdCommands } from './nbd.ts'
+import { objectCommands } from './objects.ts'
+
+const all: readonly Command[] = [
+  ...monitorCommands,
+  ...blockCommands,
+  ...jobCommands,
+  ...backupCommands,
+  ...nbdCommands,
+  ...objectCommands,
+]
+
+export const commands: ReadonlyMap<string, Command> = new Map(all.map((each) => [each.name, each]))

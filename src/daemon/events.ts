@@ -1,0 +1,74 @@
+/** The events that monitors are told of: name, data and meaning, one table. */
+import { jobStatus, jobType } from './schema/job-types.ts'
+import {
+  enumeration,
+  int,
+  type ObjectType,
+  object,
+  optional,
+  required,
+  str,
+} from './schema/types.ts'
+
+export interface EventDefinition {
+  readonly name: string
+  readonly doc: string
+  readonly data: ObjectType
+}
+
+const blockJob = {
+  type: required(jobType, 'Kind of the job.'),
+  device: required(str, 'Its id.'),
+  len: required(int, 'Bytes that it has to do.'),
+  offset: required(int, 'Bytes that it has done.'),
+  speed: required(int, 'Its limit in bytes a second; 0 is no limit.'),
+}
+
+export const events: readonly EventDefinition[] = [
+  {
+    name: 'JOB_STATUS_CHANGE',
+    doc: 'A job has another status; `null` is its end.',
+    data: object('JobStatusChangeData', {
+      id: required(str, 'The job.'),
+      status: required(jobStatus, 'Its new status.'),
+    }),
+  },
+  {
+    name: 'BLOCK_JOB_COMPLETED',
+    doc: 'A job has ended by itself; with `error` when it failed.',
+    data: object('BlockJobCompletedData', {
+      ...blockJob,
+      error: optional(str, 'Why it failed.'),
+    }),
+  },
+  {
+    name: 'BLOCK_JOB_CANCELLED',
+    doc: 'A job was cancelled and has taken back what it did.',
+    data: object('BlockJobCancelledData', blockJob),
+  },
+  {
+    name: 'BLOCK_JOB_ERROR',
+    doc: 'A request of a job failed.',
+    data: object('BlockJobErrorData', {
+      device: required(str, 'The job.'),
+      operation: required(enumeration('IoOperationType', ['read', 'write']), 'What failed.'),
+      action: required(
+        enumeration('BlockErrorAction', ['ignore', 'report', 'stop']),
+        'What the job does about it, as its error policies say.',
+      ),
+    }),
+  },
+  {
+    name: 'BLOCK_JOB_PENDING',
+    doc: 'A job has done its work and waits for `job-finalize`.',
+    data: object('BlockJobPendingData', {
+      type: required(jobType, 'Kind of the job.'),
+      id: required(str, 'The job.'),
+    }),
+  },
+  {
+    name: 'BLOCK_EXPORT_DELETED',
+    doc: 'An export is gone, and its node free.',
+    data: object('BlockExportDeletedData', { id: required(str, 'The export.') }),
+  },
+]

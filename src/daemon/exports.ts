@@ -1,0 +1,224 @@
+/** The NBD server and what it exports: `nbd-server-*`, `block-export-*`. */
+import { Filter } from '../block/filter.ts'
+import type { BlockLayer, Completion, Io, WriteIo, ZeroIo } from '../block/layer.ts'
+import { BlockError, errnoOf, strerror } from '../errors.ts'
+import type { MetaContext } from '../export/nbd/contexts.ts'
+import { NbdServer, type NbdServerOptions } from '../export/nbd/server.ts'
+import type { Edge } from '../graph/edge.ts'
+import type { Graph } from '../graph/graph.ts'
+import { chainExtentAt } from '../graph/status.ts'
+import type { SocketAddress } from './schema/socket-address.ts'
+
+export interface NbdExportOptions {
+  readonly id: string
+  readonly nodeName: string
+  /** What clients ask for; the node's name unless given. */
+  readonly name?: string
+  readonly description?: string
+  readonly writable?: boolean
+  /** Every write is on stable storage before it is acknowledged. */
+  readonly writethrough?: boolean
+  /** Offer the context `qemu:allocation-depth`. */
+  readonly allocationDepth?: boolean
+}
+
+export interface BlockExportInfo {
+  readonly id: string
+  readonly type: 'nbd'
+  readonly 'node-name': string
+  readonly 'shutting-down': boolean
+}
+
+interface Export {
+  readonly id: string
+  readonly name: string
+  readonly edge: Edge
+  removal?: Promise<void>
+}
+
+export class ExportTable implements AsyncDisposable {
+  readonly #graph: Graph
+  readonly #onDeleted: (id: string) => void
+  readonly #exports = new Map<string, Export>()
+  #server: NbdServer | undefined
+
+  /** `onDeleted` is called once for each export, when its node is free. */
+  constructor(graph: Graph, onDeleted: (id: string) => void) {
+    this.#graph = graph
+    this.#onDeleted = onDeleted
+  }
+
+  get server(): NbdServer | undefined {
+    return this.#server
+  }
+
+  async startServer(address: SocketAddress, maxConnections?: number): Promise<void> {
+    if (this.#server) throw invalid('NBD server already running')
+    this.#server = await listen(address, maxConnections)
+  }
+
+  /** Ends the exports first, the newest before the others. */
+  async stopServer(): Promise<void> {
+    const server = this.#runningServer()
+    for (const { id } of [...this.#exports.values()].reverse()) await this.remove(id, 'hard')
+    this.#server = undefined
+    await server[Symbol.asyncDispose]()
+  }
+
+  add(options: NbdExportOptions): void {
+    const { id, nodeName, name = nodeName, writable = false } = options
+    this.#checkId(id)
+    const node = this.#graph.nodes.get(nodeName)
+    if (!node) throw invalid(`Cannot find device='' nor node-name='${nodeName}'`)
+    if (writable && node.readOnly) throw invalid('Cannot export read-only node as writable')
+    const server = this.#runningServer()
+    if (server.exports.has(name)) throw invalid(`NBD server already has export named '${name}'`)
+    const edge = this.#graph.attach(node, {
+      description: `block export '${id}'`,
+      uses: writable ? ['consistentRead', 'write'] : ['consistentRead'],
+      // The size is told to a client once, when it connects.
+      shares: ['consistentRead', 'write', 'writeUnchanged'],
+    })
+    try {
+      server.addExport({ ...exportOf(edge, options), name, writable })
+    } catch (error) {
+      void edge[Symbol.asyncDispose]()
+      throw error
+    }
+    this.#exports.set(id, { id, name, edge })
+  }
+
+  /** Settles when the node is free. `safe` throws `BUSY` while a client uses the export. */
+  async remove(id: string, mode: 'safe' | 'hard'): Promise<void> {
+    const found = this.#exports.get(id)
+    if (!found) throw invalid(`Export '${id}' is not found`)
+    const server = this.#runningServer()
+    if (!found.removal) {
+      const removal = this.#remove(found, server, mode)
+      found.removal = removal
+      await removal.catch((error) => {
+        found.removal = undefined
+        throw error instanceof BlockError && error.code === 'BUSY'
+          ? new BlockError('BUSY', `export '${id}' still in use`, { errno: 'EBUSY', cause: error })
+          : error
+      })
+    }
+    await found.removal
+  }
+
+  /** The newest first, as QEMU lists them. */
+  list(): BlockExportInfo[] {
+    return [...this.#exports.values()].reverse().map(({ id, edge, removal }) => ({
+      id,
+      type: 'nbd',
+      'node-name': edge.node.name,
+      'shutting-down': removal !== undefined,
+    }))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#server) await this.stopServer()
+  }
+
+  async #remove({ id, name, edge }: Export, server: NbdServer, mode: 'safe' | 'hard') {
+    await server.removeExport(name, { mode })
+    this.#exports.delete(id)
+    await edge[Symbol.asyncDispose]()
+    this.#onDeleted(id)
+  }
+
+  #runningServer(): NbdServer {
+    if (this.#server) return this.#server
+    throw invalid('NBD server not running')
+  }
+
+  #checkId(id: string): void {
+    if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(id)) throw invalid('Invalid block export id')
+    if (this.#exports.has(id)) throw invalid(`Block export id '${id}' is already in use`)
+  }
+}
+
+function exportOf(edge: Edge, options: NbdExportOptions) {
+  const layer: BlockLayer = options.writethrough ? new WritethroughLayer(edge) : edge
+  return {
+    layer,
+    description: options.description,
+    contexts: options.allocationDepth ? [allocationDepth(edge)] : [],
+    chainExtentAt: async (offset: number, length: number, io: Io) => {
+      const run = await chainExtentAt(edge.node, offset, length, io)
+      const allocated = run.depth !== undefined && run.host !== undefined
+      return run.zero
+        ? ({ offset, length: run.length, kind: 'zero', allocated } as const)
+        : ({ offset, length: run.length, kind: 'data' } as const)
+    },
+  }
+}
+
+/** 0: nobody has allocated the range; 1: this image has; 2: one of its backing files. */
+function allocationDepth(edge: Edge): MetaContext {
+  return {
+    name: 'qemu:allocation-depth',
+    async statusAt(offset, length, io) {
+      const run = await chainExtentAt(edge.node, offset, length, io)
+      return { length: run.length, flags: run.depth === undefined ? 0 : Math.min(run.depth, 1) + 1 }
+    },
+  }
+}
+
+class WritethroughLayer extends Filter {
+  override write(offset: number, source: Uint8Array, io: WriteIo): Completion {
+    return this.next.write(offset, source, { ...io, fua: true })
+  }
+
+  override writeZeroes(offset: number, length: number, io: ZeroIo): Completion {
+    return this.next.writeZeroes(offset, length, { ...io, fua: true })
+  }
+}
+
+async function listen(address: SocketAddress, maxConnections?: number): Promise<NbdServer> {
+  const where = listenOptions(address)
+  try {
+    return await NbdServer.listen({ ...where, maxConnections })
+  } catch (error) {
+    const name = where.path ?? (where.fd === undefined ? `${where.host}:${where.port}` : 'fd')
+    const reason = strerror(errnoOf(error) ?? 'EIO')
+    throw new BlockError('IO', `Failed to bind socket to ${name}: ${reason}`, { cause: error })
+  }
+}
+
+/** Refuses, by name, what our server has no means for. */
+function listenOptions(address: SocketAddress): NbdServerOptions {
+  switch (address.type) {
+    case 'unix':
+      if (address.abstract) throw unsupported('abstract')
+      return { path: address.path }
+    case 'inet':
+      if (address.to !== undefined) throw unsupported('to')
+      for (const name of ['keep-alive', 'mptcp'] as const)
+        if (address[name]) throw unsupported(name)
+      for (const name of ['ipv4', 'ipv6'] as const) {
+        if (address[name] === false) throw unsupported(name)
+      }
+      return { host: address.host, port: portNumber(address.port, address.host) }
+    case 'fd':
+      if (/^\d{1,9}$/.test(address.str)) return { fd: Number(address.str) }
+      throw invalid(`'${address.str}' is not the number of a descriptor`)
+    case 'vsock':
+      throw unsupported('vsock')
+  }
+}
+
+function portNumber(port: string, host: string): number {
+  if (/^\d+$/.test(port) && Number(port) < 65536) return Number(port)
+  throw invalid(`address resolution failed for ${host}:${port}: not a port number`)
+}
+
+function unsupported(name: string): BlockError {
+  return new BlockError('UNSUPPORTED', `Parameter '${name}': not supported for an NBD server`, {
+    errno: 'ENOTSUP',
+  })
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}

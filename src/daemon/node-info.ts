@@ -1,0 +1,124 @@
+/** A node, as `query-named-block-nodes` describes it. */
+import { alignUp } from '../bytes/range.ts'
+import type { BlockNode } from '../graph/node.ts'
+import { backingOf } from '../graph/status.ts'
+import {
+  any,
+  bool,
+  enumeration,
+  int,
+  object,
+  optional,
+  required,
+  str,
+  type Value,
+} from './schema/types.ts'
+
+/** QEMU counts the size of a disk in sectors, rounded up. */
+const sectorSize = 512
+
+const cacheInfo = object('BlockdevCacheInfo', {
+  writeback: required(bool, 'True: writes may be cached until a flush.'),
+  direct: required(bool, 'Whether the page cache is bypassed.'),
+  'no-flush': required(bool, 'Whether flushes are ignored.'),
+})
+
+const imageInfo = object('ImageInfo', {
+  filename: required(str, 'What opens it again.'),
+  format: required(str, 'Its driver.'),
+  'virtual-size': required(int, 'Bytes that a guest sees, in whole sectors.'),
+  'actual-size': optional(int, 'Bytes that it takes on its storage.'),
+  'cluster-size': optional(int, 'Bytes of its unit of allocation.'),
+  'dirty-flag': optional(bool, 'Whether it was not closed cleanly.'),
+  'backing-filename': optional(str, 'The backing file as the image names it.'),
+  'full-backing-filename': optional(str, 'The same, relative to where we are.'),
+  'backing-filename-format': optional(str, "The backing file's format as the image names it."),
+  'backing-image': optional(any, 'The same about the backing file; not with `flat`.'),
+  'format-specific': optional(any, "`{type, data}`: the format's own facts."),
+})
+
+const noLimit = required(int, '0: there are no limits of this kind.')
+
+export const namedNodeInfo = object('BlockDeviceInfo', {
+  file: required(str, 'What opens it again.'),
+  'node-name': optional(str, 'Its name.'),
+  ro: required(bool, 'Whether it is read-only.'),
+  drv: required(str, 'Its driver.'),
+  backing_file: optional(str, 'The backing file.'),
+  backing_file_depth: required(int, 'Images below it in its chain.'),
+  encrypted: required(bool, 'Whether it is encrypted.'),
+  detect_zeroes: required(
+    enumeration('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap']),
+    'As it was opened.',
+  ),
+  bps: noLimit,
+  bps_rd: noLimit,
+  bps_wr: noLimit,
+  iops: noLimit,
+  iops_rd: noLimit,
+  iops_wr: noLimit,
+  image: required(imageInfo, 'The image.'),
+  cache: required(cacheInfo, 'How it is cached.'),
+  write_threshold: noLimit,
+})
+
+export async function nodeInfo(node: BlockNode, { flat }: { readonly flat: boolean }) {
+  const chain = backingChain(node)
+  const filename = filenameOf(node)
+  return {
+    file: filename,
+    'node-name': node.name,
+    ro: node.readOnly,
+    drv: node.driver,
+    backing_file: chain.length > 0 ? filenameOf(chain[0]) : undefined,
+    backing_file_depth: chain.length,
+    encrypted: false,
+    detect_zeroes: node.detectZeroes,
+    bps: 0,
+    bps_rd: 0,
+    bps_wr: 0,
+    iops: 0,
+    iops_rd: 0,
+    iops_wr: 0,
+    image: await describeImages(node, flat ? [] : chain),
+    cache: { writeback: true, direct: node.flags.direct, 'no-flush': node.flags.noFlush },
+    write_threshold: 0,
+  }
+}
+
+function backingChain(node: BlockNode): BlockNode[] {
+  const chain: BlockNode[] = []
+  for (let below = backingOf(node); below; below = backingOf(below)) chain.push(below)
+  return chain
+}
+
+/** The image with those below it inside one another. */
+async function describeImages(
+  node: BlockNode,
+  chain: readonly BlockNode[],
+): Promise<Value<typeof imageInfo>> {
+  const [below, ...rest] = chain
+  const { image, backingLink } = node.layer
+  const recorded = backingLink?.recorded
+  return {
+    filename: filenameOf(node),
+    format: node.driver,
+    'virtual-size': alignUp(node.size, sectorSize),
+    'actual-size': await image?.allocatedSize?.(),
+    'cluster-size': image?.clusterSize,
+    'dirty-flag': image?.dirty,
+    'backing-filename': recorded?.filename,
+    'full-backing-filename': recorded && below ? filenameOf(below) : recorded?.filename,
+    'backing-filename-format': recorded?.format,
+    'format-specific': image?.specific?.(),
+    'backing-image': below && (await describeImages(below, rest)),
+  }
+}
+
+/** Of the image, or of what it lies in. */
+function filenameOf(node: BlockNode): string {
+  const own = node.layer.image?.filename
+  if (own !== undefined) return own
+  const storage = node.children.get('file')?.node
+  return storage ? filenameOf(storage) : `json:{"driver": "${node.driver}"}`
+}

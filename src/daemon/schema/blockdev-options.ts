@@ -1,0 +1,176 @@
+/**
+ * `BlockdevOptions`: what each driver takes, as `blockdev-add` and `--blockdev` check it. The
+ * drivers parse the values themselves; a driver that does not support an option refuses it.
+ */
+import type { NodeOptions } from '../../block/driver.ts'
+import { drivers } from '../../drivers.ts'
+import { bitmapRef } from './bitmap-types.ts'
+import { socketAddress } from './socket-address.ts'
+import {
+  alternate,
+  bool,
+  enumeration,
+  int,
+  nothing,
+  type ObjectType,
+  object,
+  optional,
+  required,
+  str,
+  uint32,
+  uint64,
+  union,
+} from './types.ts'
+
+const onOffAuto = enumeration('OnOffAuto', ['auto', 'on', 'off'])
+
+/** A node by name, or the options of one to be opened. */
+const reference = alternate<string | NodeOptions>('BlockdevRef', () => [blockdevOptions, str])
+const referenceOrNull = alternate<string | NodeOptions | null>('BlockdevRefOrNull', () => [
+  blockdevOptions,
+  str,
+  nothing,
+])
+
+const fileMember = required(reference, 'The node below, by name or by its options.')
+
+const fileOptions = object('BlockdevOptionsFile', {
+  filename: required(str, 'Path of the file or device.'),
+  'pr-manager': optional(str, 'Refused: no persistent reservations.'),
+  locking: optional(onOffAuto, 'Whether to lock the image against other processes.'),
+  aio: optional(
+    enumeration('BlockdevAioOptions', ['threads', 'native', 'io_uring']),
+    'Of no effect: all requests go through the page cache and the thread pool.',
+  ),
+  'aio-max-batch': optional(int, 'Refused.'),
+  'drop-cache': optional(bool, 'Of no effect: there is no live migration.'),
+  'x-check-cache-dropped': optional(bool, 'Of no effect.', ['unstable']),
+})
+
+const nullOptions = object('BlockdevOptionsNull', {
+  size: optional(int, 'Bytes of the disk; 1 GiB unless given.'),
+  'latency-ns': optional(uint64, 'Nanoseconds that each request takes.'),
+  'read-zeroes': optional(bool, 'Whether reads give zeroes rather than what was in memory.'),
+})
+
+const overlapCheckMode = enumeration('Qcow2OverlapCheckMode', ['none', 'constant', 'cached', 'all'])
+const overlapCheck = alternate('Qcow2OverlapChecks', () => [overlapCheckFlags, overlapCheckMode])
+const overlapFlag = optional(bool, 'Whether this structure is guarded.')
+const overlapCheckFlags = object('Qcow2OverlapCheckFlags', {
+  template: optional(overlapCheckMode, 'What holds for members not given.'),
+  'main-header': overlapFlag,
+  'active-l1': overlapFlag,
+  'active-l2': overlapFlag,
+  'refcount-table': overlapFlag,
+  'refcount-block': overlapFlag,
+  'snapshot-table': overlapFlag,
+  'inactive-l1': overlapFlag,
+  'inactive-l2': overlapFlag,
+  'bitmap-directory': overlapFlag,
+})
+const encryptionSecret = { 'key-secret': optional(str, 'Id of the `secret` with the key.') }
+const qcow2Encryption = union(
+  'BlockdevQcow2Encryption',
+  { format: required(enumeration('BlockdevQcow2EncryptionFormat', ['aes', 'luks']), 'Kind.') },
+  'format',
+  () => ({
+    aes: object('QCryptoBlockOptionsQCow', encryptionSecret),
+    luks: object('QCryptoBlockOptionsLUKS', encryptionSecret),
+  }),
+)
+
+/** By driver; a driver without options of its own has only the node below it. */
+const declared: Readonly<Record<string, ObjectType>> = {
+  file: fileOptions,
+  host_device: fileOptions,
+  memory: object('BlockdevOptionsMemory', {
+    size: required(uint64, 'Bytes of the disk.'),
+  }),
+  nbd: object('BlockdevOptionsNbd', {
+    server: required(socketAddress, 'Where the server listens.'),
+    export: optional(str, 'Name of the export; the default export unless given.'),
+    'tls-creds': optional(str, 'Refused: no TLS as a client.'),
+    'tls-hostname': optional(str, 'Refused: no TLS as a client.'),
+    'x-dirty-bitmap': optional(str, 'Refused.', ['unstable']),
+    'reconnect-delay': optional(uint32, 'Seconds to try again after a lost connection.'),
+    'open-timeout': optional(uint32, 'Seconds to try to connect.'),
+  }),
+  'null-aio': nullOptions,
+  'null-co': nullOptions,
+  raw: object('BlockdevOptionsRaw', {
+    file: fileMember,
+    offset: optional(int, 'Bytes of the file before the disk begins.'),
+    size: optional(int, 'Bytes of the disk; to the end of the file unless given.'),
+  }),
+  qcow2: object('BlockdevOptionsQcow2', {
+    file: fileMember,
+    backing: optional(referenceOrNull, 'The backing file; null for none.'),
+    'lazy-refcounts': optional(bool, 'Whether to put off refcount updates.'),
+    'pass-discard-request': optional(bool, "Whether a guest's discards reach the file."),
+    'pass-discard-snapshot': optional(bool, 'The same when snapshots are deleted.'),
+    'pass-discard-other': optional(bool, 'The same for all else that frees clusters.'),
+    'overlap-check': optional(overlapCheck, 'Which metadata to guard against being overwritten.'),
+    'cache-size': optional(int, 'Bytes of all metadata caches.'),
+    'l2-cache-size': optional(int, 'Bytes of the L2 cache.'),
+    'l2-cache-entry-size': optional(int, 'Bytes of one entry of it.'),
+    'refcount-cache-size': optional(int, 'Bytes of the refcount cache.'),
+    'cache-clean-interval': optional(int, 'Seconds after which unused cache entries go.'),
+    encrypt: optional(qcow2Encryption, 'How the image is encrypted.'),
+    'data-file': optional(reference, 'The external data file.'),
+  }),
+  'copy-before-write': object('BlockdevOptionsCbw', {
+    file: fileMember,
+    target: required(reference, 'Where old data is copied before it is overwritten.'),
+    bitmap: optional(bitmapRef, 'Refused: no dirty bitmaps yet.'),
+    'on-cbw-error': optional(
+      enumeration('OnCbwError', ['break-guest-write', 'break-snapshot']),
+      'Who suffers when copying fails.',
+    ),
+    'cbw-timeout': optional(uint32, 'Seconds that a copy may take; 0 is no limit.'),
+  }),
+  vma: object('BlockdevOptionsVma', {
+    file: fileMember,
+    device: optional(str, 'Which disk of the archive; needed where it holds several.'),
+  }),
+}
+
+/** For formats of one file that take nothing else. */
+const onlyFile = object('BlockdevOptionsGenericFormat', { file: fileMember })
+
+const cacheOptions = object('BlockdevCacheOptions', {
+  direct: optional(bool, 'Bypass the page cache.'),
+  'no-flush': optional(bool, 'Ignore flushes; for data that may be lost.'),
+})
+
+export const blockdevOptions: ObjectType<NodeOptions> = union(
+  'BlockdevOptions',
+  {
+    driver: required(
+      enumeration(
+        'BlockdevDriver',
+        drivers.map(({ name }) => name),
+      ),
+      'What interprets the data.',
+    ),
+    'node-name': optional(str, 'Name to refer to the node; required for `blockdev-add` itself.'),
+    discard: optional(
+      enumeration('BlockdevDiscardOptions', ['ignore', 'unmap']),
+      'Whether discards reach the node; `ignore` unless given.',
+    ),
+    cache: optional(cacheOptions, 'Caching.'),
+    'read-only': optional(bool, 'Refuse writes.'),
+    'auto-read-only': optional(bool, 'Fall back to read-only where writing is not permitted.'),
+    'force-share': optional(bool, 'Take no locks; only with `read-only`.'),
+    'detect-zeroes': optional(
+      enumeration('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap']),
+      'Write zeroes the cheap way when a guest writes them the dear way.',
+    ),
+  },
+  'driver',
+  () => Object.fromEntries(drivers.map(({ name }) => [name, declared[name] ?? onlyFile])),
+) as ObjectType<NodeOptions>
+
+/** Whether the options of a driver are declared here; for the test that none is forgotten. */
+export function isDeclared(driver: string): boolean {
+  return Object.hasOwn(declared, driver)
+}
