@@ -13,6 +13,7 @@ import type {
 } from '../block/layer.ts'
 import { OptionReader } from '../block/options.ts'
 import { BlockError } from '../errors.ts'
+import { looksFormatted } from './recognised.ts'
 
 interface RawOptions {
   readonly file: NodeReference
@@ -57,7 +58,7 @@ class RawLayer extends Filter {
   }
 
   override write(offset: number, source: Uint8Array, io: WriteIo): Completion {
-    if (this.#guarded && offset < guardedLength) refuseHeaders(offset, source)
+    if (this.#guarded && offset < guardedLength) return this.#writeHead(offset, source, io)
     return this.next.write(offset + this.#offset, source, io)
   }
 
@@ -79,6 +80,14 @@ class RawLayer extends Filter {
     return found instanceof Promise ? found.then((run) => this.#here(run)) : this.#here(found)
   }
 
+  async #writeHead(offset: number, source: Uint8Array, io: WriteIo): Promise<void> {
+    const head = new Uint8Array(Math.min(guardedLength, this.size))
+    await this.next.read(this.#offset, head, io)
+    head.set(source.subarray(0, head.length - offset), offset)
+    refuseHeaders(head)
+    await this.next.write(offset + this.#offset, source, io)
+  }
+
   #here(run: Extent): Extent {
     const offset = run.offset - this.#offset
     if (run.kind !== 'data' && run.kind !== 'zero') return { ...run, offset }
@@ -94,19 +103,14 @@ class RawLayer extends Filter {
 /** Bytes at the start that formats are recognised by, in the granularity of writes. */
 const guardedLength = 512
 
-/** First bytes of the formats that are probed for. */
-const magics = ['QFI\xfb', 'QED\0', 'KDMV', 'COWD', 'conectix', 'vhdxfile', 'LUKS\xba\xbe', '<<< ']
-
-function refuseHeaders(offset: number, source: Uint8Array): void {
-  const text = Buffer.from(source.buffer, source.byteOffset, Math.min(8, source.length))
-  const head = text.toString('latin1')
-  const harmless = offset > 0 || !magics.some((magic) => head.startsWith(magic))
-  if (harmless && !(offset > 0 && offset < 8)) return
+/** Refuses a write after which the disk would begin like an image of some format. */
+function refuseHeaders(head: Uint8Array): void {
+  if (!looksFormatted(head)) return
   throw new BlockError(
     'PERMISSION',
     "this write would make a disk, whose format 'raw' was only guessed, look like another format; " +
       "name the format 'raw' to permit it",
-    { offset, errno: 'EPERM' },
+    { offset: 0, errno: 'EPERM' },
   )
 }
 
