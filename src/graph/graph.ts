@@ -43,6 +43,8 @@ export class Graph implements AsyncDisposable {
   readonly drivers: readonly BlockDriver[]
   readonly #shape = new GraphShape()
   readonly #opener: NodeOpener
+  /** Under way, so that users who come meanwhile wait too. */
+  readonly #drains = new Set<Drain>()
 
   constructor(options: GraphOptions) {
     this.drivers = options.drivers
@@ -103,7 +105,11 @@ export class Graph implements AsyncDisposable {
       shares: new Set(attachment.shares ?? everyPermission),
     }
     const user = { description: attachment.description }
-    return this.#shape.connect(node, 'root', user, permissions, attachment.drain)
+    const edge = this.#shape.connect(node, 'root', user, permissions, attachment.drain)
+    for (const drain of this.#drains) {
+      if (standsOn(node, drain.nodes)) hold(edge, drain)
+    }
+    return edge
   }
 
   /** Gives up a node that was opened by name; refused while it is used. */
@@ -127,16 +133,22 @@ export class Graph implements AsyncDisposable {
    * from outside the graph wait. `change` must not wait for such a request.
    */
   async drained<T>(nodes: readonly BlockNode[], change: () => T | Promise<T>): Promise<T> {
+    const drain: Drain = { nodes: new Set(nodes), held: [], begun: [] }
     const above = withAncestors(nodes)
-    const roots = above.flatMap((each) => [...each.parents]).filter((edge) => edge.role === 'root')
-    for (const edge of roots) edge.quiesce()
+    for (const each of above) {
+      for (const edge of each.parents) if (edge.role === 'root') hold(edge, drain)
+    }
+    this.#drains.add(drain)
     try {
-      await Promise.all(roots.map((edge) => edge.drain?.begin()))
+      await Promise.all(drain.begun)
       // From the top: what arrives below comes from above.
       for (const each of above.toReversed()) await each.idle()
       return await change()
     } finally {
-      for (const edge of roots) {
+      this.#drains.delete(drain)
+      // Those who came late were told, but nobody has waited for them.
+      await Promise.allSettled(drain.begun)
+      for (const edge of drain.held) {
         edge.drain?.end()
         edge.resume()
       }
@@ -145,16 +157,18 @@ export class Graph implements AsyncDisposable {
 
   /**
    * Puts each filter, which has `node` as a child, between `node` and all its other users; all of
-   * them in one moment. When a permission is refused everything is as before.
+   * them in one moment. Users that the filter itself stands on stay where they are: the target of
+   * copy-before-write may have the source as its backing file. When a permission is refused
+   * everything is as before.
    */
   async insertFilters(pairs: readonly FilterPlace[]): Promise<void> {
     await this.drained(
       pairs.map(({ node }) => node),
       () => {
         const moves = pairs.flatMap(({ filter, node }) => {
-          const own = new Set(filter.children.values())
+          const below = withDescendants(filter)
           return [...node.parents]
-            .filter((edge) => !own.has(edge))
+            .filter(({ owner }) => !owner || !below.has(owner))
             .map((edge) => ({ edge, to: filter }))
         })
         this.#shape.retarget(moves)
@@ -166,8 +180,10 @@ export class Graph implements AsyncDisposable {
   async dropFilter(filter: BlockNode): Promise<void> {
     const below = filter.children.get('file')?.node
     if (!below) throw new TypeError(`${filter.name} is no filter`)
-    const moves = [...filter.parents].map((edge) => ({ edge, to: below }))
-    await this.drained([filter], () => this.#shape.retarget(moves, filter))
+    await this.drained([filter], () => {
+      const moves = [...filter.parents].map((edge) => ({ edge, to: below }))
+      this.#shape.retarget(moves, filter)
+    })
     this.#shape.kept.delete(filter)
     await this.#shape.close(filter)
   }
@@ -202,4 +218,31 @@ function withAncestors(nodes: readonly BlockNode[]): BlockNode[] {
     for (const edge of each.parents) if (edge.owner) found.add(edge.owner)
   }
   return [...found]
+}
+
+/** The node and everything below it. */
+function withDescendants(node: BlockNode): ReadonlySet<BlockNode> {
+  const found = new Set<BlockNode>([node])
+  for (const each of found) {
+    for (const edge of each.children.values()) found.add(edge.node)
+  }
+  return found
+}
+
+function standsOn(node: BlockNode, nodes: ReadonlySet<BlockNode>): boolean {
+  return [...withDescendants(node)].some((each) => nodes.has(each))
+}
+
+interface Drain {
+  readonly nodes: ReadonlySet<BlockNode>
+  /** Users whose requests wait until it ends. */
+  readonly held: Edge[]
+  /** Of users who have more to stop than requests. */
+  readonly begun: Promise<void>[]
+}
+
+function hold(edge: Edge, drain: Drain): void {
+  edge.quiesce()
+  drain.held.push(edge)
+  if (edge.drain) drain.begun.push(edge.drain.begin())
 }

@@ -88,8 +88,11 @@ export class GraphShape {
   async #disconnect(edge: Edge): Promise<void> {
     const { node } = edge
     node.parents.delete(edge)
-    await this.closeUnused(node)
-    refreshPermissions(this.nodes.values())
+    try {
+      await this.closeUnused(node)
+    } finally {
+      refreshPermissions(this.nodes.values())
+    }
   }
 
   async closeUnused(node: BlockNode): Promise<void> {
