@@ -3,21 +3,23 @@
  * caller). It says what the user does and what it lets others do, and it is the `BlockLayer` that
  * the user works with, so a node can be put in between without the user noticing.
  */
-import type {
-  BackingLink,
-  BlockLayer,
-  Capabilities,
-  ChildRole,
-  Completion,
-  CompressedWriter,
-  Extent,
-  ImageFacts,
-  Io,
-  Limits,
-  Permission,
-  Permissions,
-  WriteIo,
-  ZeroIo,
+import {
+  type BackingLink,
+  type BlockLayer,
+  type Capabilities,
+  type ChildRole,
+  type Completion,
+  type CompressedWriter,
+  type Extent,
+  everyPermission,
+  type ImageFacts,
+  type Io,
+  type Limits,
+  noPermission,
+  type Permission,
+  type Permissions,
+  type WriteIo,
+  type ZeroIo,
 } from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
 import type { BlockNode } from './node.ts'
@@ -103,7 +105,14 @@ export class Edge implements BlockLayer {
   }
 
   get compressed(): CompressedWriter | undefined {
-    return this.#writable ? this.#node.layer.compressed : undefined
+    const below = this.#writable ? this.#node.compressed : undefined
+    if (!below) return undefined
+    const write: CompressedWriter['write'] = (offset, source, io) => {
+      if (this.#gate) return this.#gate.then(() => write(offset, source, io))
+      if (!this.#writable) this.#refuse('write')
+      return below.write(offset, source, io)
+    }
+    return { unit: below.unit, write }
   }
 
   get backingLink(): BackingLink | undefined {
@@ -136,6 +145,7 @@ export class Edge implements BlockLayer {
 
   flush(io?: Partial<Io>): Completion {
     if (this.#gate) return this.#gate.then(() => this.flush(io))
+    if (this.#released) this.#refuse('consistentRead')
     return this.#node.flush(io)
   }
 
@@ -146,6 +156,7 @@ export class Edge implements BlockLayer {
   }
 
   extentAt(offset: number, length: number, io?: Partial<Io>): Extent | Promise<Extent> {
+    if (this.#released) this.#refuse('consistentRead')
     return this.#node.extentAt(offset, length, io)
   }
 
@@ -153,6 +164,7 @@ export class Edge implements BlockLayer {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#released) return
     this.#released = true
+    this.grant({ uses: noPermission, shares: everyPermission })
     await this.#release(this)
   }
 

@@ -12,6 +12,7 @@ import { joinExtents } from '../block/extent.ts'
 import {
   type BlockLayer,
   type Completion,
+  type CompressedWriter,
   type Extent,
   type Io,
   neverAborted,
@@ -60,7 +61,10 @@ export class BlockNode implements AsyncDisposable {
   readonly #fitted: FittedLayer
   readonly #requests = new RangeLock()
   #closed = false
-  /** Counts writes; flushing is needed only when it has moved since the last flush. */
+  /**
+   * Counts changes that have settled, whether well or not; flushing is needed only when it has moved
+   * since the last flush. One in flight counts when it ends: a flush meanwhile may have missed it.
+   */
   #written = 0
   #flushed = 0
 
@@ -105,7 +109,7 @@ export class BlockNode implements AsyncDisposable {
     if (this.detectZeroes !== 'off' && isZero(source)) {
       return this.writeZeroes(offset, length, { ...full, mayUnmap: this.detectZeroes === 'unmap' })
     }
-    this.#noteWrite(offset + length)
+    this.#noteHighest(offset + length)
     const plain = this.#fitted.fits(offset, length) && !(full.fua && !this.#fitted.nativeFua)
     if (plain && !this.#requests.blocks(offset, length)) {
       return this.#start('write', offset, length, () => this.layer.write(offset, source, full))
@@ -122,7 +126,7 @@ export class BlockNode implements AsyncDisposable {
     const full = { ...plainZeroIo, ...io, mayUnmap }
     this.#enterWrite('writeZeroes', offset, length, full.signal)
     if (length === 0) return
-    this.#noteWrite(offset + length)
+    this.#noteHighest(offset + length)
     return this.#modify('writeZeroes', offset, length, full, () =>
       this.#fitted.writeZeroes(offset, length, full),
     )
@@ -138,10 +142,25 @@ export class BlockNode implements AsyncDisposable {
     const end = offset + length
     const last = end === this.size ? end : alignDown(end, limits.discardAlignment)
     if (last <= start) return
-    this.#noteWrite(0)
     return this.#track('discard', start, last - start, false, full, () =>
       this.layer.discard(start, last - start, full),
     )
+  }
+
+  /** Writes units compressed, where the format can; counted and tracked as any other write. */
+  get compressed(): CompressedWriter | undefined {
+    const { compressed } = this.layer
+    if (!compressed) return undefined
+    return {
+      unit: compressed.unit,
+      write: (offset, source, io) => {
+        this.#enterWrite('write', offset, source.length, io.signal)
+        this.#noteHighest(offset + source.length)
+        return this.#track('write', offset, source.length, false, io, () =>
+          compressed.write(offset, source, io),
+        )
+      },
+    }
   }
 
   /** Everything that was written, and has settled, is on stable storage afterwards. */
@@ -169,10 +188,13 @@ export class BlockNode implements AsyncDisposable {
       })
     }
     const full = { ...plainIo, ...io }
-    this.#noteWrite(0)
-    await this.#requests.during(0, Number.MAX_SAFE_INTEGER, true, full.signal, () =>
-      this.layer.truncate(size, full),
-    )
+    try {
+      await this.#requests.during(0, Number.MAX_SAFE_INTEGER, true, full.signal, () =>
+        this.layer.truncate(size, full),
+      )
+    } finally {
+      this.#written++
+    }
   }
 
   /** The first run of one status at `offset`; see `BlockLayer.extentAt`. `length` is above 0. */
@@ -272,8 +294,7 @@ export class BlockNode implements AsyncDisposable {
     return new BlockError('INVALID_ARGUMENT', message, { node: this.name, errno: 'EINVAL' })
   }
 
-  #noteWrite(end: number): void {
-    this.#written++
+  #noteHighest(end: number): void {
     if (end > this.statistics.highestWritten) this.statistics.highestWritten = end
   }
 
@@ -283,8 +304,7 @@ export class BlockNode implements AsyncDisposable {
     try {
       done = work()
     } catch (error) {
-      this.statistics[kind].failed++
-      throw error
+      this.#fail(kind, error)
     }
     if (!(done instanceof Promise)) return this.#count(kind, length)
     return this.#requests.hold(offset, length, done).then(
@@ -327,11 +347,13 @@ export class BlockNode implements AsyncDisposable {
 
   #count(kind: RequestKind, length: number): void {
     const counters = this.statistics[kind]
+    if (changes(kind)) this.#written++
     counters.operations++
     counters.bytes += length
   }
 
   #fail(kind: RequestKind, error: unknown): never {
+    if (changes(kind)) this.#written++
     this.statistics[kind].failed++
     throw error
   }
@@ -340,4 +362,9 @@ export class BlockNode implements AsyncDisposable {
 /** Whether nothing has to be filled in, which saves the hot path an object. */
 function isComplete(io: Partial<WriteIo>): io is WriteIo {
   return io.signal !== undefined && io.fua !== undefined && io.unchanged !== undefined
+}
+
+/** Whether a request of that kind, even a failed one, may leave something to flush. */
+function changes(kind: RequestKind): boolean {
+  return kind !== 'read' && kind !== 'flush'
 }
