@@ -2,6 +2,7 @@
 import { promisify } from 'node:util'
 import zlib from 'node:zlib'
 import type { CompressionType } from './header.ts'
+import { zstdFrameLength } from './zstd-frame.ts'
 
 const deflateRaw = promisify<Uint8Array, zlib.ZlibOptions, Buffer>(zlib.deflateRaw)
 const inflateRaw = promisify<Uint8Array, zlib.ZlibOptions, Buffer>(zlib.inflateRaw)
@@ -48,7 +49,7 @@ export async function decompress(
         maxOutputLength: length,
         finishFlush: zlib.constants.Z_SYNC_FLUSH,
       })
-    : await zstdDecompress(source, {
+    : await zstdDecompress(source.subarray(0, zstdFrameLength(source)), {
         maxOutputLength: length,
         finishFlush: zlib.constants.ZSTD_e_flush,
       })
