@@ -21,6 +21,11 @@ interface Entry {
 
 /** A command a line; each is loaded when it is asked for. */
 const commands: Readonly<Record<string, Entry>> = {
+  backup: {
+    summary: 'back up the disks of a running daemon, consistently, while guests write',
+    load: async () => (await import('./backup.ts')).run,
+    io: 'streams',
+  },
   daemon: {
     summary: 'serve disks and back them up, as qemu-storage-daemon does',
     load: async () => (await import('./daemon.ts')).run,
