@@ -19,6 +19,8 @@ const commands: Readonly<Record<string, (() => Promise<ImgCommand>) | 'unsupport
   info: async () => (await import('./info.ts')).info,
   map: async () => (await import('./map.ts')).map,
   measure: 'unsupported',
+  rebase: async () => (await import('./rebase.ts')).rebase,
+  resize: async () => (await import('./resize.ts')).resize,
   snapshot: 'unsupported',
 }
 

@@ -1,0 +1,110 @@
+/** `img resize`: grows an image, or with `--shrink` cuts it off. */
+import type { NamedIo } from '../command.ts'
+import { imageGraph, openImage } from '../open-image.ts'
+import { Arguments, imageOpts, object } from './arguments.ts'
+import { diskSize } from './block-status.ts'
+import { CommandFailure, usageFailure } from './failure.ts'
+import type { ImgCommand } from './img-command.ts'
+import { parseSizeText, warnOfHex } from './size-text.ts'
+import { checkImageOpts, checkObjects } from './source-options.ts'
+
+const sectorSize = 512
+
+export const resize: ImgCommand = async (words, io) => {
+  // The size may begin with a minus, so it is taken off before options are looked for.
+  const sizeWord = words.at(-1)
+  if (words.length < 2 || sizeWord === undefined) {
+    if (words.some((word) => word === '-h' || word === '--help'))
+      new Arguments('resize', words, '', [])
+    throw usageFailure('Not enough arguments')
+  }
+  const args = new Arguments('resize', words.slice(0, -1), 'f:q', [
+    object,
+    imageOpts,
+    { name: 'preallocation', argument: 'required' },
+    { name: 'shrink' },
+  ])
+  const preallocation = parsePreallocation(args.value('preallocation'))
+  if (args.rest.length !== 1) throw usageFailure('Expecting image file name and size')
+  checkObjects(args, io)
+  const change = parseChange(sizeWord, io)
+  checkImageOpts(args.has('image-opts'), args.value('f'))
+  await using graph = imageGraph(io)
+  const node = await openImage(
+    graph,
+    {
+      filename: args.rest[0],
+      imageOpts: args.has('image-opts'),
+      format: args.value('f'),
+      readOnly: false,
+    },
+    io,
+  )
+  await using edge = graph.attach(node, {
+    description: 'img resize',
+    uses: ['consistentRead', 'resize'],
+  })
+  const before = diskSize(node)
+  const size = change.relative ? before + change.sign * change.bytes : change.bytes
+  checkSize(size, before, args.has('shrink'), preallocation, io)
+  await edge.truncate(size)
+  await edge.flush()
+  if (!args.has('q')) io.stdout.write('Image resized.\n')
+  return 0
+}
+
+interface Change {
+  readonly relative: boolean
+  readonly sign: 1 | -1
+  readonly bytes: number
+}
+
+function parseChange(text: string, io: NamedIo): Change {
+  const relative = text.startsWith('+') || text.startsWith('-')
+  const parsed = parseSizeText(relative ? text.slice(1) : text)
+  if (parsed.kind === 'size') {
+    if (parsed.deprecatedHex) warnOfHex(text, io)
+    return { relative, sign: text.startsWith('-') ? -1 : 1, bytes: parsed.bytes }
+  }
+  throw new CommandFailure(
+    "Parameter 'size' expects a non-negative number below 2^64\n" +
+      'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
+      'and exabytes, respectively.',
+  )
+}
+
+const preallocations = ['off', 'metadata', 'falloc', 'full']
+
+/** Space is reserved when an image is made; what resizing adds is not, which is refused by name. */
+function parsePreallocation(mode: string | undefined): string {
+  if (mode === undefined) return 'off'
+  if (preallocations.includes(mode)) return mode
+  throw new CommandFailure(`Invalid preallocation mode '${mode}'`)
+}
+
+function checkSize(
+  size: number,
+  before: number,
+  mayShrink: boolean,
+  preallocation: string,
+  io: NamedIo,
+): void {
+  if (size <= 0) throw new CommandFailure('New image size must be positive')
+  if (size <= before && preallocation !== 'off') {
+    throw new CommandFailure('Preallocation can only be used for growing images')
+  }
+  if (size < before && !mayShrink) {
+    throw new CommandFailure(
+      'Use the --shrink option to perform a shrink operation.\n' +
+        `${io.program}: warning: Shrinking an image will delete all data beyond the shrunken ` +
+        "image's end. Before performing such an operation, make sure there is no important data " +
+        'there.',
+    )
+  }
+  if (size % sectorSize !== 0) {
+    throw new CommandFailure(`The new size must be a multiple of ${sectorSize}`)
+  }
+  if (preallocation !== 'off') {
+    throw new CommandFailure(`--preallocation=${preallocation} is not supported yet`)
+  }
+}

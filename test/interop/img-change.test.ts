@@ -1,0 +1,146 @@
+/** `img resize`, `img rebase -u` and `img check` against the real ones. */
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { afterEach, beforeEach, expect, it } from 'vitest'
+import { viewOf } from '../../src/bytes/view.ts'
+import { peer } from '../peers.ts'
+import { Pair, runOurs, runTheirs } from '../support/img.ts'
+
+const qemu = peer('qemu-img', 'qemu-io')
+
+let pair: Pair
+beforeEach(async () => {
+  pair = new Pair()
+  await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '1M')
+  await prepare('qemu-io', '-c', 'write -P 7 64k 100k', 'b.qcow2')
+  await prepare('qemu-img', 'create', '-q', '-f', 'raw', 'r.raw', '1M')
+})
+afterEach(() => pair[Symbol.dispose]())
+
+async function prepare(program: string, ...args: string[]): Promise<void> {
+  const { status, stderr } = await runTheirs(pair.theirs, args, program)
+  expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
+  const image = args.find((word) => /^\w+\.(qcow2|raw)$/.test(word)) ?? ''
+  copyFileSync(`${pair.theirs}/${image}`, `${pair.ours}/${image}`)
+}
+
+async function same(text: string): Promise<void> {
+  const args = text.split(' ').map((word) => (word === "''" ? '' : word))
+  const ours = await runOurs(pair.ours, args)
+  expect(ours).toEqual(await runTheirs(pair.theirs, args))
+}
+
+/** What is in the image, and that it is sound, is for the real program to say. */
+async function equalAndSound(image: string): Promise<void> {
+  const compared = ['compare', '-s', `${pair.ours}/${image}`, `${pair.theirs}/${image}`]
+  expect(await runTheirs(pair.ours, compared)).toMatchObject({ stdout: 'Images are identical.\n' })
+  const checked = await runTheirs(pair.ours, ['check', '-q', image])
+  expect(checked.stderr).toBe('')
+}
+
+qemu.describe('img resize', () => {
+  it.each([
+    'resize b.qcow2 2M',
+    'resize b.qcow2 +1M',
+    'resize --shrink b.qcow2 -512k',
+    'resize b.qcow2 --shrink 128k',
+    'resize -q b.qcow2 +512',
+    'resize b.qcow2 8G',
+    'resize b.qcow2 1M',
+    'resize --image-opts driver=qcow2,file.filename=b.qcow2 3M',
+  ])('%s', async (text) => {
+    await same(text)
+    await equalAndSound('b.qcow2')
+  })
+
+  it.each([
+    'resize',
+    'resize b.qcow2',
+    'resize b.qcow2 x',
+    'resize b.qcow2 512k',
+    'resize b.qcow2 -1k',
+    'resize --shrink b.qcow2 -8G',
+    'resize b.qcow2 +511',
+    'resize b.qcow2 1M --shrink',
+    'resize --preallocation=foo b.qcow2 4M',
+    'resize --preallocation=full --shrink b.qcow2 512k',
+    'resize nope 2M',
+    'resize r.raw 2M',
+    'resize -f raw r.raw 3M',
+    'resize -x b.qcow2 2M',
+  ])('%s', same)
+})
+
+qemu.describe('img rebase -u', () => {
+  it.each([
+    'rebase -u -b nope -F raw b.qcow2',
+    'rebase -u -b nope -F qcow2 b.qcow2',
+    'rebase -u -b nope b.qcow2',
+    'rebase -u b.qcow2',
+    "rebase -u -b '' b.qcow2",
+    'rebase -u -b x -F foo b.qcow2',
+    "rebase -u -b '' -f raw r.raw",
+    'rebase b.qcow2',
+    'rebase',
+    'rebase -u -t foo -b x -F raw b.qcow2',
+  ])('%s', async (text) => {
+    await same(text)
+    expect(await described(pair.ours)).toBe(await described(pair.theirs))
+  })
+})
+
+/** The image, apart from its size on the disk, which copying has changed. */
+async function described(folder: string): Promise<string> {
+  const { stdout } = await runTheirs(folder, ['info', 'b.qcow2'])
+  return stdout.replace(/disk size: .*/, '')
+}
+
+qemu.describe('img check', () => {
+  it.each([
+    'check b.qcow2',
+    'check -q b.qcow2',
+    'check --output json b.qcow2',
+    'check r.raw',
+    'check --output=json r.raw',
+    'check nope',
+    'check',
+    'check a b',
+    'check -z',
+    'check -r x b.qcow2',
+    'check -r all b.qcow2',
+    'check -r leaks b.qcow2',
+    'check --output=foo b.qcow2',
+    'check -T foo b.qcow2',
+    'check -T none b.qcow2',
+    'check -U b.qcow2',
+    'check -U -r all b.qcow2',
+    'check -f raw r.raw',
+    'check -r all r.raw',
+    'check --image-opts driver=qcow2,file.filename=b.qcow2',
+    'check --image-opts -f qcow2 x',
+  ])('%s', same)
+
+  it.each([
+    'check b.qcow2',
+    'check -q b.qcow2',
+    'check --output=json b.qcow2',
+    'check -r leaks b.qcow2',
+    'check -r all b.qcow2',
+    'check -q -r all b.qcow2',
+    'check -r all --output=json b.qcow2',
+  ])('%s, with a leaked cluster', async (text) => {
+    leakCluster(`${pair.ours}/b.qcow2`)
+    leakCluster(`${pair.theirs}/b.qcow2`)
+    await same(text)
+    await same('check b.qcow2')
+  })
+})
+
+/** Takes the entry of the second guest cluster away, as a crash might. */
+function leakCluster(path: string): void {
+  const image = readFileSync(path)
+  const view = viewOf(image)
+  const l1 = view.getUint32(44)
+  const l2 = view.getUint32(l1 + 4)
+  view.setBigUint64(l2 + 8, 0n)
+  writeFileSync(path, image)
+}
