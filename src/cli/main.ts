@@ -41,6 +41,11 @@ const commands: Readonly<Record<string, Entry>> = {
     load: async () => (await import('./io.ts')).run,
     io: 'plain',
   },
+  nbd: {
+    summary: 'serve a disk image over NBD, as qemu-nbd does',
+    load: async () => (await import('./nbd.ts')).run,
+    io: 'streams',
+  },
   restore: {
     summary: 'bring the disks of backups back',
     load: async () => (await import('./restore.ts')).run,
@@ -92,6 +97,7 @@ function streamsIo(): CliIo {
   const abort = () => interrupt.abort()
   process.once('SIGINT', abort)
   process.once('SIGTERM', abort)
+  process.once('SIGHUP', abort)
   const { stdout, stderr, env } = process
   return {
     get stdin() {

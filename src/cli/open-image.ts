@@ -75,6 +75,8 @@ export interface ImageRequest {
   readonly unmap?: boolean
   /** Further options of the node, as `blockdev-add` has them. */
   readonly options?: NodeOptions
+  /** How a failure begins; `Could not open 'x'` unless given. */
+  readonly opening?: string
 }
 
 /** Opens an image for qemu-img's kind of tool. Errors carry its text: `Could not open 'x': …`. */
@@ -86,7 +88,7 @@ export async function openImage(
   try {
     return await openNode(graph, request, io)
   } catch (error) {
-    throw inContext(`Could not open '${request.filename}'`, error)
+    throw inContext(request.opening ?? `Could not open '${request.filename}'`, error)
   }
 }
 

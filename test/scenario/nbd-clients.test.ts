@@ -348,7 +348,7 @@ describe('the server', () => {
     await expect(NbdServer.listen({ path: test.path })).rejects.toMatchObject({
       code: 'IO',
       errno: 'EADDRINUSE',
-      message: `Cannot listen on ${test.path}: Address already in use`,
+      message: `Failed to bind socket to ${test.path}: Address already in use`,
     })
   })
 

@@ -138,7 +138,7 @@ describe('NBD_OPT_LIST', () => {
 describe('NBD_OPT_INFO and NBD_OPT_GO', () => {
   it('tell what is asked for, and ignore what they do not know', async () => {
     const layer = new WatchedLayer(new Uint8Array(12345))
-    layer.limits = { ...layer.limits, preferredLength: 65536 }
+    layer.limits = { ...layer.limits, alignment: 8192 }
     await using test = await startServer({ name: 'a', description: 'first', layer })
     await using client = await RawClient.greeted(test.path)
     const asked = [NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE, 99]
@@ -150,7 +150,7 @@ describe('NBD_OPT_INFO and NBD_OPT_GO', () => {
     expect(info[2].data.toString('latin1', 2)).toBe('first')
     expect(infoBlockSize.decode(info[3].data)).toMatchObject({
       minimum: 1,
-      preferred: 65536,
+      preferred: 8192,
       maximum: 2 ** 25,
     })
     const go = await client.option(NBD_OPT_GO, data)

@@ -116,8 +116,8 @@ function blockSizesOf({ limits }: BlockLayer, minimum: number): BlockSizes {
       `NBD cannot serve a disk of ${minimum}-byte blocks; at most ${NBD_MAX_MINIMUM_BLOCK}`,
     )
   }
-  const wanted = Math.max(limits.preferredLength, limits.alignment, minimum, 4 * KiB)
-  const preferred = 2 ** Math.floor(Math.log2(Math.min(wanted, maxRequestLength)))
+  // The smallest length that needs no read-modify-write, not the one that moves data best.
+  const preferred = Math.max(limits.alignment, minimum, 4 * KiB)
   return { minimum, preferred, maximum: maxRequestLength }
 }
 

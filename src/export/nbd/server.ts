@@ -7,7 +7,7 @@
  */
 
 import { channel } from 'node:diagnostics_channel'
-import { chmodSync } from 'node:fs'
+import { chmodSync, existsSync } from 'node:fs'
 import { unlink } from 'node:fs/promises'
 import {
   type AddressInfo,
@@ -17,6 +17,7 @@ import {
   type Server,
   type Socket,
 } from 'node:net'
+import { dirname } from 'node:path'
 import { BlockError, systemError } from '../../errors.ts'
 import { Connection } from './connection.ts'
 import { type ExportOptions, NbdExport } from './export.ts'
@@ -189,7 +190,7 @@ function listening(server: Server, options: NbdServerOptions): Promise<void> {
     path !== undefined ? { path } : fd !== undefined ? { fd } : { host, port }
   const where = path ?? (fd !== undefined ? `fd ${fd}` : `${host ?? '*'}:${port}`)
   return new Promise((resolve, reject) => {
-    const fail = (error: Error) => reject(systemError(error, `Cannot listen on ${where}`))
+    const fail = (error: Error) => reject(listenError(error, where))
     server.once('error', fail)
     const restore = path === undefined ? undefined : privateUmask()
     try {
@@ -203,6 +204,22 @@ function listening(server: Server, options: NbdServerOptions): Promise<void> {
       restore?.()
     }
   })
+}
+
+function listenError(error: Error, where: string): BlockError {
+  if ('code' in error && (error.code === 'ENOTFOUND' || error.code === 'EAI_AGAIN')) {
+    return new BlockError(
+      'IO',
+      `address resolution failed for ${where}: Name or service not known`,
+      { errno: 'EINVAL', cause: error },
+    )
+  }
+  // libuv says EACCES where the folder of a Unix socket is missing.
+  const noFolder = where.startsWith('/') && !existsSync(dirname(where))
+  const cause = noFolder
+    ? Object.assign(new Error('', { cause: error }), { code: 'ENOENT' })
+    : error
+  return systemError(cause, `Failed to bind socket to ${where}`)
 }
 
 /** Sockets made from now on are for our user alone. Worker threads cannot have their own umask. */

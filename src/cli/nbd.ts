@@ -1,0 +1,50 @@
+/** `varve nbd`: the command line of qemu-nbd. */
+import { BlockError } from '../errors.ts'
+import type { CliIo, NamedIo } from './command.ts'
+import { parseArguments } from './nbd/arguments.ts'
+import { inBackground, reportRunning, startInBackground } from './nbd/background.ts'
+import { NbdFailure } from './nbd/failure.ts'
+import { list } from './nbd/list.ts'
+import { serve } from './nbd/serve.ts'
+import { usage } from './nbd/usage.ts'
+
+/** Runs with the arguments behind `nbd`; resolves to the exit status. */
+export async function run(args: string[], shared: CliIo): Promise<number> {
+  // Not a copy: that would make the streams which nobody has asked for yet.
+  const io: NamedIo = Object.assign(Object.create(shared), { program: 'varve-nbd' })
+  try {
+    return await dispatch(args, io)
+  } catch (error) {
+    return report(error, io)
+  }
+}
+
+async function dispatch(args: readonly string[], io: NamedIo): Promise<number> {
+  const settings = parseArguments(args)
+  const background = inBackground(io)
+  if (settings.mode === 'help') return print(io, usage(io.program))
+  if (settings.mode === 'version') {
+    const { version } = await import('./version.ts')
+    return print(io, `${io.program} ${version}\n`)
+  }
+  if (settings.mode === 'list') return await list(settings, io)
+  if (settings.fork && !background) return await startInBackground(args, io)
+  return await serve(settings, io, background ? reportRunning : () => {})
+}
+
+function print(io: NamedIo, text: string): number {
+  io.stdout.write(text)
+  return 0
+}
+
+function report(error: unknown, io: NamedIo): number {
+  if (!(error instanceof NbdFailure || error instanceof BlockError)) throw error
+  io.stderr.write(`${io.program}: ${error.message}\n${hintOf(error, io)}`)
+  return 1
+}
+
+function hintOf(error: NbdFailure | BlockError, io: NamedIo): string {
+  if (!(error instanceof NbdFailure) || error.hint === 'none') return ''
+  const prefix = error.hint === 'named' ? `${io.program}: ` : ''
+  return `${prefix}Try \`${io.program} --help' for more information.\n`
+}

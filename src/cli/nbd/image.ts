@@ -1,0 +1,58 @@
+/** The one place where `varve nbd` opens its image. */
+import type { Permission } from '../../block/layer.ts'
+import { BlockError, inContext } from '../../errors.ts'
+import type { Edge } from '../../graph/edge.ts'
+import type { Graph } from '../../graph/graph.ts'
+import type { NamedIo } from '../command.ts'
+import { imageGraph, openImage } from '../open-image.ts'
+import type { NbdArguments } from './arguments.ts'
+
+export interface ServedImage extends AsyncDisposable {
+  readonly edge: Edge
+}
+
+/** Disposing it writes everything out and reports what failed. */
+export async function openServedImage(settings: NbdArguments, io: NamedIo): Promise<ServedImage> {
+  const graph = imageGraph(io)
+  try {
+    const edge = await attach(graph, settings, io)
+    return {
+      edge,
+      async [Symbol.asyncDispose]() {
+        await edge[Symbol.asyncDispose]()
+        await graph[Symbol.asyncDispose]()
+      },
+    }
+  } catch (error) {
+    await graph[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+async function attach(graph: Graph, settings: NbdArguments, io: NamedIo): Promise<Edge> {
+  const node = await openNode(graph, settings, io)
+  const uses: Permission[] = settings.readOnly ? ['consistentRead'] : ['consistentRead', 'write']
+  return graph.attach(node, { description: 'the NBD export', uses })
+}
+
+async function openNode(graph: Graph, settings: NbdArguments, io: NamedIo) {
+  const { filename, imageOpts, format, readOnly, cache, unmap, offset, detectZeroes } = settings
+  const options = detectZeroes === undefined ? undefined : { 'detect-zeroes': detectZeroes }
+  const opening = `Failed to blk_new_open '${filename}'`
+  const request = { filename, imageOpts, format, readOnly, cache, unmap, options, opening }
+  const node = await openImage(graph, request, io)
+  if (offset === 0) return node
+  if (offset > node.size) {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `Offset (${offset}) cannot be greater than size of the containing file (${node.size})`,
+    )
+  }
+  const window = { driver: 'raw', file: node.name, offset }
+  const discard = unmap ? ('unmap' as const) : ('ignore' as const)
+  try {
+    return await graph.open(window, { readOnly, discard })
+  } catch (error) {
+    throw inContext(opening, error)
+  }
+}

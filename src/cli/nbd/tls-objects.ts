@@ -1,0 +1,72 @@
+/** `--object tls-creds-x509,…` and `--tls-creds`: certificates in the files that QEMU looks for. */
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import { OptionReader } from '../../block/options.ts'
+import { systemError } from '../../errors.ts'
+import type { TlsCredentials } from '../../export/nbd/tls.ts'
+import { parseKeyval } from '../keyval.ts'
+import { NbdFailure } from './failure.ts'
+
+/** Credentials by id. Throws when an object is none that we know, or its files cannot be read. */
+export function parseObjects(objects: readonly string[]): ReadonlyMap<string, TlsCredentials> {
+  return new Map(objects.map(parseObject))
+}
+
+function parseObject(text: string): [string, TlsCredentials] {
+  const reader = new OptionReader(parseKeyval(text, 'qom-type'))
+  const type = reader.requiredString('qom-type')
+  if (type !== 'tls-creds-x509') throw unknownType(type)
+  const id = reader.requiredString('id')
+  const endpoint = reader.oneOf('endpoint', ['client', 'server']) ?? 'client'
+  const directory = reader.string('dir')
+  const verifyPeer = reader.boolean('verify-peer') ?? true
+  for (const name of ['passwordid', 'priority', 'sanity-check']) {
+    if (reader.take(name) !== undefined) {
+      throw new NbdFailure(`'${name}' of tls-creds-x509 is not supported`)
+    }
+  }
+  reader.finish()
+  if (directory === undefined) throw new NbdFailure("Missing 'dir' property value")
+  if (endpoint === 'client')
+    throw new NbdFailure('Expecting TLS credentials with a server endpoint')
+  const credential = (name: string) => readCredential(path.join(directory, name))
+  return [
+    id,
+    {
+      ca: credential('ca-cert.pem'),
+      cert: credential('server-cert.pem'),
+      key: credential('server-key.pem'),
+      verifyPeer,
+    },
+  ]
+}
+
+/** Types of QEMU's objects that a user may expect to work. */
+const knownToQemu = [
+  'secret',
+  'secret_keyring',
+  'tls-creds-psk',
+  'tls-creds-anon',
+  'tls-cipher-suites',
+  'authz-simple',
+  'authz-list',
+  'authz-listfile',
+  'authz-pam',
+  'throttle-group',
+  'iothread',
+  'main-loop',
+]
+
+function unknownType(type: string): NbdFailure {
+  return knownToQemu.includes(type)
+    ? new NbdFailure(`objects of type '${type}' are not supported`)
+    : new NbdFailure(`Parameter 'qom-type' does not accept value '${type}'`)
+}
+
+function readCredential(file: string): Buffer {
+  try {
+    return readFileSync(file)
+  } catch (error) {
+    throw systemError(error, `Unable to access credentials ${file}`)
+  }
+}
