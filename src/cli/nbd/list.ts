@@ -1,6 +1,7 @@
 /** `varve nbd -L`: what another server exports. */
 import { neverAborted } from '../../block/layer.ts'
-import { connectTo, type NbdAddress } from '../../protocol/nbd/address.ts'
+import type { NbdAddress } from '../../protocol/nbd/address.ts'
+import { connectTo } from '../../protocol/nbd/dial.ts'
 import { ClientHandshake, type ExportFacts } from '../../protocol/nbd/handshake.ts'
 import {
   NBD_FLAG_CAN_MULTI_CONN,
