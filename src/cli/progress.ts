@@ -66,6 +66,7 @@ const lineMs = 250
 class BarProgress implements Progress {
   readonly #bar: cliProgress.SingleBar
   readonly #meter = new Meter()
+  #started = false
 
   constructor(label: string, terminal: Writable) {
     const format: cliProgress.GenericFormatter = (options, { progress, value, total }) =>
@@ -87,12 +88,13 @@ class BarProgress implements Progress {
       // Signals are the command's own business.
       gracefulExit: false,
     })
-    this.#bar.start(0, 0)
   }
 
   update(done: number, total: number): void {
     this.#meter.add(done, performance.now())
-    this.#bar.setTotal(total)
+    if (this.#started) this.#bar.setTotal(total)
+    else this.#bar.start(total, done)
+    this.#started = true
     this.#bar.update(done)
   }
 
