@@ -87,8 +87,8 @@ export class ClusterLayer implements BlockLayer {
   read(offset: number, target: Uint8Array, io: Io): Completion {
     const { length } = target
     if (!this.#lock.blocks(offset, length)) {
-      const run = this.#map.map(offset, length, io)
-      if (!(run instanceof Promise) && run.length >= length && run.kind === 'data' && run.host) {
+      const run = this.#mapNow(offset, length, io)
+      if (run && run.length >= length && run.kind === 'data' && run.host) {
         const done = run.host.layer.read(run.host.offset, target, io)
         return done instanceof Promise ? this.#lock.hold(offset, length, done) : undefined
       }
@@ -101,8 +101,8 @@ export class ClusterLayer implements BlockLayer {
   write(offset: number, source: Uint8Array, io: WriteIo): Completion {
     const { length } = source
     if (!this.#lock.blocks(offset, length)) {
-      const run = this.#map.map(offset, length, io)
-      if (!(run instanceof Promise) && run.length >= length && inPlace(run)) {
+      const run = this.#mapNow(offset, length, io)
+      if (run && run.length >= length && inPlace(run)) {
         const done = run.host.layer.write(run.host.offset, source, io)
         return done instanceof Promise ? this.#lock.hold(offset, length, done) : undefined
       }
@@ -150,6 +150,15 @@ export class ClusterLayer implements BlockLayer {
     await this.#map[Symbol.asyncDispose]()
   }
 
+  /** The first run, when the map knows it at once; otherwise it is asked again under the lock. */
+  #mapNow(offset: number, length: number, io: Io): Extent | undefined {
+    const run = this.#map.map(offset, length, io)
+    if (!(run instanceof Promise)) return run
+    // It has begun to load the table. If that fails, who asks again will hear of it.
+    run.catch(() => {})
+    return undefined
+  }
+
   async #exclusively(
     offset: number,
     length: number,
@@ -178,7 +187,11 @@ export class ClusterLayer implements BlockLayer {
         const run = mapped instanceof Promise ? await mapped : mapped
         const length = Math.min(run.length, target.length - at)
         const done = this.#readRun(run, offset + at, target.subarray(at, at + length), io)
-        if (done instanceof Promise) pending.push(done)
+        if (done instanceof Promise) {
+          // It may fail while the next run is looked up, before anybody waits for it.
+          done.catch(() => {})
+          pending.push(done)
+        }
         if (pending.length >= maxRunsInFlight) {
           const batch = pending
           pending = []
