@@ -96,6 +96,19 @@ export function inContext(words: string, error: unknown): unknown {
   return new BlockError(code, `${words}: ${message}`, { node, path, offset, errno, cause: error })
 }
 
+/**
+ * What work failed with when closing failed after it: `await using` then throws a `SuppressedError`,
+ * which has the later failure in front. Anything else is returned as it is.
+ */
+export function firstFailure(error: unknown): unknown {
+  let first = error
+  // By name: where Node has no such class, the compiler's helper makes one.
+  while (first instanceof Error && first.name === 'SuppressedError' && 'suppressed' in first) {
+    first = first.suppressed
+  }
+  return first
+}
+
 /** The C library's text for an errno name; the names themselves where we know no text. */
 export function strerror(errno: string): string {
   return errnoText[errno] ?? errno

@@ -4,7 +4,7 @@
  * of them failed.
  */
 import { createInterface } from 'node:readline'
-import { BlockError } from '../errors.ts'
+import { BlockError, firstFailure } from '../errors.ts'
 import type { CliIo, NamedIo } from './command.ts'
 import { OptionParser } from './getopt.ts'
 import { commands } from './io/command-table.ts'
@@ -47,7 +47,8 @@ export async function run(args: string[], cli: CliIo): Promise<number> {
   try {
     const line = parseCommandLine(args, io)
     return typeof line === 'number' ? line : await runSession(line, io)
-  } catch (error) {
+  } catch (thrown) {
+    const error = firstFailure(thrown)
     if (!(error instanceof CommandError || error instanceof BlockError)) throw error
     const prefix = error instanceof BlockError ? `${program}: ` : ''
     if (error.message !== '') io.stderr.write(`${prefix}${error.message}\n`)

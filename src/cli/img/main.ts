@@ -1,5 +1,5 @@
 /** `varve img`: the commands of qemu-img, each in its own file, loaded when asked for. */
-import { BlockError } from '../../errors.ts'
+import { BlockError, firstFailure } from '../../errors.ts'
 import type { Command, NamedIo } from '../command.ts'
 import { OptionParser } from '../getopt.ts'
 import { CommandFailure, HelpRequest, usageFailure } from './failure.ts'
@@ -31,7 +31,7 @@ export const img: Command = async (args, shared) => {
   try {
     return await run(args, io)
   } catch (error) {
-    return error instanceof HelpRequest ? await showHelp(io) : report(error, io)
+    return error instanceof HelpRequest ? await showHelp(io) : report(firstFailure(error), io)
   }
 }
 
