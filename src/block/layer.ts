@@ -19,6 +19,8 @@ export type Completion = void | Promise<void>
 /** Every request can be aborted; it then rejects with `signal.reason`, or finishes first. */
 export interface Io {
   readonly signal: AbortSignal
+  /** A job's work, which may wait for requests that somebody waits for. */
+  readonly background?: boolean
 }
 
 export interface WriteIo extends Io {

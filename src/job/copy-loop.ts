@@ -4,6 +4,7 @@
  */
 import { type BlockCopy, CopyError, maxCopyLength } from '../block/block-copy.ts'
 import type { Io } from '../block/layer.ts'
+import { GiB } from '../bytes/range.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { chainExtentAt } from '../graph/status.ts'
 import type { JobControl } from './job.ts'
@@ -12,7 +13,7 @@ import type { JobControl } from './job.ts'
 const workers = 8
 
 /** Longest run that is passed over in one step: progress and cancelling stay lively. */
-const maxSkipLength = 1024 * maxCopyLength
+const maxSkipLength = GiB
 
 export interface CopyLoopOptions {
   readonly copy: BlockCopy
@@ -38,7 +39,7 @@ class CopyLoop {
 
   constructor(options: CopyLoopOptions) {
     this.#options = options
-    this.#io = { signal: options.signal }
+    this.#io = { signal: options.signal, background: true }
   }
 
   async run(): Promise<void> {

@@ -8,6 +8,7 @@ import type {
   Completion,
   Extent,
   ImageFacts,
+  Io,
   Limits,
 } from '../../block/layer.ts'
 import { MiB } from '../../bytes/range.ts'
@@ -53,17 +54,19 @@ export class VmaDeviceTarget implements BlockLayer {
   }
 
   /** Whole clusters, apart from the disk's last; waits while the archive's ring is full. */
-  async write(offset: number, source: Uint8Array): Promise<void> {
+  async write(offset: number, source: Uint8Array, { background }: Io): Promise<void> {
     for (let at = 0; at < source.length; at += clusterSize) {
       const data = source.subarray(at, at + clusterSize)
-      const stored = this.#writer.write(this.#deviceId, (offset + at) / clusterSize, data)
+      const cluster = (offset + at) / clusterSize
+      const stored = this.#writer.write(this.#deviceId, cluster, data, background)
       if (stored instanceof Promise) await stored
     }
   }
 
-  async writeZeroes(offset: number, length: number): Promise<void> {
+  async writeZeroes(offset: number, length: number, { background }: Io): Promise<void> {
     for (let at = 0; at < length; at += clusterSize) {
-      const stored = this.#writer.write(this.#deviceId, (offset + at) / clusterSize, undefined)
+      const cluster = (offset + at) / clusterSize
+      const stored = this.#writer.write(this.#deviceId, cluster, undefined, background)
       if (stored instanceof Promise) await stored
     }
   }

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import { describe, expect, test } from 'vitest'
 import { archiveOf, MemorySink, patternedDisk } from '../../../test/support/vma.ts'
-import { VmaWriter } from './writer.ts'
+import { type VmaWriteResult, VmaWriter } from './writer.ts'
 
 const cluster = 65_536
 
@@ -198,7 +198,9 @@ test('the first error of the sink reaches every caller, and those who wait for r
   await using writer = await VmaWriter.open(sink)
   const id = writer.registerStream('a', 1000 * cluster)
   const content = Buffer.alloc(cluster, 1)
-  const writes = Array.from({ length: 400 }, async (_, number) => writer.write(id, number, content))
+  const writes = Array.from({ length: 1000 }, async (_, number) =>
+    writer.write(id, number, content),
+  )
   const results = await Promise.allSettled(writes)
   expect(results.filter(({ status }) => status === 'rejected').length).toBeGreaterThan(0)
   await expect(writer.close()).rejects.toThrow('disk full')
@@ -215,19 +217,19 @@ test('memory in flight is bounded: a slow sink makes writers wait', async () => 
   }
   const sink = new SlowSink()
   await using writer = await VmaWriter.open(sink)
-  const id = writer.registerStream('a', 400 * cluster)
+  const id = writer.registerStream('a', 800 * cluster)
   const content = Buffer.alloc(cluster, 1)
-  const results = Array.from({ length: 400 }, (_, number) => writer.write(id, number, content))
+  const results = Array.from({ length: 800 }, (_, number) => writer.write(id, number, content))
   const first = results.findIndex((result) => result instanceof Promise)
-  expect(first).toBe(5 * 58)
-  expect(releases.length).toBe(1 + 5)
+  expect(first).toBe(7 * 58)
+  expect(releases.length).toBe(1 + 7)
 
   const release = setInterval(() => releases.shift()?.(), 0)
   await Promise.all(results)
   await writer.closeStream(id)
   await writer.close()
   clearInterval(release)
-  expect(sink.parts.length).toBe(1 + 7 + 1)
+  expect(sink.parts.length).toBe(1 + 14 + 1)
 })
 
 test('reproducible archives of the same disks are equal, others have uuids of their own', async () => {
@@ -251,4 +253,29 @@ test('disposing an open writer aborts the sink', async () => {
     writer.registerStream('a', cluster)
   }
   expect(sink.state).toBe('aborted')
+})
+
+test('background writes leave room in the ring for those that somebody waits for', async () => {
+  let letGo = () => {}
+  const stuck = new Promise<void>((resolve) => {
+    letGo = resolve
+  })
+  const sink = { write: () => stuck, finish: async () => {}, abort: async () => {} }
+  const writer = await VmaWriter.open(sink)
+  const clusters = 1000
+  const id = writer.registerStream('disk', clusters * cluster)
+  const data = Buffer.alloc(cluster, 1)
+  const stored: (VmaWriteResult | Promise<VmaWriteResult>)[] = []
+  let next = 0
+  do stored.push(writer.write(id, next++, data, true))
+  while (!(stored.at(-1) instanceof Promise))
+
+  for (let urgent = 0; urgent < 100; urgent++) {
+    expect(writer.write(id, next++, data)).not.toBeInstanceOf(Promise)
+  }
+  letGo()
+  await Promise.all(stored)
+  while (next < clusters) await writer.write(id, next++, undefined)
+  await writer.closeStream(id)
+  await writer.close()
 })

@@ -24,8 +24,11 @@ import {
 } from './structures.ts'
 import { asUuid, randomUuid } from './uuid.ts'
 
-/** Extents on their way to the sink while another one is being filled: 19 MB in all. */
-const ringSize = 4
+/** Extents on their way to the sink while another one is being filled: 27 MB in all. */
+const ringSize = 6
+
+/** Extents of the ring that background writes leave to those for which a guest waits. */
+const reservedExtents = 3
 
 export interface VmaWriterOptions {
   /** 16 bytes; random when left out, or derived from names and sizes when `reproducible`. */
@@ -71,6 +74,7 @@ interface Stream extends VmaDevice {
 }
 
 interface Waiter {
+  readonly background: boolean
   run(): void
   reject(error: unknown): void
 }
@@ -171,19 +175,23 @@ export class VmaWriter implements AsyncDisposable {
    * Stores one cluster, each exactly once; `data` undefined stands for zeroes. `data` reaches to
    * the end of the cluster or of the device; bytes behind the device's end are not looked at. It
    * is copied by the time the call settles, which takes no promise while the ring has room.
+   * `background` writes wait earlier, and behind all others.
    */
   write(
     deviceId: number,
     cluster: number,
     data: Uint8Array | undefined,
+    background = false,
   ): VmaWriteResult | Promise<VmaWriteResult> {
     this.#throwFailure()
     const { stream, bytes } = this.#claim(deviceId, cluster, data)
-    if (this.#waiting.length === 0 && this.#hasRoom()) {
+    const mayOvertake = this.#waiting.every((waiter) => waiter.background && !background)
+    if (mayOvertake && this.#hasRoom(background)) {
       return this.#store(stream, cluster, bytes, data)
     }
     return new Promise<VmaWriteResult>((resolve, reject) => {
       this.#waiting.push({
+        background,
         run: () => resolve(this.#store(stream, cluster, bytes, data)),
         reject,
       })
@@ -288,8 +296,10 @@ export class VmaWriter implements AsyncDisposable {
     return stream.stored.add(cluster) ? undefined : 'was stored before'
   }
 
-  #hasRoom(): boolean {
-    return this.#current !== undefined || this.#free.length > 0 || this.#builders <= ringSize
+  #hasRoom(background: boolean): boolean {
+    const free = this.#free.length + ringSize + 1 - this.#builders
+    if (background && free < reservedExtents) return false
+    return this.#current !== undefined || free > 0
   }
 
   /** Copies a cluster into the current extent; there is room. */
@@ -382,7 +392,16 @@ export class VmaWriter implements AsyncDisposable {
   #recycle(builder: ExtentBuilder): void {
     builder.reset()
     this.#free.push(builder)
-    while (this.#waiting.length > 0 && this.#hasRoom()) this.#waiting.shift()!.run()
+    while (this.#runNext((waiter) => !waiter.background)) {}
+    while (this.#runNext((waiter) => waiter.background)) {}
+  }
+
+  /** Lets the first waiter of a kind store its cluster, if there is room for it. */
+  #runNext(ofKind: (waiter: Waiter) => boolean): boolean {
+    const at = this.#waiting.findIndex(ofKind)
+    if (at < 0 || !this.#hasRoom(this.#waiting[at].background)) return false
+    this.#waiting.splice(at, 1)[0].run()
+    return true
   }
 
   /** Sends everything that was written so far, and waits until it has arrived. */
