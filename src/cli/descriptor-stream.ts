@@ -17,6 +17,11 @@ export class DescriptorStream extends Writable {
     this.fd = fd
   }
 
+  /** Whether the reader has gone away. */
+  get gone(): boolean {
+    return this.#gone
+  }
+
   get isTTY(): boolean {
     return isatty(this.fd)
   }

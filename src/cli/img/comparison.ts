@@ -44,6 +44,9 @@ interface Stretch {
 export class Comparison {
   readonly #images: readonly [ComparedImage, ComparedImage]
   readonly #options: ComparisonOptions
+  /** A pair of buffers for each stretch ahead, made when first needed and used in turn. */
+  readonly #buffers: (Uint8Array | undefined)[][] = Array.from({ length: depth }, () => [])
+  #turn = 0
 
   constructor(one: ComparedImage, other: ComparedImage, options: ComparisonOptions) {
     this.#images = [one, other]
@@ -146,19 +149,26 @@ export class Comparison {
     one: boolean,
     other: boolean,
   ): Promise<number | undefined> {
+    // Of those that used this pair before, the last has been judged: no more are ever ahead.
+    const buffers = this.#buffers[this.#turn++ % depth]
+    const bufferOf = (index: number) => {
+      buffers[index] ??= new Uint8Array(maxLength)
+      return buffers[index].subarray(0, length)
+    }
     const [ours, theirs] = await Promise.all([
-      one ? this.#read(0, offset, length) : undefined,
-      other ? this.#read(1, offset, length) : undefined,
+      one ? this.#read(0, offset, bufferOf(0)) : undefined,
+      other ? this.#read(1, offset, bufferOf(1)) : undefined,
     ])
     const at = ours && theirs ? firstDifference(ours, theirs) : firstNonZero(ours ?? theirs)
     return at === undefined ? undefined : offset + at
   }
 
-  async #read(index: number, offset: number, length: number): Promise<Uint8Array> {
+  async #read(index: number, offset: number, target: Uint8Array): Promise<Uint8Array> {
     const { edge, filename } = this.#images[index]
-    const target = new Uint8Array(length)
+    const real = target.subarray(0, Math.max(0, edge.size - offset))
+    target.fill(0, real.length)
     try {
-      await edge.read(offset, target.subarray(0, Math.max(0, edge.size - offset)))
+      await edge.read(offset, real)
       return target
     } catch (error) {
       if (!(error instanceof BlockError)) throw error

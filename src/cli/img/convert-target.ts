@@ -1,13 +1,50 @@
-/** The options of the image that `img convert` makes. */
-import { BlockError } from '../../errors.ts'
+/** The image that `img convert` writes to. */
+import { BlockError, inContext } from '../../errors.ts'
+import type { Graph } from '../../graph/graph.ts'
+import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
-import { formatCreator, protocolOf } from '../create-image.ts'
+import { createImage, formatCreator, protocolOf } from '../create-image.ts'
+import { openImage } from '../open-image.ts'
 import type { ConvertArguments } from './convert-arguments.ts'
 import { type CreateValue, offeredOptions, parseCreateOptions } from './create-options.ts'
 import { CommandFailure } from './failure.ts'
 
+/** Makes the target unless it exists already, and opens it. */
+export async function openTarget(
+  graph: Graph,
+  args: ConvertArguments,
+  size: number,
+  io: NamedIo,
+): Promise<BlockNode> {
+  if (!args.existing) {
+    const options = newImageOptions(args, size, io)
+    try {
+      await createImage(graph, { filename: args.target, format: args.targetFormat, options })
+    } catch (error) {
+      throw inContext(`${args.target}: error while converting ${args.targetFormat}`, error)
+    }
+  }
+  const node = await openImage(
+    graph,
+    {
+      filename: args.target,
+      imageOpts: args.targetImageOpts,
+      format: args.targetImageOpts ? undefined : args.targetFormat,
+      readOnly: false,
+      cache: args.targetCache,
+      unmap: args.sparseSize > 0,
+    },
+    io,
+  )
+  if (node.size < size) throw new CommandFailure('output file is smaller than input file')
+  if (args.compressed && !node.layer.compressed) {
+    throw new CommandFailure('Compression not supported for this file format')
+  }
+  return node
+}
+
 /** `size` is in bytes, and replaces one that `-o` asks for. */
-export function newImageOptions(
+function newImageOptions(
   args: ConvertArguments,
   size: number,
   io: NamedIo,

@@ -1,16 +1,15 @@
 /** `img convert`: copies one image or several into a new or an existing one, in any format. */
 import { alignUp } from '../../bytes/range.ts'
-import { inContext } from '../../errors.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { backingOf } from '../../graph/status.ts'
 import type { NamedIo } from '../command.ts'
-import { createImage } from '../create-image.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { type ConvertArguments, parseConvertArguments } from './convert-arguments.ts'
 import { runPipeline } from './convert-pipeline.ts'
 import { ConvertSource, type SourceImage } from './convert-source.ts'
-import { newImageOptions } from './convert-target.ts'
+import { fromStream, toStream } from './convert-stream.ts'
+import { openTarget } from './convert-target.ts'
 import { CommandFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { Progress } from './progress.ts'
@@ -21,6 +20,7 @@ const sectorSize = 512
 export const convert: ImgCommand = async (words, io) => {
   const args = parseConvertArguments(words, io)
   if (args === undefined) return 0
+  if (args.sources.includes('-')) return await fromStream(args, io)
   await using graph = imageGraph(io)
   const source = await openSources(graph, args, io)
   if (args.snapshot !== undefined) {
@@ -28,6 +28,7 @@ export const convert: ImgCommand = async (words, io) => {
       `Failed to load snapshot: '${args.snapshot}': internal snapshots are not supported yet`,
     )
   }
+  if (args.target === '-') return await toStream(args, source, io)
   const target = await openTarget(graph, args, source.size, io)
   await copy(graph, args, source, target, io)
   return 0
@@ -49,40 +50,6 @@ async function openSources(
     start += size
   }
   return new ConvertSource(images)
-}
-
-/** Makes the target unless it exists already, and opens it. */
-async function openTarget(
-  graph: Graph,
-  args: ConvertArguments,
-  size: number,
-  io: NamedIo,
-): Promise<BlockNode> {
-  if (!args.existing) {
-    const options = newImageOptions(args, size, io)
-    try {
-      await createImage(graph, { filename: args.target, format: args.targetFormat, options })
-    } catch (error) {
-      throw inContext(`${args.target}: error while converting ${args.targetFormat}`, error)
-    }
-  }
-  const node = await openImage(
-    graph,
-    {
-      filename: args.target,
-      imageOpts: args.targetImageOpts,
-      format: args.targetImageOpts ? undefined : args.targetFormat,
-      readOnly: false,
-      cache: args.targetCache,
-      unmap: args.sparseSize > 0,
-    },
-    io,
-  )
-  if (node.size < size) throw new CommandFailure('output file is smaller than input file')
-  if (args.compressed && !node.layer.compressed) {
-    throw new CommandFailure('Compression not supported for this file format')
-  }
-  return node
 }
 
 async function copy(
