@@ -8,6 +8,7 @@ import { unlink } from 'node:fs/promises'
 import { connect, createServer, type Server, type Socket } from 'node:net'
 import { Duplex, type Readable, type Writable } from 'node:stream'
 import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { bindError } from './bind-error.ts'
 
 /** Clients of one socket at a time; further ones are turned away. */
 const maxClients = 64
@@ -147,8 +148,7 @@ class ListeningDevice implements Chardev {
       if ('path' in address) await removeStaleSocket(address.path)
       await listen(server, address)
     } catch (error) {
-      const reason = strerror(errnoOf(error) ?? 'EIO')
-      throw new BlockError('IO', `Failed to bind socket to ${name}: ${reason}`, { cause: error })
+      throw bindError(error, name)
     }
     return new ListeningDevice(server, `${describe(address)},server=on`, wait)
   }

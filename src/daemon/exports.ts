@@ -1,12 +1,13 @@
 /** The NBD server and what it exports: `nbd-server-*`, `block-export-*`. */
 import { Filter } from '../block/filter.ts'
 import type { BlockLayer, Completion, Io, WriteIo, ZeroIo } from '../block/layer.ts'
-import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { BlockError } from '../errors.ts'
 import type { MetaContext } from '../export/nbd/contexts.ts'
 import { NbdServer, type NbdServerOptions } from '../export/nbd/server.ts'
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
 import { chainExtentAt } from '../graph/status.ts'
+import { bindError } from './bind-error.ts'
 import type { SocketAddress } from './schema/socket-address.ts'
 
 export interface NbdExportOptions {
@@ -181,8 +182,7 @@ async function listen(address: SocketAddress, maxConnections?: number): Promise<
     return await NbdServer.listen({ ...where, maxConnections })
   } catch (error) {
     const name = where.path ?? (where.fd === undefined ? `${where.host}:${where.port}` : 'fd')
-    const reason = strerror(errnoOf(error) ?? 'EIO')
-    throw new BlockError('IO', `Failed to bind socket to ${name}: ${reason}`, { cause: error })
+    throw bindError(error, name)
   }
 }
 

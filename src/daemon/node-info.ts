@@ -106,7 +106,7 @@ async function describeImages(
     'virtual-size': alignUp(node.size, sectorSize),
     'actual-size': await image?.allocatedSize?.(),
     'cluster-size': image?.clusterSize,
-    'dirty-flag': image?.dirty,
+    'dirty-flag': image?.dirty ?? (node.driver.startsWith('null-') ? undefined : false),
     'backing-filename': recorded?.filename,
     'full-backing-filename': recorded && below ? filenameOf(below) : recorded?.filename,
     'backing-filename-format': recorded?.format,
