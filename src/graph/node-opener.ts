@@ -2,6 +2,7 @@
  * From options to open nodes: drivers by name or by probing, children for drivers, and what images
  * name through the open policy. A failure closes whatever was opened on the way.
  */
+import { statSync } from 'node:fs'
 import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../block/driver.ts'
 import {
   type BlockLayer,
@@ -14,7 +15,7 @@ import {
 import { missing } from '../block/options.ts'
 import { BlockError, errnoOf, inContext } from '../errors.ts'
 import type { Edge } from './edge.ts'
-import { optionsOfFilename, resolveRecorded } from './filename.ts'
+import { hasProtocol, optionsOfFilename, resolveRecorded } from './filename.ts'
 import { BlockNode, type NodeSettings } from './node.ts'
 import {
   type CommonOptions,
@@ -242,7 +243,8 @@ function openingPermissions(role: ChildRole, flags: CommonOptions): Permissions 
 }
 
 function checkChain(images: readonly string[], filename: string): void {
-  if (images.includes(filename)) {
+  const identity = identityOf(filename)
+  if (images.some((image) => identityOf(image) === identity)) {
     throw new BlockError('CORRUPT_IMAGE', `Backing file '${filename}' creates an infinite loop.`, {
       path: images[0],
       errno: 'EINVAL',
@@ -253,5 +255,17 @@ function checkChain(images: readonly string[], filename: string): void {
       path: images[0],
       errno: 'ELOOP',
     })
+  }
+}
+
+/** The same for every name of one file, however it is written and linked. */
+function identityOf(filename: string): string {
+  if (hasProtocol(filename)) return filename
+  try {
+    const { dev, ino } = statSync(filename)
+    return `${dev}:${ino}`
+  } catch {
+    // Opening it will say what is wrong with it.
+    return filename
   }
 }
