@@ -67,12 +67,13 @@ async function fateOf(work: () => Promise<Buffer>): Promise<Fate> {
   }
 }
 
-/** Whether an error says what happened: a `BlockError` of one sentence with a known place. */
+/** Whether an error says what happened, and where, in a sentence; locks have a line more. */
 export function isClear(error: unknown): error is BlockError {
   if (!(error instanceof BlockError)) return false
   const { message, code, path, node, offset } = error
   const placed = path !== undefined || node !== undefined || offset !== undefined
-  return code.length > 0 && message.length > 5 && !message.includes('\n') && placed
+  const lines = message.split('\n').length
+  return code.length > 0 && message.length > 5 && lines <= (code === 'BUSY' ? 2 : 1) && placed
 }
 
 /** Descriptors that this process has open. */
