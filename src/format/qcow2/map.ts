@@ -13,6 +13,7 @@ import type {
   WriteIo,
   ZeroIo,
 } from '../../block/layer.ts'
+import { backingLink } from './backing-link.ts'
 import { ClusterAllocation } from './cluster-allocation.ts'
 import { hex } from './faults.ts'
 import type { FreeReason } from './frees.ts'
@@ -50,7 +51,7 @@ export class Qcow2Map implements ClusterMap {
   constructor(image: Qcow2Image, abilities: Omit<Abilities, 'compressed'>) {
     const { clusterSize, version } = image.layout
     this.#image = image
-    this.abilities = abilities
+    this.abilities = { backingLink: backingLink(image), ...abilities }
     this.clusterSize = clusterSize
     this.readOnly = image.readOnly
     this.zeroClusters = version >= 3
