@@ -1,12 +1,10 @@
 /** The NBD server and what it exports: `nbd-server-*`, `block-export-*`. */
-import { Filter } from '../block/filter.ts'
-import type { BlockLayer, Completion, Io, WriteIo, ZeroIo } from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
-import type { MetaContext } from '../export/nbd/contexts.ts'
+import { allocationDepthContext, extentsThroughChain } from '../export/nbd/chain.ts'
 import { NbdServer, type NbdServerOptions } from '../export/nbd/server.ts'
+import { Writethrough } from '../export/nbd/writethrough.ts'
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
-import { chainExtentAt } from '../graph/status.ts'
 import { bindError } from './bind-error.ts'
 import type { SocketAddress } from './schema/socket-address.ts'
 
@@ -140,39 +138,11 @@ export class ExportTable implements AsyncDisposable {
 }
 
 function exportOf(edge: Edge, options: NbdExportOptions) {
-  const layer: BlockLayer = options.writethrough ? new WritethroughLayer(edge) : edge
   return {
-    layer,
+    layer: options.writethrough ? new Writethrough(edge) : edge,
     description: options.description,
-    contexts: options.allocationDepth ? [allocationDepth(edge)] : [],
-    chainExtentAt: async (offset: number, length: number, io: Io) => {
-      const run = await chainExtentAt(edge.node, offset, length, io)
-      const allocated = run.depth !== undefined && run.host !== undefined
-      return run.zero
-        ? ({ offset, length: run.length, kind: 'zero', allocated } as const)
-        : ({ offset, length: run.length, kind: 'data' } as const)
-    },
-  }
-}
-
-/** 0: nobody has allocated the range; 1: this image has; 2: one of its backing files. */
-function allocationDepth(edge: Edge): MetaContext {
-  return {
-    name: 'qemu:allocation-depth',
-    async statusAt(offset, length, io) {
-      const run = await chainExtentAt(edge.node, offset, length, io)
-      return { length: run.length, flags: run.depth === undefined ? 0 : Math.min(run.depth, 1) + 1 }
-    },
-  }
-}
-
-class WritethroughLayer extends Filter {
-  override write(offset: number, source: Uint8Array, io: WriteIo): Completion {
-    return this.next.write(offset, source, { ...io, fua: true })
-  }
-
-  override writeZeroes(offset: number, length: number, io: ZeroIo): Completion {
-    return this.next.writeZeroes(offset, length, { ...io, fua: true })
+    contexts: options.allocationDepth ? [allocationDepthContext(edge)] : [],
+    chainExtentAt: extentsThroughChain(edge),
   }
 }
 

@@ -6,13 +6,13 @@ import { allocationDepthContext, extentsThroughChain } from '../../export/nbd/ch
 import type { ExportOptions } from '../../export/nbd/export.ts'
 import { NbdServer, type NbdServerOptions } from '../../export/nbd/server.ts'
 import type { TlsCredentials } from '../../export/nbd/tls.ts'
+import { Writethrough } from '../../export/nbd/writethrough.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
 import type { NbdArguments } from './arguments.ts'
 import { NbdFailure } from './failure.ts'
 import { openServedImage } from './image.ts'
 import { parseObjects } from './tls-objects.ts'
-import { Writethrough } from './writethrough.ts'
 
 /** `ready` is called once, when clients can connect. */
 export async function serve(

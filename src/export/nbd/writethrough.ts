@@ -1,7 +1,7 @@
 import { Filter } from '../../block/filter.ts'
 import type { Completion, Io, WriteIo, ZeroIo } from '../../block/layer.ts'
 
-/** `--cache=writethrough`: what is answered is on stable storage. */
+/** An export with a write-through cache: what is answered is on stable storage. */
 export class Writethrough extends Filter {
   override write(offset: number, source: Uint8Array, io: WriteIo): Completion {
     return this.next.write(offset, source, { ...io, fua: true })
