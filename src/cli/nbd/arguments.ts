@@ -200,7 +200,7 @@ function portOf(text: string, host: string): number {
 }
 
 /** Settings of one export, which mean nothing to `--list`. */
-const perExport = ['r', 'o', 'f', 'x', 'D', 'A', 'n', 'cache', 'aio', 'discard', 'detect-zeroes']
+const perExport = ['o', 'f', 'x', 'D', 'A', 'n', 'cache', 'aio', 'discard']
 
 function listing(given: Given, rest: readonly string[]): NbdArguments {
   if (rest.length > 0) throw new NbdFailure('List mode is incompatible with a file name')

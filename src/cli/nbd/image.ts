@@ -32,7 +32,12 @@ export async function openServedImage(settings: NbdArguments, io: NamedIo): Prom
 async function attach(graph: Graph, settings: NbdArguments, io: NamedIo): Promise<Edge> {
   const node = await openNode(graph, settings, io)
   const uses: Permission[] = settings.readOnly ? ['consistentRead'] : ['consistentRead', 'write']
-  return graph.attach(node, { description: 'the NBD export', uses })
+  return graph.attach(node, {
+    description: 'the NBD export',
+    uses,
+    // The size is told to a client once, when it connects.
+    shares: ['consistentRead', 'write', 'writeUnchanged'],
+  })
 }
 
 async function openNode(graph: Graph, settings: NbdArguments, io: NamedIo) {

@@ -19,8 +19,12 @@ import {
 } from '../../wire/nbd/constants.ts'
 import type { CliIo } from '../command.ts'
 import type { NbdArguments } from './arguments.ts'
+import { NbdFailure } from './failure.ts'
+import { credentialsOf } from './tls-objects.ts'
 
-export async function list({ socket, host, port }: NbdArguments, io: CliIo): Promise<number> {
+export async function list(settings: NbdArguments, io: CliIo): Promise<number> {
+  const { socket, host, port } = settings
+  if (credentialsOf(settings)) throw new NbdFailure('TLS to another server is not supported')
   const address: NbdAddress =
     socket === undefined ? { type: 'inet', host, port } : { type: 'unix', path: socket }
   const connection = await connectTo(address, io.signal ?? neverAborted)

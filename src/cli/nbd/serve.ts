@@ -5,14 +5,13 @@ import { systemError } from '../../errors.ts'
 import { allocationDepthContext, extentsThroughChain } from '../../export/nbd/chain.ts'
 import type { ExportOptions } from '../../export/nbd/export.ts'
 import { NbdServer, type NbdServerOptions } from '../../export/nbd/server.ts'
-import type { TlsCredentials } from '../../export/nbd/tls.ts'
 import { Writethrough } from '../../export/nbd/writethrough.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
 import type { NbdArguments } from './arguments.ts'
 import { NbdFailure } from './failure.ts'
 import { openServedImage } from './image.ts'
-import { parseObjects } from './tls-objects.ts'
+import { credentialsOf } from './tls-objects.ts'
 
 /** `ready` is called once, when clients can connect. */
 export async function serve(
@@ -90,14 +89,6 @@ function addressOf(
     return { fd: firstListenFd }
   }
   return socket === undefined ? { host, port } : { path: socket }
-}
-
-function credentialsOf({ objects, tlsCreds }: NbdArguments): TlsCredentials | undefined {
-  const known = parseObjects(objects)
-  if (tlsCreds === undefined) return undefined
-  const found = known.get(tlsCreds)
-  if (found) return found
-  throw new NbdFailure(`Failed to get TLS creds: No TLS credentials with id '${tlsCreds}'`)
 }
 
 function writePidFile({ pidFile }: NbdArguments): void {

@@ -5,10 +5,20 @@ import { OptionReader } from '../../block/options.ts'
 import { systemError } from '../../errors.ts'
 import type { TlsCredentials } from '../../export/nbd/tls.ts'
 import { parseKeyval } from '../keyval.ts'
+import type { NbdArguments } from './arguments.ts'
 import { NbdFailure } from './failure.ts'
 
+/** The credentials that are to be used, if any. Throws when there are none of that name. */
+export function credentialsOf({ objects, tlsCreds }: NbdArguments): TlsCredentials | undefined {
+  const known = parseObjects(objects)
+  if (tlsCreds === undefined) return undefined
+  const found = known.get(tlsCreds)
+  if (found) return found
+  throw new NbdFailure(`Failed to get TLS creds: No TLS credentials with id '${tlsCreds}'`)
+}
+
 /** Credentials by id. Throws when an object is none that we know, or its files cannot be read. */
-export function parseObjects(objects: readonly string[]): ReadonlyMap<string, TlsCredentials> {
+function parseObjects(objects: readonly string[]): ReadonlyMap<string, TlsCredentials> {
   return new Map(objects.map(parseObject))
 }
 

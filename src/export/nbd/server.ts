@@ -71,9 +71,10 @@ export class NbdServer implements AsyncDisposable {
     return new NbdServer(server, options)
   }
 
-  /** Where it listens: the path, or the address and port. */
+  /** Where it listens: the path (`fd N` if it was given a descriptor), or address and port. */
   get address(): AddressInfo | string {
     const address = this.#server.address()
+    if (address === null && this.#server.listening) return `fd ${this.#options.fd}`
     if (address === null) throw new BlockError('CLOSED', 'the NBD server is closed')
     return address
   }
