@@ -111,18 +111,25 @@ function place(into: Record<string, unknown>, path: string[], value: unknown, ke
   if (['__proto__', 'constructor', 'prototype'].includes(head)) {
     throw new BlockError('INVALID_ARGUMENT', `Invalid parameter '${key}'`)
   }
+  const before = Object.hasOwn(into, head) ? into[head] : undefined
   if (tail.length === 0) {
-    into[head] = value
+    into[head] =
+      before === undefined ? value : { ...objectAt(before, key), ...objectAt(value, key) }
     return
   }
-  const inner = into[head] ?? {}
-  if (typeof inner !== 'object' || inner === null || Array.isArray(inner)) {
-    throw new BlockError(
-      'INVALID_ARGUMENT',
-      `Parameter '${head}' is given both as a value and as ${key}`,
-    )
-  }
-  const copy = { ...inner } as Record<string, unknown>
+  const copy = before === undefined ? {} : { ...objectAt(before, key) }
   place(copy, tail, value, key)
   into[head] = copy
+}
+
+/** What has parts given by dotted keys must be an object where it is given whole. */
+function objectAt(value: unknown, key: string): Record<string, unknown> {
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+    return value as Record<string, unknown>
+  }
+  const [head] = key.split('.')
+  throw new BlockError(
+    'INVALID_ARGUMENT',
+    `Parameter '${head}' is given both as a value and in parts (${key})`,
+  )
 }
