@@ -52,6 +52,8 @@ export class FittedLayer {
     const end = offset + length
     const middle = Math.min(end, alignUp(offset, alignment))
     const middleEnd = Math.max(middle, alignDown(end, alignment))
+    // All or nothing: whoever hears "not the fast way" goes on with the disk as it was.
+    if (middle > offset || end > middleEnd) this.#refuseSlow(offset, length, io)
     await this.#zeroBytes(offset, middle - offset, io)
     if (middleEnd > middle) {
       if (this.#layer.capabilities.writeZeroes === 'none') {
@@ -104,18 +106,14 @@ export class FittedLayer {
     )
   }
 
+  #refuseSlow(offset: number, length: number, io: ZeroIo): void {
+    if (!io.fastOnly) return
+    const message = `${this.#name}: no fast way to zero ${offset}+${length}`
+    throw new BlockError('UNSUPPORTED', message, { node: this.#name, offset, errno: 'ENOTSUP' })
+  }
+
   async #zeroBytes(offset: number, length: number, io: ZeroIo): Promise<void> {
-    if (length > 0 && io.fastOnly) {
-      throw new BlockError(
-        'UNSUPPORTED',
-        `${this.#name}: no fast way to zero ${offset}+${length}`,
-        {
-          node: this.#name,
-          offset,
-          errno: 'ENOTSUP',
-        },
-      )
-    }
+    if (length > 0) this.#refuseSlow(offset, length, io)
     for (let at = 0; at < length; at += zeroes.length) {
       const part = zeroes.subarray(0, Math.min(zeroes.length, length - at))
       await this.#writeBytes(offset + at, part, io)

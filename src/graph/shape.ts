@@ -73,6 +73,9 @@ export class GraphShape {
     wants: Permissions,
     drain?: DrainHandler,
   ): Edge {
+    if (this.nodes.get(node.name) !== node) {
+      throw new BlockError('CLOSED', `${node.name} is closed`, { node: node.name })
+    }
     const release = (edge: Edge) => this.#disconnect(edge)
     const edge = new Edge(node, { role, user, ...wants, drain, release })
     node.parents.add(edge)

@@ -383,6 +383,23 @@ describe('the seam', () => {
     }
   })
 
+  test('zeroes that cannot all be made the fast way are not made at all', async () => {
+    await using graph = newGraph()
+    const edge = await alignedDisk(graph, 4096, 64 * 1024)
+    const model = new Uint8Array(size).fill(9)
+    await edge.write(0, model)
+    const slow = { fastOnly: true }
+    for (const [offset, length] of [
+      [0, 8192 + 1],
+      [1, 8192],
+      [4096, 100],
+    ]) {
+      const zeroing = async () => await edge.writeZeroes(offset, length, slow)
+      await expect(zeroing()).rejects.toMatchObject({ code: 'UNSUPPORTED', offset })
+    }
+    await expectContent(edge, model)
+  })
+
   test('a flush reaches the layer for a write that ended after the flush before', async () => {
     await using graph = newGraph()
     const { node, layer } = await filterOn(
@@ -469,6 +486,14 @@ describe('nodes', () => {
     expect(graph.nodes.size).toBe(0)
     await memory(graph, 'top')
     await memory(graph, 'below')
+  })
+
+  test('take no users any more once they are closed', async () => {
+    await using graph = newGraph()
+    const node = await memory(graph)
+    await graph.remove('disk')
+    expect(() => attach(graph, node)).toThrow(expect.objectContaining({ code: 'CLOSED' }))
+    expect(node.parents.size).toBe(0)
   })
 
   test('have one name each, also while one is being opened', async () => {
