@@ -135,3 +135,96 @@ qemuImg.describe('what opens an image', () => {
     )
   })
 })
+
+qemuImg.describe('new qcow2 images', () => {
+  const base = [['create', '-q', '-f', 'qcow2', 'b.qcow2', '1M']]
+
+  it.each([
+    'create -f qcow2 x 1M',
+    'create -q -f qcow2 x 1M',
+    'create -f qcow2 x 1',
+    'create -f qcow2 x 1b',
+    'create -f qcow2 x 0',
+    'create -f qcow2 -o size=2M x',
+    'create -f qcow2 -o cluster_size=64k,compat=0.10 x 1M',
+    'create -f qcow2 -o cluster_size=4k,cluster_size=8k x 1M',
+    'create -f qcow2 -o lazy_refcounts x 1M',
+    'create -f qcow2 -o nolazy_refcounts x 1M',
+    'create -f qcow2 -o lazy_refcounts=on -o cluster_size=128k x 1M',
+    'create -f qcow2 -o refcount_bits=0x10 x 1M',
+    'create -f qcow2 -o preallocation=full,cluster_size=2M,lazy_refcounts=on,refcount_bits=8,compat=v3,compression_type=zstd x 1M',
+    'create -f qcow2 -o preallocation=metadata,nocow=on,extent_size_hint=2M x 1M',
+    'create -f qcow2 -o preallocation=falloc x 1M',
+    'create -f qcow2 file:x 1M',
+    'create -f qcow2 -b b.qcow2 -F qcow2 x',
+    'create -f qcow2 -b b.qcow2 -F qcow2 x 2M',
+    'create -f qcow2 -b b.qcow2 -F qcow2 -o size=3M,compat=1.1 x',
+    'create -f qcow2 -o backing_file=b.qcow2,backing_fmt=qcow2 x',
+    'create -f qcow2 -b b.qcow2 -F qcow2 -o backing_fmt=raw x',
+    'create -f qcow2 -b b.qcow2 -F raw x',
+    'create -f qcow2 -b ./b.qcow2 -F qcow2 ./x',
+    'create -u -f qcow2 -b nope.qcow2 -F qcow2 x 1M',
+    'create -u -f qcow2 -b a,,b -F raw x 1M',
+  ])('%s', async (text) => {
+    await same(words(text), base)
+    const ours = await runTheirs(pair.ours, ['info', '--output=json', 'x'])
+    const theirs = await runTheirs(pair.theirs, ['info', '--output=json', 'x'])
+    const withoutDiskSize = (json: string) => json.replace(/"actual-size": \d+/, '')
+    expect(withoutDiskSize(ours.stdout)).toBe(withoutDiskSize(theirs.stdout))
+    if (text.includes('-u') || text.includes('-F raw')) return
+    expect(await runTheirs(pair.ours, ['check', '-q', 'x'])).toMatchObject({
+      status: 0,
+      stderr: '',
+    })
+  })
+
+  it.each([
+    'create -f qcow2 x',
+    'create -f qcow2 x 64P',
+    'create -f qcow2 x 7E',
+    'create -f qcow2 x 1M 2M',
+    'create -f qcow2 -o cluster_size=3k x 1M',
+    'create -f qcow2 -o cluster_size=abc x 1M',
+    'create -f qcow2 -o cluster_size= x 1M',
+    'create -f qcow2 -o cluster_size=4k,, x 1M',
+    'create -f qcow2 -o preallocation=abc x 1M',
+    'create -f qcow2 -o lazy_refcounts=maybe x 1M',
+    'create -f qcow2 -o refcount_bits=x x 1M',
+    'create -f qcow2 -o refcount_bits=7 x 1M',
+    'create -f qcow2 -o compression_type=lzo x 1M',
+    'create -f qcow2 -o compat=9 x 1M',
+    'create -f qcow2 -o compat=0.10,lazy_refcounts=on x 1M',
+    'create -f qcow2 -o compat=0.10,refcount_bits=8 x 1M',
+    'create -f qcow2 -o compat=0.10,compression_type=zstd x 1M',
+    'create -f qcow2 -o foo=1 x 1M',
+    'create -f qcow2 -o help=1 x 1M',
+    'create -f qcow2 -o help',
+    'create -f qcow2 -o help x',
+    'create -f qcow2 -o a=b,help x 1M',
+    'create -f qcow2 -o x 1M',
+    'create -f qcow2 /nodir/x 1M',
+    'create -f qcow2 /tmp 1M',
+    'create -f qcow2 -F qcow2 x 1M',
+    'create -f qcow2 -b nope.qcow2 -F qcow2 x',
+    'create -f qcow2 -b nope.qcow2 -F qcow2 x 1M',
+    'create -f qcow2 -b b.qcow2 -F nofmt x',
+    'create -f qcow2 -b foo:bar -F raw x',
+    'create -u -f qcow2 -b nope.qcow2 -F qcow2 x',
+    'create -u -f qcow2 -b nope.qcow2 x 1M',
+    'create -f qcow2 -b b.qcow2 -F qcow2 -o preallocation=full x',
+    'create -f qcow2 -b x -F qcow2 x',
+    'create -f qcow2 -o backing_file= x 1M',
+    'create -f qcow2 -b b.qcow2 -F qcow2 /nodir/x',
+    'create -b b.qcow2 -F qcow2 x',
+  ])('%s', async (text) => {
+    await same(words(text), base)
+  })
+
+  it('with the detected format of the backing file, and a line that ends', async () => {
+    await same(['create', '-q', '-f', 'qcow2', 'b.qcow2', '1M'])
+    const args = ['create', '-f', 'qcow2', '-b', 'b.qcow2', 'x']
+    const theirs = await runTheirs(pair.theirs, args)
+    const ours = await runOurs(pair.ours, args)
+    expect(ours).toEqual({ ...theirs, stderr: `${theirs.stderr}\n` })
+  })
+})
