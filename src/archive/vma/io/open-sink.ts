@@ -93,7 +93,8 @@ async function openFifo(path: string, signal?: AbortSignal): Promise<number> {
     } catch (error) {
       if (errnoOf(error) !== 'ENXIO') throw systemError(error, `Could not open '${path}'`, { path })
     }
-    await sleep(fifoPollMs, undefined, signal && { signal })
+    // Aborted, it rejects with an error of its own; the reason is thrown above.
+    await sleep(fifoPollMs, undefined, signal && { signal }).catch(() => {})
   }
 }
 
