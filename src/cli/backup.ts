@@ -138,7 +138,7 @@ async function backupToOutput(run: Run): Promise<Stored> {
 }
 
 async function start({ client, options, io, interruption }: Run, path: string) {
-  const starting = DaemonBackup.start(client, requestOf(path, options, io))
+  const starting = DaemonBackup.start(client, requestOf(path, options, io), io.signal)
   return await interruption.orGiveUp(starting)
 }
 

@@ -1,10 +1,12 @@
 /** `varve backup` against a daemon of its own, and `varve restore`: processes, sockets, signals. */
+import { execFileSync } from 'node:child_process'
 import { copyFile, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeEach, expect, test } from 'vitest'
 import { drivers } from '../../src/drivers.ts'
 import { Graph } from '../../src/graph/graph.ts'
+import { QmpClient } from '../../src/wire/qmp/client.ts'
 import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { type Daemon, runVarve, startDaemon, startVarve } from '../support/programs.ts'
@@ -217,24 +219,54 @@ test('an output that nobody reads any more ends the backup, not the guest', asyn
   await expectUnharmed(daemon, nodes)
 })
 
-test.each([
-  ['a full disk', ['/dev/full'], /'\/dev\/full': No space left on device/],
-  ['a file that exists', ['vm.conf'], /vm\.conf': it exists already/],
-  ['a folder that does not exist', ['no/out.vma'], /no\/out\.vma': No such file or directory/],
-  ['a disk that does not exist', ['--device', 'ide0', 'out.vma'], /ide0/],
-  ['a configuration file that does not exist', ['--config', 'x', 'out.vma'], /x': No such file/],
-  ['a rate that is none', ['--speed', 'fast', 'out.vma'], /'fast' is no rate; write bytes/],
-  ['no archive', [], /missing required argument 'file'; 'varve backup --help' shows/],
-])('%s is one clear error, and nothing is left', async (_, args, message) => {
+test('what cannot be done is one clear error, and nothing is left', async () => {
   const daemon = await daemonWithDisks()
   const nodes = await daemon.nodes()
   const before = await readdir(folder)
-  const { status, stderr } = await backup(daemon, ...args)
-  expect(stderr).toMatch(message)
-  expect(stderr).toMatch(/^varve backup: [^\n]*\n$/)
-  expect(status).toBe(1)
-  expect(await readdir(folder)).toEqual(before)
+  const cases: [string[], RegExp][] = [
+    [['/dev/full'], /'\/dev\/full': No space left on device/],
+    [['vm.conf'], /vm\.conf': it exists already/],
+    [['no/out.vma'], /no\/out\.vma': No such file or directory/],
+    [['--device', 'ide0', 'out.vma'], /ide0/],
+    [['--config', 'x', 'out.vma'], /x': No such file/],
+    [['--speed', 'fast', 'out.vma'], /'fast' is no rate; write bytes/],
+    [[], /missing required argument 'file'; 'varve backup --help' shows/],
+  ]
+  for (const [args, message] of cases) {
+    const { status, stderr } = await backup(daemon, ...args)
+    expect(stderr).toMatch(message)
+    expect(stderr).toMatch(/^varve backup: [^\n]*\n$/)
+    expect(status).toBe(1)
+    expect(await readdir(folder)).toEqual(before)
+  }
   await expectUnharmed(daemon, nodes)
+})
+
+test('Ctrl-C while the daemon waits for the reader of a FIFO ends the waiting', async () => {
+  const daemon = await daemonWithDisks()
+  const nodes = await daemon.nodes()
+  execFileSync('mkfifo', [inFolder('fifo')])
+  const running = startBackup(daemon, 'fifo')
+  await using client = await QmpClient.connect(daemon.monitor)
+  const status = async () => JSON.stringify(await client.execute('query-backup'))
+  await expect.poll(status).toMatch(/"status":"active"/)
+  running.child.kill('SIGINT')
+  expect(await running.ended).toMatchObject({
+    status: 130,
+    stderr: 'varve backup: interrupted before the backup began\n',
+  })
+  expect(await status()).toMatch(/"status":"error","errmsg":"backup canceled"/)
+  await expectUnharmed(daemon, nodes)
+})
+
+test("another's backup is left alone", async () => {
+  const daemon = await daemonWithDisks()
+  const first = startBackup(daemon, '--speed', '4M', '--progress', 'json', 'out.vma')
+  await first.saw(/progress/)
+  const { status, stderr } = await backup(daemon, 'other.vma')
+  expect([status, stderr]).toEqual([1, 'varve backup: previous backup not finished\n'])
+  expect((await first.ended).status).toBe(0)
+  await expectRestored('out.vma')
 })
 
 test('a monitor that is not there, and none at all', async () => {

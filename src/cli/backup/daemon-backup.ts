@@ -1,6 +1,6 @@
 /** A backup that a daemon makes: asked for, followed and cancelled over QMP. */
 import { BlockError } from '../../errors.ts'
-import { type QmpClient, QmpCommandError } from '../../wire/qmp/client.ts'
+import { QmpClient, QmpCommandError } from '../../wire/qmp/client.ts'
 import type { Json } from '../../wire/qmp/parser.ts'
 
 export interface BackupRequest {
@@ -37,8 +37,20 @@ export class DaemonBackup {
     this.uuid = uuid
   }
 
-  /** Settles when the moment is preserved. */
-  static async start(client: QmpClient, request: BackupRequest): Promise<DaemonBackup> {
+  /**
+   * Settles when the moment is preserved. When `signal` fires before, because the daemon waits for
+   * the reader of a FIFO for example, the backup is withdrawn and this rejects.
+   */
+  static async start(
+    client: QmpClient,
+    request: BackupRequest,
+    signal: AbortSignal | undefined,
+  ): Promise<DaemonBackup> {
+    let withdrawal: Promise<void> | undefined
+    const withdraw = () => {
+      withdrawal = cancelIfOurs(client.address, request.file).catch(() => {})
+    }
+    signal?.addEventListener('abort', withdraw, { once: true })
     try {
       const result = await client.execute('backup', argumentsOf(request))
       return new DaemonBackup(client, text(result, 'UUID') ?? '')
@@ -49,6 +61,9 @@ export class DaemonBackup {
         `the monitor at '${client.address}' has no command 'backup'; start the disks with 'varve daemon'`,
         { cause: error },
       )
+    } finally {
+      signal?.removeEventListener('abort', withdraw)
+      await withdrawal
     }
   }
 
@@ -101,6 +116,17 @@ export class DaemonBackup {
       lost.addEventListener('abort', wake)
     })
   }
+}
+
+/**
+ * Over a connection of its own, since on the other one commands wait for each other. Nobody else's
+ * backup is cancelled, which may be the reason why ours does not begin.
+ */
+async function cancelIfOurs(address: string, file: string): Promise<void> {
+  await using client = await QmpClient.connect(address)
+  const found = await client.execute('query-backup')
+  const ours = text(found, 'status') === 'active' && text(found, 'backup-file') === file
+  if (ours) await client.execute('backup-cancel')
 }
 
 /**
