@@ -78,7 +78,9 @@ export class ArchiveBackups {
     this.#run = run
     try {
       run.backup = await this.#begin(run)
-    } catch (error) {
+    } catch (failure) {
+      // Whatever the cancel has interrupted, its reason explains it better.
+      const error = run.abort.signal.aborted ? run.abort.signal.reason : failure
       end(run, error)
       throw error
     }
@@ -106,7 +108,7 @@ export class ArchiveBackups {
     const streams = run.backup?.streams() ?? []
     return {
       status: run.endTime === undefined ? 'active' : run.error === undefined ? 'done' : 'error',
-      errmsg: run.error === undefined ? undefined : describe(run.error),
+      errmsg: run.error === undefined ? undefined : describeEnd(run),
       total: run.total,
       transferred: streams.reduce((sum, stream) => sum + stream.transferred, 0),
       'zero-bytes': streams.reduce((sum, stream) => sum + stream.zeroBytes, 0),
@@ -161,8 +163,8 @@ async function readConfig(config: { readonly path: string; readonly name?: strin
   )
 }
 
-function describe(error: unknown): string {
-  if (error instanceof BlockError && error.errno === 'ECANCELED') return 'backup canceled'
+function describeEnd({ abort, backup, error }: Run): string {
+  if (abort.signal.aborted || backup?.job.cancelled) return cancelled().message
   return error instanceof Error ? error.message : String(error)
 }
 

@@ -1,0 +1,147 @@
+/** Command lines of qemu-storage-daemon and of ours: what is refused, and in which words. */
+
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, it } from 'vitest'
+import { run } from '../../src/cli/daemon.ts'
+import { QmpClient } from '../../src/wire/qmp/client.ts'
+import { peer } from '../peers.ts'
+import { runCommand } from '../support/cli.ts'
+import { scratchFolder } from '../support/folder.ts'
+import { QmpTalk, varveDaemon } from '../support/qmp-talk.ts'
+
+const qsd = peer('qemu-storage-daemon')
+const folder = scratchFolder('daemon-cli')
+
+async function ours(args: readonly string[]) {
+  const { status, stdout, stderr } = await runCommand(run, args)
+  return { status, stdout: String(stdout), stderr }
+}
+
+qsd.describe('command lines are refused alike', () => {
+  const file = join(folder, 'a.raw')
+  writeFileSync(file, Buffer.alloc(65536))
+  const socket = join(folder, 'x.sock')
+  const nbd = `addr.type=unix,addr.path=${socket}`
+
+  it.each([
+    ['--blockdev', 'driver=file,node-name=a,filename=/nonexistent'],
+    ['--blockdev', 'driver=foo,node-name=a'],
+    ['--blockdev', 'node-name=a'],
+    ['--blockdev', 'file,node-name=a'],
+    ['--blockdev', '{"driver":"file"'],
+    ['--blockdev', '{"driver":"file","node-name":"a","filename":1}'],
+    ['--blockdev', `{"driver":"file","node-name":"a","filename":"${file}","x":1}`],
+    ['--blockdev', `driver=file,node-name=a,filename=${file},read-only=x`],
+    ['--blockdev', `driver=file,node-name=a,filename=${file},foo=x`],
+    ['--blockdev', `driver=file,node-name=a,filename=${file},read-only`],
+    ['--blockdev', `driver=raw,node-name=a,file.driver=file,file.filename=${file},offset=x`],
+    ['--blockdev'],
+    ['--nbd-server', 'addr.type=unix'],
+    ['--nbd-server', 'addr.type=foo'],
+    ['--nbd-server', 'addr.type=unix,addr.path=/nonexistent/x'],
+    ['--nbd-server', 'foo=1'],
+    ['--nbd-server', `${nbd},max-connections=x`],
+    ['--nbd-server', nbd, '--export', 'nbd,id=a,node-name=b'],
+    ['--export', 'type=foo'],
+    ['--export', 'id=1'],
+    ['--monitor', 'chardev=x'],
+    ['--monitor', 'x'],
+    ['--monitor', 'foo=x'],
+    ['--chardev', 'socket'],
+    ['--chardev', 'foo,id=x'],
+    ['--chardev', 'socket,path=/nonexistent/x,server=on,wait=off,id=x'],
+    ['--chardev', 'socket,path=/nonexistent/x,id=x'],
+    ['--chardev', 'socket,path=/nonexistent/x,server=on,wait=off,id=1x'],
+    ['--chardev', 'socket,path=/nonexistent/x,server=on,wait=off,id=x,foo=1'],
+    ['--chardev', 'socket,host=127.0.0.1,server=on,wait=off,id=x'],
+    ['--chardev', `socket,path=${socket},server=on,wait=foo,id=x`],
+    ['--chardev', 'null,id=x', '--chardev', 'null,id=x'],
+    ['--chardev', 'null,id=x', '--monitor', 'chardev=x,mode=control', '--monitor', 'chardev=x'],
+    ['--object', 'foo,id=a'],
+    ['--object', 'secret'],
+    ['--object', 'secret,id=a'],
+    ['--object', 'secret,id=a,data=b,foo=1'],
+    ['--object', 'secret,id=a,file=/nonexistent'],
+    ['--pidfile', '/nonexistent/a'],
+    ['--foo'],
+    ['foo'],
+    ['-x'],
+  ])('%s %s', async (...args) => {
+    const given = args.filter((each) => each !== undefined)
+    const expected = await qsd.try(...given)
+    const stderr = expected.stderr.replaceAll(/\S*qemu-storage-daemon/g, 'varve-storage-daemon')
+    expect(await ours(given)).toEqual({ ...expected, stderr })
+  })
+})
+
+describe('varve daemon', () => {
+  it('answers -h and -V', async () => {
+    expect((await ours(['-h'])).stdout).toMatch(/^Usage: varve-storage-daemon \[options\]/)
+    expect((await ours(['-V'])).stdout).toMatch(/^varve-storage-daemon version \d/)
+    expect((await ours(['--object', 'help'])).stdout).toContain('  secret\n')
+  })
+
+  it('makes what its options say, writes its process id, and ends cleanly on SIGTERM', async () => {
+    const home = join(folder, 'term')
+    mkdirSync(home)
+    const talk = await QmpTalk.start(varveDaemon, home, [
+      ...['--object', 'iothread,id=io', '--blockdev', 'null-co,node-name=n,size=1048576'],
+      ...['--nbd-server', 'addr.type=unix,addr.path=n.sock', '--pidfile', 'pid'],
+      ...['--export', 'nbd,id=e,node-name=n,writable=on,iothread=io'],
+    ])
+    const { replies } = await talk.say(
+      '{"execute":"qmp_capabilities"}{"execute":"query-block-exports"}',
+    )
+    expect(replies[1].return).toMatchObject([{ id: 'e', 'node-name': 'n' }])
+    expect(readFileSync(join(home, 'pid'), 'utf8')).toBe(`${talk.process.pid}\n`)
+    expect(statSync(join(home, 'qmp.sock')).mode % 0o1000).toBe(0o600)
+    const ended = once(talk.process, 'exit')
+    talk.process.kill('SIGTERM')
+    expect(await ended).toEqual([0, null])
+    expect(['pid', 'n.sock', 'qmp.sock'].filter((name) => existsSync(join(home, name)))).toEqual([])
+  })
+
+  it('waits for the first client where that is asked for', async () => {
+    const path = join(folder, 'wait.sock')
+    const later = join(folder, 'later')
+    const daemon = run(
+      [
+        ...['--chardev', `socket,path=${path},server=on,id=c`, '--monitor', 'c'],
+        ...['--pidfile', later],
+      ],
+      { stdin: process.stdin, stdout: process.stdout, stderr: process.stderr, env: {}, cwd: '/' },
+    )
+    while (!existsSync(path)) await sleep(2)
+    await sleep(20)
+    expect(existsSync(later)).toBe(false)
+    const client = await QmpClient.connect(path)
+    while (!existsSync(later)) await sleep(2)
+    await client.execute('quit')
+    expect(await daemon).toBe(0)
+    await client[Symbol.asyncDispose]()
+  })
+
+  it('goes to the background once it is up, and tells when it cannot', async () => {
+    const path = join(folder, 'background.sock')
+    const [program, ...args] = varveDaemon
+    const start = async (...options: string[]) => {
+      const child = spawn(program, [...args, '--daemonize', ...options])
+      let stderr = ''
+      child.stderr.on('data', (text) => {
+        stderr += text
+      })
+      const [status] = await once(child, 'close')
+      return { status, stderr }
+    }
+    const chardev = `socket,path=${path},server=on,wait=off,id=c`
+    expect(await start('--chardev', chardev, '--monitor', 'c')).toEqual({ status: 0, stderr: '' })
+    await using client = await QmpClient.connect(path)
+    await client.execute('quit')
+    const refused = await start('--blockdev', 'driver=foo,node-name=a')
+    expect(refused).toMatchObject({ status: 1, stderr: expect.stringContaining("value 'foo'") })
+  })
+})
