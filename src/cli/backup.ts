@@ -10,6 +10,7 @@ import type { CliIo } from './command.ts'
 import { parseSizeText, sizeText } from './img/size-text.ts'
 import { collect, Interrupted, nativeProgram, runNative, usageError } from './native.ts'
 import {
+  isTerminal,
   openProgress,
   type ProgressMode,
   progressHelp,
@@ -67,7 +68,7 @@ function parseRate(text: string): number {
 }
 
 async function backup(file: string, options: Options, io: CliIo): Promise<void> {
-  if (file === '-' && 'isTTY' in io.stdout && io.stdout.isTTY) {
+  if (file === '-' && isTerminal(io.stdout)) {
     throw usageError('standard output is a terminal; redirect it or name a file')
   }
   const started = performance.now()
@@ -169,7 +170,12 @@ async function followUntilEnd(
 ): Promise<BackupState> {
   const terminal = io.stderr
   const progress = openProgress({ mode: options.progress, label: 'backup', terminal, lines })
-  const cancel = () => running.cancel()
+  const cancel = () => {
+    running.cancel()
+    if (!isTerminal(terminal)) return
+    progress.stop()
+    terminal.write('cancelling the backup; Ctrl-C again stops the waiting\n')
+  }
   if (io.signal?.aborted) cancel()
   io.signal?.addEventListener('abort', cancel)
   try {

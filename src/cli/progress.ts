@@ -27,9 +27,13 @@ export interface ProgressOptions {
 
 export function openProgress(options: ProgressOptions): Progress {
   const { mode, terminal, lines } = options
-  const shown = mode === 'auto' ? ('isTTY' in terminal && terminal.isTTY ? 'bar' : 'none') : mode
+  const shown = mode === 'auto' ? (isTerminal(terminal) ? 'bar' : 'none') : mode
   if (shown === 'bar') return new BarProgress(options.label, terminal)
   return shown === 'json' ? new JsonProgress(lines) : { update() {}, stop() {} }
+}
+
+export function isTerminal(stream: Writable): boolean {
+  return 'isTTY' in stream && stream.isTTY === true
 }
 
 /** How long the past is that a rate is taken from. */

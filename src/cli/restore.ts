@@ -71,17 +71,12 @@ async function restore(names: readonly string[], options: Options, io: CliIo): P
     throw usageError('standard input can be given once only')
   }
   const started = performance.now()
-  // Somebody who is waited for may never write: let Ctrl-C end the waiting.
-  const stopInput = () => void io.stdin.destroy()
-  if (archives.includes('-')) io.signal?.addEventListener('abort', stopInput)
   try {
     const restored = await restoreAll(archives, resolve(io.cwd, folder), options, io)
     await report(restored, (performance.now() - started) / 1000, options, io)
   } catch (error) {
     if (io.signal?.aborted) throw new Interrupted('interrupted; what was not complete is removed')
     throw error
-  } finally {
-    io.signal?.removeEventListener('abort', stopInput)
   }
 }
 

@@ -1,6 +1,6 @@
 /** `varve backup` against a daemon of its own, and `varve restore`: processes, sockets, signals. */
 import { execFileSync } from 'node:child_process'
-import { copyFile, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeEach, expect, test } from 'vitest'
@@ -10,7 +10,7 @@ import { QmpClient } from '../../src/wire/qmp/client.ts'
 import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { type Daemon, runVarve, startDaemon, startVarve } from '../support/programs.ts'
-import { patternedDisk } from '../support/vma.ts'
+import { archiveOf, patternedDisk } from '../support/vma.ts'
 
 const MiB = 1024 * 1024
 const qemuImg = peer('qemu-img')
@@ -26,6 +26,8 @@ const disks = [
   { name: 'disk0', content: disk0 },
   { name: 'disk1', content: disk1 },
 ]
+/** The machine may be busy with other tests. */
+const patient = { timeout: 20_000 }
 const inFolder = (name: string) => join(folder, name)
 
 beforeEach(async () => {
@@ -182,14 +184,15 @@ test('a second Ctrl-C gives up waiting for a daemon that hangs', async () => {
   await running.saw(/progress/)
   daemon.child.kill('SIGSTOP')
   running.child.kill('SIGINT')
-  await sleep(200)
+  // Two signals at once would count as one.
+  await sleep(1000)
   expect(running.child.exitCode).toBe(null)
   running.child.kill('SIGINT')
   const { status, stderr } = await running.ended
   expect(status).toBe(130)
   expect(stderr).toMatch(/varve backup: gave up waiting for the daemon/)
   daemon.child.kill('SIGCONT')
-  await expect.poll(() => daemon.nodes()).toEqual(nodes)
+  await expect.poll(() => daemon.nodes(), patient).toEqual(nodes)
   expect(await readdir(folder)).not.toContain('out.vma')
 })
 
@@ -215,7 +218,7 @@ test('an output that nobody reads any more ends the backup, not the guest', asyn
   const { status, stderr } = await running.ended
   expect(status).toBe(1)
   expect(stderr).toMatch(/^varve backup: Could not write the output: .*(EPIPE|Broken pipe)\n$/)
-  await expect.poll(() => daemon.nodes()).toEqual(nodes)
+  await expect.poll(() => daemon.nodes(), patient).toEqual(nodes)
   await expectUnharmed(daemon, nodes)
 })
 
@@ -249,7 +252,7 @@ test('Ctrl-C while the daemon waits for the reader of a FIFO ends the waiting', 
   const running = startBackup(daemon, 'fifo')
   await using client = await QmpClient.connect(daemon.monitor)
   const status = async () => JSON.stringify(await client.execute('query-backup'))
-  await expect.poll(status).toMatch(/"status":"active"/)
+  await expect.poll(status, patient).toMatch(/"status":"active"/)
   running.child.kill('SIGINT')
   expect(await running.ended).toMatchObject({
     status: 130,
@@ -300,11 +303,13 @@ storageDaemon.it("a daemon without the command is told apart: QEMU's own", async
   const child = spawn(storageDaemon.path!, [...chardev, '--monitor', 'chardev=m'])
   try {
     await expect
-      .poll(() =>
-        stat(monitor).then(
-          () => true,
-          () => false,
-        ),
+      .poll(
+        () =>
+          stat(monitor).then(
+            () => true,
+            () => false,
+          ),
+        patient,
       )
       .toBe(true)
     const { status, stderr } = await runVarve(['backup', '--monitor', monitor, 'x.vma'])
@@ -325,5 +330,20 @@ test('an archive that was damaged is refused, with nothing left behind', async (
   const { status, stderr } = await runVarve(['restore', 'out.vma', 'out'], { cwd: folder })
   expect(status).toBe(1)
   expect(stderr).toMatch(/^varve restore: out\.vma: the extent at byte \d+ is damaged/)
+  expect(await readdir(folder)).not.toContain('out')
+})
+
+test('Ctrl-C while the writer of a FIFO is waited for ends a restore', async () => {
+  execFileSync('mkfifo', [inFolder('fifo')])
+  const running = startVarve(['restore', '--progress', 'json', 'fifo', 'out'], { cwd: folder })
+  await using fifo = await open(inFolder('fifo'), 'w')
+  await fifo.write((await archiveOf(disks)).subarray(0, 4 * MiB))
+  await running.saw(/progress/)
+  expect(await readdir(folder)).toContain('out')
+  running.child.kill('SIGINT')
+  expect(await running.ended).toMatchObject({
+    status: 130,
+    stderr: 'varve restore: interrupted; what was not complete is removed\n',
+  })
   expect(await readdir(folder)).not.toContain('out')
 })
