@@ -178,9 +178,10 @@ export class Graph implements AsyncDisposable {
 
   /** Gives the users of a filter its filtered child, and closes it. */
   async dropFilter(filter: BlockNode): Promise<void> {
-    const below = filter.children.get('file')?.node
-    if (!below) throw new TypeError(`${filter.name} is no filter`)
     await this.drained([filter], () => {
+      // Only now: what stood below it may have been taken out in the meantime.
+      const below = filter.children.get('file')?.node
+      if (!below) throw new TypeError(`${filter.name} is no filter`)
       const moves = [...filter.parents].map((edge) => ({ edge, to: below }))
       this.#shape.retarget(moves, filter)
     })

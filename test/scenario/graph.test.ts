@@ -224,6 +224,69 @@ describe('filters', () => {
     expect(Buffer.compare(all, model)).toBe(0)
   })
 
+  test(`of several operators at once do not get in each other's way (${seedNote})`, async () => {
+    await using graph = newGraph()
+    const { node } = await filterOn(graph, await memory(graph), 'slow', (n) => new SlowLayer(n))
+    const edge = attach(graph, node)
+    let stop = false
+    const load = async () => {
+      for (let round = 0; !stop; round++) {
+        const source = new Uint8Array(3000).fill(round)
+        await edge.write(1000, source)
+        const target = new Uint8Array(3000)
+        await edge.read(1000, target)
+        if (Buffer.compare(source, target) !== 0) throw new Error(`round ${round} differs`)
+      }
+    }
+    const loading = load()
+    const seeds = new Random()
+    const operators = Array.from({ length: 4 }, async (_, index) => {
+      const random = new Random(seeds.below(2 ** 31))
+      const pause = async () => {
+        for (let turns = random.below(4); turns > 0; turns--) await setImmediate()
+      }
+      for (let round = 0; round < 15; round++) {
+        const name = `filter-${index}-${round}`
+        const filter = await filterOn(graph, node, name, (next) => new Filter(next))
+        await graph.insertFilters([{ filter: filter.node, node }])
+        await pause()
+        const visitor = attach(graph, filter.node, ['consistentRead'])
+        await visitor.read(1000, new Uint8Array(10))
+        await pause()
+        await graph.dropFilter(filter.node)
+        await visitor.read(1000, new Uint8Array(10))
+        await visitor[Symbol.asyncDispose]()
+      }
+    })
+    await Promise.all(operators)
+    stop = true
+    await loading
+    expect([...graph.nodes.keys()].sort()).toEqual(['disk', 'slow'])
+    expect([...node.parents]).toEqual([edge])
+  })
+
+  test('two that stand on each other can be taken out at the same time', async () => {
+    await using graph = newGraph()
+    const node = await memory(graph)
+    // How many turns of the microtask queue the second comes after the first.
+    for (let turns = 0; turns < 12; turns++) {
+      for (const upperFirst of [false, true]) {
+        const lower = await filterOn(graph, node, 'lower', (next) => new Filter(next))
+        const upper = await filterOn(graph, lower.node, 'upper', (next) => new Filter(next))
+        const edge = attach(graph, upper.node)
+        const [first, second] = upperFirst ? [upper, lower] : [lower, upper]
+        const dropping = [graph.dropFilter(first.node)]
+        for (let turn = 0; turn < turns; turn++) await Promise.resolve()
+        dropping.push(graph.dropFilter(second.node))
+        await Promise.all(dropping)
+        expect(edge.node).toBe(node)
+        await edge.write(0, Uint8Array.of(2))
+        await edge[Symbol.asyncDispose]()
+        expect([...graph.nodes.keys()]).toEqual(['disk'])
+      }
+    }
+  })
+
   test('one that is refused leaves everything as it was', async () => {
     await using graph = newGraph()
     const node = await memory(graph)
