@@ -18,6 +18,7 @@ import {
   writeImage,
 } from '../support/damage.ts'
 import { scratchFolder } from '../support/folder.ts'
+import { runOurs } from '../support/img.ts'
 import { Random, runSeed, seedNote } from '../support/random.ts'
 
 const folder = scratchFolder('fuzz-qcow2')
@@ -136,6 +137,29 @@ describe.each(Object.keys(kinds))('%s', (kind) => {
       if (length < 72) expect(fate, `cut off at ${length}`).toHaveProperty('error')
     }
   })
+})
+
+test(`varve img ends with a status and one line, whatever it is given (${seedNote})`, async () => {
+  const kindNames = [...images.keys()]
+  const commands = [['info'], ['check'], ['map'], ['convert', '-O', 'raw'], ['compare']]
+  for (let round = 0; round < 40; round++) {
+    const random = new Random(runSeed * 17 + round)
+    const bytes = Buffer.from(images.get(random.pick(kindNames))!)
+    for (let flips = random.below(4); flips >= 0; flips--) {
+      const at = random.chance(0.3) ? random.below(112) : random.below(16 * 1024)
+      bytes[at] = random.below(256)
+    }
+    writeFileSync(damaged, random.chance(0.2) ? bytes.subarray(0, random.below(30_000)) : bytes)
+    const [command, ...options] = random.pick(commands)
+    const other = command === 'convert' ? ['converted'] : command === 'compare' ? [damaged] : []
+    const before = openDescriptors()
+    const { status, stderr } = await runOurs(folder, [command, ...options, damaged, ...other])
+    const what = `seed ${runSeed}, round ${round}, ${command}: ${stderr}`
+    expect([0, 1, 2, 3, 4, 63], what).toContain(status)
+    // A check lists one line for each fault that it finds.
+    if (status !== 0 && command !== 'check') expect(stderr.trim().split('\n'), what).toHaveLength(1)
+    expect(openDescriptors(), what).toBe(before)
+  }
 })
 
 test('memory stays bounded through all of that', () => {
