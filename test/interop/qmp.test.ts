@@ -332,6 +332,35 @@ qsd.describe('QMP', () => {
     expect(sequences[1]).toEqual(sequences[0])
   })
 
+  it('makes images alike', async () => {
+    const create = (options: Message) =>
+      command('blockdev-create', { 'job-id': 'c', options: { size: MiB, ...options } })
+    const attempts = [
+      create({ driver: 'file', filename: 'new.qcow2', size: 0 }),
+      create({ driver: 'file', filename: '/nonexistent/new' }),
+      create({ driver: 'qcow2', file: 'zz' }),
+      create({ driver: 'qcow2', file: 'new', 'cluster-size': 100 }),
+      create({ driver: 'qcow2', file: 'new', version: 'v2', 'cluster-size': 4096 }),
+    ]
+    await same([
+      create({ driver: 'raw' }),
+      create({ driver: 'qcow2' }),
+      command('blockdev-create', { 'job-id': '1', options: { driver: 'raw' } }),
+    ])
+    for (const [index, attempt] of attempts.entries()) {
+      await same([attempt])
+      for (const side of [theirs, ours]) await untilStatus(side, 'c', 'concluded')
+      await same([attempt, command('query-jobs'), command('query-block-jobs')])
+      await same([command('job-dismiss', { id: 'c' })])
+      const file = { driver: 'file', filename: 'new.qcow2', 'node-name': 'new' }
+      if (index === 0) await same([command('blockdev-add', file)])
+    }
+    await same([command('blockdev-del', { 'node-name': 'new' })])
+    const images = ['theirs', 'ours'].map((side) => join(folder, side, 'new.qcow2'))
+    execFileSync('qemu-img', ['compare', '-q', ...images])
+    execFileSync('qemu-img', ['check', '-q', images[1]])
+  })
+
   it('keeps objects alike', async () => {
     const secret = { 'qom-type': 'secret', id: 'a', data: 'x' }
     await same([

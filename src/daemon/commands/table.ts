@@ -2,6 +2,7 @@
 import type { Command } from '../command.ts'
 import { backupCommands } from './backup.ts'
 import { blockCommands } from './block.ts'
+import { createCommands } from './create.ts'
 import { jobCommands } from './jobs.ts'
 import { monitorCommands } from './monitor.ts'
 import { nbdCommands } from './nbd.ts'
@@ -10,6 +11,7 @@ import { objectCommands } from './objects.ts'
 const all: readonly Command[] = [
   ...monitorCommands,
   ...blockCommands,
+  ...createCommands,
   ...jobCommands,
   ...backupCommands,
   ...nbdCommands,

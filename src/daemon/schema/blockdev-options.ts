@@ -22,17 +22,25 @@ import {
   union,
 } from './types.ts'
 
+export const blockdevDriver = enumeration(
+  'BlockdevDriver',
+  drivers.map(({ name }) => name),
+)
+
 const onOffAuto = enumeration('OnOffAuto', ['auto', 'on', 'off'])
 
 /** A node by name, or the options of one to be opened. */
-const reference = alternate<string | NodeOptions>('BlockdevRef', () => [blockdevOptions, str])
+export const blockdevReference = alternate<string | NodeOptions>('BlockdevRef', () => [
+  blockdevOptions,
+  str,
+])
 const referenceOrNull = alternate<string | NodeOptions | null>('BlockdevRefOrNull', () => [
   blockdevOptions,
   str,
   nothing,
 ])
 
-const fileMember = required(reference, 'The node below, by name or by its options.')
+const fileMember = required(blockdevReference, 'The node below, by name or by its options.')
 
 const fileOptions = object('BlockdevOptionsFile', {
   filename: required(str, 'Path of the file or device.'),
@@ -116,11 +124,11 @@ const declared: Readonly<Record<string, ObjectType>> = {
     'refcount-cache-size': optional(int, 'Bytes of the refcount cache.'),
     'cache-clean-interval': optional(int, 'Seconds after which unused cache entries go.'),
     encrypt: optional(qcow2Encryption, 'How the image is encrypted.'),
-    'data-file': optional(reference, 'The external data file.'),
+    'data-file': optional(blockdevReference, 'The external data file.'),
   }),
   'copy-before-write': object('BlockdevOptionsCbw', {
     file: fileMember,
-    target: required(reference, 'Where old data is copied before it is overwritten.'),
+    target: required(blockdevReference, 'Where old data is copied before it is overwritten.'),
     bitmap: optional(bitmapRef, 'Refused: no dirty bitmaps yet.'),
     'on-cbw-error': optional(
       enumeration('OnCbwError', ['break-guest-write', 'break-snapshot']),
@@ -145,13 +153,7 @@ const cacheOptions = object('BlockdevCacheOptions', {
 export const blockdevOptions: ObjectType<NodeOptions> = union(
   'BlockdevOptions',
   {
-    driver: required(
-      enumeration(
-        'BlockdevDriver',
-        drivers.map(({ name }) => name),
-      ),
-      'What interprets the data.',
-    ),
+    driver: required(blockdevDriver, 'What interprets the data.'),
     'node-name': optional(str, 'Name to refer to the node; required for `blockdev-add` itself.'),
     discard: optional(
       enumeration('BlockdevDiscardOptions', ['ignore', 'unmap']),

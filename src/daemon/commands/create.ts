@@ -1,0 +1,143 @@
+/** Making images: `blockdev-create`, whose work is a job. */
+import type { BlockDriver, ImageCreator, NodeOptions } from '../../block/driver.ts'
+import { BlockError } from '../../errors.ts'
+import type { JobControl } from '../../job/job.ts'
+import { command } from '../command.ts'
+import { blockdevDriver, blockdevReference } from '../schema/blockdev-options.ts'
+import {
+  bool,
+  enumeration,
+  int,
+  object,
+  optional,
+  required,
+  size,
+  str,
+  union,
+} from '../schema/types.ts'
+import type { StorageDaemon } from '../storage-daemon.ts'
+
+const preallocation = optional(
+  enumeration('PreallocMode', ['off', 'metadata', 'falloc', 'full']),
+  'How much of the image to allocate at once.',
+)
+
+const fileOptions = object('BlockdevCreateOptionsFile', {
+  filename: required(str, 'Path of the new file.'),
+  size: required(size, 'Bytes.'),
+  preallocation,
+  nocow: optional(bool, 'Switch copy-on-write of the file system off (Btrfs).'),
+  'extent-size-hint': optional(size, 'Bytes by which the file system is asked to allocate.'),
+})
+
+const qcow2Options = object('BlockdevCreateOptionsQcow2', {
+  file: required(blockdevReference, 'The node to write the image into; its size is changed.'),
+  size: required(size, 'Bytes that a guest will see.'),
+  version: optional(enumeration('BlockdevQcow2Version', ['v2', 'v3']), '`v3` unless given.'),
+  'backing-file': optional(str, 'Name of the backing file to record.'),
+  'backing-fmt': optional(blockdevDriver, 'Its format.'),
+  'cluster-size': optional(size, 'Bytes; 64 KiB unless given.'),
+  preallocation,
+  'lazy-refcounts': optional(bool, 'Whether refcounts may be updated late.'),
+  'refcount-bits': optional(int, 'Width of refcounts.'),
+  'compression-type': optional(enumeration('Qcow2CompressionType', ['zlib', 'zstd']), 'How.'),
+})
+
+const createOptions = union(
+  'BlockdevCreateOptions',
+  { driver: required(blockdevDriver, 'What to make; only `file` and `qcow2` can be made.') },
+  'driver',
+  () => ({ file: fileOptions, qcow2: qcow2Options }),
+)
+
+/** As the creators, which are those of `-o`, call the members. */
+const creatorNames: Readonly<Record<string, string>> = {
+  'extent-size-hint': 'extent_size_hint',
+  'backing-file': 'backing_file',
+  'backing-fmt': 'backing_fmt',
+  'cluster-size': 'cluster_size',
+  'lazy-refcounts': 'lazy_refcounts',
+  'refcount-bits': 'refcount_bits',
+  'compression-type': 'compression_type',
+  version: 'compat',
+}
+const compatibility: Readonly<Record<string, string>> = { v2: '0.10', v3: '1.1' }
+
+type Members = Readonly<Record<string, unknown>> & { readonly file?: string | NodeOptions }
+
+export const createCommands = [
+  command({
+    name: 'blockdev-create',
+    topic: 'Block nodes',
+    doc:
+      'Makes an image: a job does it, which stays listed until `job-dismiss`, with `error` when ' +
+      'it failed. A format is written into a node that exists or is opened for it.',
+    args: object('BlockdevCreateArg', {
+      'job-id': required(str, 'Id of the job.'),
+      options: required(createOptions, 'What to make.'),
+    }),
+    run({ 'job-id': id, options }, { daemon }) {
+      const { driver: name, ...members } = options
+      const driver = daemon.graph.drivers.find((each) => each.name === name)
+      const { creator } = driver ?? {}
+      if (!driver || !creator || !['file', 'qcow2'].includes(name)) {
+        throw new BlockError('UNSUPPORTED', 'Driver does not support blockdev-create', {
+          errno: 'ENOTSUP',
+        })
+      }
+      daemon.jobs.start(
+        { id, type: 'create', manualDismiss: true },
+        {
+          run: (control) => create(daemon, driver, creator, members, control),
+        },
+      )
+    },
+  }),
+]
+
+async function create(
+  daemon: StorageDaemon,
+  driver: BlockDriver,
+  creator: ImageCreator<unknown>,
+  { file, ...members }: Members,
+  control: JobControl,
+): Promise<void> {
+  control.setTotal(1)
+  try {
+    const parsed = creator.parse(forCreator(members))
+    if (driver.kind === 'protocol') await creator.create(parsed, control)
+    else await writeInto(daemon, file as string | NodeOptions, creator, parsed, control)
+  } finally {
+    control.advance(1)
+  }
+}
+
+function forCreator(members: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  const entries = Object.entries(members).map(([name, value]) => [
+    creatorNames[name] ?? name,
+    name === 'version' ? compatibility[value as string] : value,
+  ])
+  return Object.fromEntries(entries)
+}
+
+async function writeInto(
+  daemon: StorageDaemon,
+  reference: string | NodeOptions,
+  creator: ImageCreator<unknown>,
+  parsed: unknown,
+  { signal }: JobControl,
+): Promise<void> {
+  const named = typeof reference === 'string'
+  const node = named ? daemon.graph.node(reference) : await daemon.graph.open(reference)
+  try {
+    await using file = daemon.graph.attach(node, {
+      description: 'image creation',
+      uses: ['consistentRead', 'write', 'resize'],
+      shares: ['consistentRead'],
+    })
+    await creator.create(parsed, { file, signal })
+    await file.flush()
+  } finally {
+    if (!named) await daemon.graph.remove(node.name)
+  }
+}
