@@ -18,6 +18,8 @@ import type { Table } from './table.ts'
 /** A search that cannot go on before a refcount block is in memory. */
 interface MissingBlock {
   readonly missing: number
+  /** The cluster to go on with. Beginning anew could go round in a small cache for ever. */
+  readonly from: number
 }
 
 export class Allocator {
@@ -140,15 +142,16 @@ export class Allocator {
     return block
   }
 
-  async #takeSlowly(count: number, { missing }: MissingBlock): Promise<HostRun> {
-    for (let index = missing; ; ) {
-      const block = await this.#refcounts.load(index)
-      const found = this.#searchWith(block, count)
+  async #takeSlowly(count: number, first: MissingBlock): Promise<HostRun> {
+    for (let { missing, from } = first; ; ) {
+      const block = await this.#refcounts.load(missing)
+      const found = this.#searchWith(block, count, from)
       if (!('missing' in found)) {
         await this.#reserve(found)
         return found
       }
-      index = found.missing
+      missing = found.missing
+      from = found.from
     }
   }
 
@@ -167,18 +170,18 @@ export class Allocator {
     if (grown instanceof Promise) await this.#afterGrowth(run, grown)
   }
 
-  #searchWith(pinned: Table, count: number): HostRun | MissingBlock {
+  #searchWith(pinned: Table, count: number, from: number): HostRun | MissingBlock {
     try {
-      return this.#search(count)
+      return this.#search(count, from)
     } finally {
       pinned.unpin()
     }
   }
 
-  #search(count: number): HostRun | MissingBlock {
+  #search(count: number, from?: number): HostRun | MissingBlock {
     const { layout } = this.#refcounts
-    if (count === 1) return this.#searchFrom(this.#firstFree, 1, true)
-    return this.#searchFrom(this.#nextRun, Math.min(count, layout.entries / 2), false)
+    if (count === 1) return this.#searchFrom(from ?? this.#firstFree, 1, true)
+    return this.#searchFrom(from ?? this.#nextRun, Math.min(count, layout.entries / 2), false)
   }
 
   /** The first `count` free clusters in a row from `start` on, within one refcount block. */
@@ -189,7 +192,7 @@ export class Allocator {
       const block = this.#refcounts.cached(index)
       if (!block) {
         if (index < this.#refcounts.blockLimit && this.#refcounts.blockOffset(index) !== 0) {
-          return { missing: index }
+          return { missing: index, from: cluster }
         }
         cluster = this.#addBlock(cluster)
         continue
@@ -197,10 +200,15 @@ export class Allocator {
       const blockStart = index * layout.entries
       const free = layout.findFree(block.view, cluster - blockStart, layout.entries)
       const end = layout.findUsed(block.view, free, Math.min(layout.entries, free + count))
-      if (single) this.#firstFree = blockStart + free
+      this.#noteUsed(cluster, blockStart + free)
       if (end - free >= count) return this.#claim(block, blockStart + free, count, single)
       cluster = blockStart + (free < layout.entries ? end : free)
     }
+  }
+
+  /** None of [`first`, `end`) is free. */
+  #noteUsed(first: number, end: number): void {
+    if (first <= this.#firstFree && this.#firstFree < end) this.#firstFree = end
   }
 
   #claim(block: Table, first: number, count: number, single: boolean): HostRun {
@@ -208,8 +216,8 @@ export class Allocator {
     for (let cluster = first; cluster < first + count; cluster++) {
       this.#refcounts.set(block, cluster, 1)
     }
-    if (single) this.#firstFree = first + 1
-    else this.#nextRun = first + count
+    this.#noteUsed(first, first + count)
+    if (!single) this.#nextRun = first + count
     return { offset: hostOffset(first * this.#clusterSize), count }
   }
 

@@ -43,7 +43,9 @@ export class ImageFile {
   }
 
   async write(offset: number, source: Uint8Array): Promise<void> {
-    if (offset + source.length > this.#size) await this.reserve(offset + source.length)
+    const end = offset + source.length
+    if (end > this.#size) await this.reserve(end)
+    this.#untouched = Math.max(this.#untouched, end)
     await this.layer.write(offset, source, plainWriteIo)
   }
 
