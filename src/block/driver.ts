@@ -22,6 +22,11 @@ export interface OpenFlags {
   readonly noFlush: boolean
   /** Take no locks against other writers, and accept that what is read may change. */
   readonly forceShare: boolean
+  /**
+   * Opened to be checked: nothing is repaired on opening, and an image that is marked as corrupt
+   * may be opened for writing all the same.
+   */
+  readonly check?: boolean
 }
 
 export interface OpenContext extends Io {

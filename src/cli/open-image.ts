@@ -69,6 +69,8 @@ export interface ImageRequest {
   readonly cache?: CacheMode
   /** `-U`: no locks; only for reading. */
   readonly forceShare?: boolean
+  /** Opened to be checked; see `OpenFlags`. */
+  readonly check?: boolean
   /** Whether backing files are opened too; unless given, true. */
   readonly backing?: boolean
   /** Whether what becomes zero or is discarded gives its space back. */
@@ -107,6 +109,7 @@ export async function openNode(
     direct: request.cache?.direct ?? false,
     noFlush: request.cache?.noFlush ?? false,
     forceShare: request.forceShare ?? false,
+    check: request.check,
     discard: request.unmap ? ('unmap' as const) : ('ignore' as const),
   }
   const options = { ...request.options, ...(await optionsOf(request, io)) }

@@ -48,6 +48,7 @@ export function takeCommonOptions(
     detectZeroes: reader.oneOf('detect-zeroes', ['off', 'on', 'unmap']) ?? 'off',
     direct: cache.boolean('direct') ?? defaults.direct,
     noFlush: cache.boolean('no-flush') ?? defaults.noFlush,
+    check: defaults.check,
   }
   cache.boolean('writeback')
   cache.finish()

@@ -44,6 +44,7 @@ export const check: ImgCommand = async (words, io) => {
       format: args.value('f'),
       readOnly: repair === 'none',
       forceShare: args.has('U'),
+      check: true,
       cache,
     },
     io,

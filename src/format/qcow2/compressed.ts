@@ -80,6 +80,12 @@ export class CompressedClusters {
     if (current >= first && current < first + count) this.#next = 0
   }
 
+  /** Starts from the beginning: somebody else has changed the file. */
+  reset(): void {
+    this.#kept.clear()
+    this.#next = 0
+  }
+
   get #type() {
     return compressionTypes[this.#image.header.current.compressionType]
   }

@@ -25,7 +25,7 @@ export class Faults {
    * so the sentence does not.
    */
   refuse(code: BlockErrorCode, message: string, offset?: number): BlockError {
-    const errno = code === 'UNSUPPORTED' ? 'ENOTSUP' : 'EINVAL'
+    const errno = refusalErrno[code] ?? 'EINVAL'
     return new BlockError(code, message, { node: this.#node, path: this.#path, offset, errno })
   }
 
@@ -55,6 +55,16 @@ export class Faults {
   #subject(): string {
     return this.#path !== undefined && this.#node.startsWith('#') ? this.#path : this.#node
   }
+}
+
+const refusalErrno: Partial<Record<BlockErrorCode, string>> = {
+  UNSUPPORTED: 'ENOTSUP',
+  READ_ONLY: 'EACCES',
+}
+
+/** An entry of a table, given in halves, as messages show it. */
+export function hex64(high: number, low: number): string {
+  return high === 0 ? low.toString(16) : high.toString(16) + low.toString(16).padStart(8, '0')
 }
 
 /** `0x5200`: how offsets into a file are written in messages. */

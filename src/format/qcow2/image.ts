@@ -1,7 +1,8 @@
 /** An open image: its parts put together, and what needs several of them. */
-import { type BlockLayer, type Io, plainIo } from '../../block/layer.ts'
+import { type BlockLayer, type CheckResult, type Io, plainIo } from '../../block/layer.ts'
 import { rangesOverlap } from '../../bytes/range.ts'
 import { Allocator } from './allocator.ts'
+import { checkImage } from './check/check.ts'
 import { CompressedClusters } from './compressed.ts'
 import { Faults } from './faults.ts'
 import { type FreeReason, PendingFrees } from './frees.ts'
@@ -85,12 +86,33 @@ export class Qcow2Image {
     checkHeader(header, layer.size, faults)
     const file = new ImageFile(layer, 2 ** header.clusterBits, faults)
     const state = new HeaderState(header)
-    if (!settings.readOnly) await prepareWriting(state, file, faults)
+    if (!settings.readOnly) await prepareWriting(state, file, faults, settings)
     const layout = new L2Layout(header.version, header.clusterBits)
     const capacity = cacheCapacity(settings, header)
     const l2Tables = await L2Tables.open(file, header, layout, faults, capacity.l2Tables)
     const refcounts = await Refcounts.open(file, state, faults, capacity.refcountBlocks)
     return new Qcow2Image(file, state, faults, l2Tables, refcounts, settings)
+  }
+
+  /**
+   * Checks the image, and repairs it. What is in memory is written first. Nobody else may use the
+   * disk meanwhile.
+   */
+  async check(repair: 'none' | 'leaks' | 'all'): Promise<CheckResult> {
+    const { file, faults } = this
+    if (repair !== 'none' && this.readOnly) {
+      throw faults.refuse('READ_ONLY', 'a read-only image cannot be repaired')
+    }
+    if (!this.readOnly && !this.marked) await this.writeBack.finish()
+    const header = this.header.current
+    const result = await checkImage({ file, faults, header, state: this.header, repair })
+    if (repair !== 'none') await this.#reload()
+    return result
+  }
+
+  /** Whether the header says that the tables cannot be relied on. */
+  get marked(): boolean {
+    return this.header.dirtyBit || this.header.corruptBit
   }
 
   /**
@@ -175,6 +197,13 @@ export class Qcow2Image {
     await this.file.trim()
   }
 
+  async #reload(): Promise<void> {
+    await this.l2Tables.reload()
+    await this.refcounts.reload()
+    this.allocator.reset()
+    this.compressed.reset()
+  }
+
   async #makeTable(l1Index: number): Promise<void> {
     const run = await this.allocator.take(1)
     if (!this.l2Tables.cache.hasRoom()) await this.l2Tables.makeRoom()
@@ -218,9 +247,14 @@ async function readHeader(layer: BlockLayer, faults: Faults): Promise<Header> {
 }
 
 /** What has to be in order, and on disk, before anything is written. */
-async function prepareWriting(state: HeaderState, file: ImageFile, faults: Faults): Promise<void> {
+async function prepareWriting(
+  state: HeaderState,
+  file: ImageFile,
+  faults: Faults,
+  { check = false }: ImageSettings,
+): Promise<void> {
   const header = state.current
-  if (state.corruptBit) {
+  if (state.corruptBit && !check) {
     throw faults.refuse('CORRUPT_IMAGE', 'qcow2: Image is corrupt; cannot be opened read/write', 72)
   }
   if (header.autoclearFeatures & autoclear.bitmaps) {
@@ -239,6 +273,19 @@ async function prepareWriting(state: HeaderState, file: ImageFile, faults: Fault
     await file.layer.flush(plainIo)
   }
   await file.complete()
+  if (state.dirtyBit && !check) await repairCounts(state, file, faults)
+}
+
+/** The image was not closed, and its refcounts may be too low. They are put right first. */
+async function repairCounts(state: HeaderState, file: ImageFile, faults: Faults): Promise<void> {
+  const header = state.current
+  const result = await checkImage({ file, faults, header, state, repair: 'counts' })
+  if (result.checkErrors === 0 && !state.dirtyBit) return
+  throw faults.refuse(
+    'CORRUPT_IMAGE',
+    'the image was not closed properly and cannot be repaired by itself; check and repair it',
+    72,
+  )
 }
 
 function isLazy(header: Header, settings: ImageSettings): boolean {

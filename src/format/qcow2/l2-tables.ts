@@ -59,11 +59,16 @@ export class L2Tables {
     faults: Faults,
     capacity: number,
   ): Promise<L2Tables> {
-    const used = new Uint8Array(header.l1Size * entrySize)
-    await file.read(header.l1TableOffset, used, plainIo)
-    const l1 = new Uint8Array(alignUp(used.length, sectorSize))
-    l1.set(used)
-    return new L2Tables(file, header, layout, faults, capacity, l1)
+    return new L2Tables(file, header, layout, faults, capacity, await readL1(file, header))
+  }
+
+  /** Forgets everything and reads the L1 table again: somebody else has changed the file. */
+  async reload(): Promise<void> {
+    const l1 = await readL1(this.#file, this.#header)
+    this.changed.clear()
+    this.changedL1.clear()
+    this.cache.clear()
+    this.#l1 = new Table(l1, hostOffset(this.#header.l1TableOffset), this.changedL1, false)
   }
 
   get l1(): Table {
@@ -169,4 +174,12 @@ export class L2Tables {
   #faultAt(l1Index: number, what: string) {
     return this.#faults.corrupt(`L1 entry ${l1Index} ${what}`, this.#l1.offset + l1Index * 8)
   }
+}
+
+async function readL1(file: ImageFile, header: Header): Promise<Uint8Array> {
+  const used = new Uint8Array(header.l1Size * entrySize)
+  await file.read(header.l1TableOffset, used, plainIo)
+  const l1 = new Uint8Array(alignUp(used.length, sectorSize))
+  l1.set(used)
+  return l1
 }

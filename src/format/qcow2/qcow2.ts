@@ -1,7 +1,7 @@
 /** Driver `qcow2`. */
 import { ClusterLayer } from '../../block/cluster-layer.ts'
 import type { BlockDriver, OpenContext } from '../../block/driver.ts'
-import type { BlockLayer } from '../../block/layer.ts'
+import type { Abilities, BlockLayer } from '../../block/layer.ts'
 import { creator } from './create.ts'
 import type { Qcow2CreateOptions } from './create-options.ts'
 import { imageFacts } from './facts.ts'
@@ -18,17 +18,24 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
   creator,
   async open(options, context) {
     const file = await context.child('file', options.file)
-    const { readOnly } = context.flags
-    const settings = { ...options.settings, name: context.name, readOnly }
+    const { readOnly, check } = context.flags
+    const settings = { ...options.settings, name: context.name, readOnly, check }
     const image = await Qcow2Image.open(file, settings)
     try {
-      const map = new Qcow2Map(image, { image: imageFacts(image) })
+      const map = new Qcow2Map(image, abilitiesOf(image))
       return new ClusterLayer(map, await openBacking(options, image, context))
     } catch (error) {
       await image.close()
       throw error
     }
   },
+}
+
+function abilitiesOf(image: Qcow2Image): Abilities {
+  return {
+    image: imageFacts(image),
+    check: { run: ({ repair }) => image.check(repair) },
+  }
 }
 
 async function openBacking(

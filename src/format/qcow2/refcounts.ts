@@ -54,10 +54,18 @@ export class Refcounts {
     faults: Faults,
     capacity: number,
   ): Promise<Refcounts> {
-    const { refcountTableClusters, clusterBits, refcountTableOffset } = header.current
-    const table = new Uint8Array(refcountTableClusters * 2 ** clusterBits)
-    await file.read(refcountTableOffset, table, plainIo)
+    const table = await readRefcountTable(file, header)
     return new Refcounts(file, header, faults, capacity, table)
+  }
+
+  /** Forgets everything and reads the table again: somebody else has changed the file. */
+  async reload(): Promise<void> {
+    const table = await readRefcountTable(this.#file, this.#header)
+    const offset = hostOffset(this.#header.current.refcountTableOffset)
+    this.changedBlocks.clear()
+    this.changedTable.clear()
+    this.cache.clear()
+    this.#table = new Table(table, offset, this.changedTable, false)
   }
 
   get table(): Table {
@@ -192,4 +200,10 @@ export class Refcounts {
       this.#table.offset + index * entrySize,
     )
   }
+}
+
+async function readRefcountTable(file: ImageFile, { current }: HeaderState): Promise<Uint8Array> {
+  const table = new Uint8Array(current.refcountTableClusters * 2 ** current.clusterBits)
+  await file.read(current.refcountTableOffset, table, plainIo)
+  return table
 }

@@ -14,6 +14,8 @@ export interface ImageSettings {
   /** Name of the node, for messages. */
   readonly name: string
   readonly readOnly: boolean
+  /** Opened to be checked: not repaired on opening, and writable although it is marked corrupt. */
+  readonly check?: boolean
   /** Undefined: as the image says. */
   readonly lazyRefcounts?: boolean
   /** Bytes. Undefined: a default. */

@@ -96,6 +96,13 @@ export class TableCache {
     return this.#load(key, read)
   }
 
+  /** Forgets all tables, changes and all. */
+  clear(): void {
+    this.#tables.clear()
+    this.#ring.length = 0
+    this.#hand = 0
+  }
+
   /** Drops what nobody used since the last call. */
   dropUnused(): void {
     for (const { key, table } of [...this.#ring]) {

@@ -1,0 +1,181 @@
+/**
+ * The consistency check: what the refcounts say against what is referred to, and the flags of
+ * table entries against both. Repairing keeps to an order, too: first nothing refers to what does
+ * not exist, then counts rise, then flags follow, then counts fall; between the steps the file is
+ * flushed, so that a crash in the middle leaves the image no worse.
+ */
+import { type CheckResult, plainIo } from '../../../block/layer.ts'
+import { incompatible } from '../header.ts'
+import type { HeaderState } from '../header-state.ts'
+import type { Counts } from './counts.ts'
+import { pieceLength } from './counts.ts'
+import { rebuildRefcounts } from './rebuild.ts'
+import { type CheckedImage, References } from './references.ts'
+import { mendCopiedFlags, writeCounts } from './repair.ts'
+import { Report } from './report.ts'
+import { clustersOf, readStoredCounts, type StoredCounts } from './stored-counts.ts'
+
+/**
+ * `leaks`: only what frees space. `all`: everything, broken entries given up. `counts`: refcounts
+ * and flags alone, for images that were not closed.
+ */
+export type Repair = 'none' | 'leaks' | 'all' | 'counts'
+
+export interface CheckRequest extends CheckedImage {
+  readonly state: HeaderState
+  readonly repair: Repair
+}
+
+/** Checks what is in the file. Nobody may change it meanwhile. */
+export async function checkImage(request: CheckRequest): Promise<CheckResult> {
+  const { repair } = request
+  const report = new Report()
+  const stored = await readStoredCounts(request)
+  const references = await countAll(request, report, stored, repair === 'all')
+  const rebuild = compare(request, report, stored, references)
+  if (repair === 'none') {
+    for (const fault of references.copiedFaults) report.corruption(fault)
+  } else {
+    await mend(request, report, stored, references, rebuild)
+  }
+  const end = Math.max(stored.counts.highest(), references.counts.highest()) + 1
+  const clusterSize = 2 ** request.header.clusterBits
+  return report.result(end * clusterSize, Math.ceil(request.header.size / clusterSize))
+}
+
+async function countAll(
+  request: CheckRequest,
+  report: Report,
+  stored: StoredCounts,
+  mend: boolean,
+): Promise<References> {
+  const references = await References.count(request, report, { stored: stored.counts, mend })
+  const clusterSize = 2 ** request.header.clusterBits
+  for (const fault of stored.faults) report.corruption(fault)
+  for (const [index, offset] of stored.blocks) {
+    references.region(offset, clusterSize, 1)
+    const count = references.counts.get(offset / clusterSize)
+    if (count !== 1) report.corruption(`refcount block ${index} refcount=${count}`)
+  }
+  return references
+}
+
+/** Reports all differences. Whether the refcounts have to be written anew as a whole. */
+function compare(
+  request: CheckRequest,
+  report: Report,
+  stored: StoredCounts,
+  { counts }: References,
+): boolean {
+  let rebuild = stored.faults.length > 0
+  for (const [cluster, has, needs] of differences(request, stored.counts, counts)) {
+    const text = `cluster ${cluster} refcount=${has} reference=${needs}`
+    if (has > needs) {
+      report.say(`Leaked ${text}`)
+      report.leaks++
+    } else {
+      report.corruption(text)
+      if (has === 0) rebuild = true
+    }
+  }
+  return rebuild || sharedBlocks(request, stored, counts)
+}
+
+/** A block that something else refers to as well cannot be mended in place. */
+function sharedBlocks(request: CheckRequest, stored: StoredCounts, counts: Counts): boolean {
+  const clusterSize = 2 ** request.header.clusterBits
+  return [...stored.blocks.values()].some((offset) => counts.get(offset / clusterSize) !== 1)
+}
+
+/** Clusters of the file whose counts differ: the number, what is stored, what is right. */
+function* differences(
+  request: CheckedImage,
+  stored: Counts,
+  counts: Counts,
+): Generator<[number, number, number]> {
+  const clusters = clustersOf(request)
+  const starts = new Set([...stored.pieceStarts(), ...counts.pieceStarts()])
+  for (const start of [...starts].sort((one, other) => one - other)) {
+    if (stored.samePiece(counts, start)) continue
+    const end = Math.min(clusters, start + pieceLength)
+    for (let cluster = start; cluster < end; cluster++) {
+      const has = stored.get(cluster)
+      const needs = counts.get(cluster)
+      if (has !== needs) yield [cluster, has, needs]
+    }
+  }
+}
+
+async function mend(
+  request: CheckRequest,
+  report: Report,
+  stored: StoredCounts,
+  references: References,
+  rebuild: boolean,
+): Promise<void> {
+  const { file, repair, state } = request
+  // Entries that were given up are gone for good before the clusters they may have had are free.
+  await file.layer.flush(plainIo)
+  if (rebuild) {
+    if (repair === 'leaks') {
+      report.say('ERROR need to rebuild refcount structures')
+      report.checkErrors++
+      return
+    }
+    report.say('Rebuilding refcount structure')
+    await rebuildRefcounts(request, stored, references)
+    report.corruptionsFixed += report.corruptions
+    report.leaksFixed += report.leaks
+    report.corruptions = 0
+    report.leaks = 0
+    await mendCopiedFlags(request, report, references.counts, true)
+  } else {
+    await mendInPlace(request, report, stored, references)
+  }
+  if (report.corruptions === 0 && report.checkErrors === 0) await clearMarks(request, state)
+}
+
+async function mendInPlace(
+  request: CheckRequest,
+  report: Report,
+  stored: StoredCounts,
+  references: References,
+): Promise<void> {
+  const { repair, file } = request
+  const raise: [number, number][] = []
+  const lower: [number, number][] = []
+  const found = { corruptions: 0, leaks: 0 }
+  for (const [cluster, has, needs] of differences(request, stored.counts, references.counts)) {
+    const text = `cluster ${cluster} refcount=${has} reference=${needs}`
+    const leaked = has > needs
+    found[leaked ? 'leaks' : 'corruptions']++
+    const fits = needs <= stored.layout.max
+    if (leaked ? references.incomplete && repair !== 'all' : repair === 'leaks' || !fits) {
+      report.say(`${leaked ? 'Leaked' : 'ERROR'} ${text}`)
+      continue
+    }
+    report.say(`Repairing ${text}`)
+    stored.counts.set(cluster, needs)
+    ;(leaked ? lower : raise).push([cluster, needs])
+    if (leaked) report.leaksFixed++
+    else report.corruptionsFixed++
+  }
+  report.leaks -= lower.length
+  report.corruptions -= raise.length
+  await writeCounts(request, stored, raise)
+  await file.layer.flush(plainIo)
+  await mendCopiedFlags(request, report, stored.counts, repair !== 'leaks')
+  await file.layer.flush(plainIo)
+  await writeCounts(request, stored, lower)
+  await file.layer.flush(plainIo)
+}
+
+/** The image is whole: it is neither dirty nor corrupt any more. */
+async function clearMarks({ file, repair }: CheckRequest, state: HeaderState): Promise<void> {
+  const marks = repair === 'all' ? incompatible.dirty | incompatible.corrupt : incompatible.dirty
+  state.current.incompatibleFeatures &= ~marks
+  const changed = state.earlyChanges()
+  if (!changed) return
+  await state.write(changed, file)
+  await file.layer.flush(plainIo)
+}

@@ -1,0 +1,74 @@
+/**
+ * A count for each cluster of a file. Most are 0 or 1 and lie close together, so they are kept as
+ * bytes, in pieces that exist only where something was counted: a sparse file of petabytes costs
+ * what its used parts cost.
+ */
+
+/** Clusters of one piece. */
+export const pieceLength = 65_536
+
+/** Stored instead of counts that do not fit a byte. */
+const large = 255
+
+export class Counts {
+  readonly #pieces: (Uint8Array | undefined)[] = []
+  readonly #large = new Map<number, number>()
+
+  get(cluster: number): number {
+    const piece = this.#pieces[Math.floor(cluster / pieceLength)]
+    if (piece === undefined) return 0
+    const count = piece[cluster % pieceLength]
+    return count === large ? this.#large.get(cluster)! : count
+  }
+
+  add(cluster: number, amount: number): void {
+    const index = Math.floor(cluster / pieceLength)
+    let piece = this.#pieces[index]
+    if (piece === undefined) {
+      piece = new Uint8Array(pieceLength)
+      this.#pieces[index] = piece
+    }
+    const at = cluster % pieceLength
+    const sum = piece[at] + amount
+    if (sum < large) piece[at] = sum
+    else this.set(cluster, this.get(cluster) + amount)
+  }
+
+  addRange(first: number, count: number, amount: number): void {
+    for (let cluster = first; cluster < first + count; cluster++) this.add(cluster, amount)
+  }
+
+  set(cluster: number, value: number): void {
+    const index = Math.floor(cluster / pieceLength)
+    this.#pieces[index] ??= new Uint8Array(pieceLength)
+    this.#pieces[index][cluster % pieceLength] = Math.min(value, large)
+    if (value >= large) this.#large.set(cluster, value)
+    else this.#large.delete(cluster)
+  }
+
+  /** First cluster of each piece in which something was counted, in order. */
+  *pieceStarts(): Generator<number> {
+    for (const key of Object.keys(this.#pieces)) yield Number(key) * pieceLength
+  }
+
+  /** Whether the counts of a whole piece are the same. */
+  samePiece(other: Counts, start: number): boolean {
+    const index = Math.floor(start / pieceLength)
+    const own = this.#pieces[index] ?? noCounts
+    const its = other.#pieces[index] ?? noCounts
+    if (Buffer.compare(own, its) !== 0) return false
+    return !own.includes(large)
+  }
+
+  /** The last cluster with a count, or -1. */
+  highest(): number {
+    for (let index = this.#pieces.length - 1; index >= 0; index--) {
+      const piece = this.#pieces[index]
+      const at = piece?.findLastIndex((count) => count > 0) ?? -1
+      if (at >= 0) return index * pieceLength + at
+    }
+    return -1
+  }
+}
+
+const noCounts = new Uint8Array(pieceLength)

@@ -1,0 +1,101 @@
+/**
+ * What is wrong with an entry of an L1 or L2 table, in the words of qemu-img, and the entry that
+ * does least harm in its place: marks that must not be there are taken away; where the place of a
+ * cluster is lost, the cluster reads as zeroes (of version 2: as the backing file has it).
+ */
+import { hex64 } from '../faults.ts'
+import { entrySize, kind, type L2Layout, offsetOf, setEntry } from '../l2-table.ts'
+
+/** Bits of an L1 entry that mean something. */
+const l1High = 0x80ffffff
+/** Bits of a standard L2 entry that mean something, and of a compressed one. */
+const l2High = 0xc0ffffff
+const copiedHigh = 0x80000000
+
+export interface MendedL1 {
+  readonly message: string
+  readonly entry: Uint8Array
+  /** What it referred to is not known. */
+  readonly lost: boolean
+}
+
+/** Undefined when the entry is sound. */
+export function mendL1Entry(
+  high: number,
+  low: number,
+  clusterSize: number,
+  fileClusters: number,
+): MendedL1 | undefined {
+  const lowReserved = low % 512
+  const clean = { high: (high & l1High) >>> 0, low: low - lowReserved }
+  const offset = offsetOf(clean.high, clean.low)
+  if (offset % clusterSize !== 0) {
+    const message = `l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`
+    return { message, entry: entryOf(0, 0), lost: true }
+  }
+  if (offset / clusterSize >= fileClusters) {
+    const message = `l2_offset=${offset.toString(16)}: Table is behind the end of the file; L1 entry corrupted`
+    return { message, entry: entryOf(0, 0), lost: true }
+  }
+  const nothing = offset === 0 && clean.high !== 0
+  if (clean.high === high && lowReserved === 0 && !nothing) return undefined
+  const message = `found L1 entry with reserved bits set: ${hex64(high, low)}`
+  return { message, entry: entryOf(nothing ? 0 : clean.high, clean.low), lost: false }
+}
+
+export interface MendedL2 {
+  readonly message: string | undefined
+  readonly high: number
+  readonly low: number
+  readonly lost: boolean
+  /** It refers to something behind the end of the file. */
+  readonly outside: boolean
+}
+
+/** For entries that `L2Layout.faultOf` complains about, or that point behind the end of the file. */
+export function mendL2Entry(
+  high: number,
+  low: number,
+  layout: L2Layout,
+  fileSize: number,
+): MendedL2 {
+  if (layout.kindOf(high, low) === kind.compressed)
+    return mendCompressed(high, low, layout, fileSize)
+  const zero = layout.version >= 3 ? low % 2 : 0
+  const clean = { high: (high & l2High) >>> 0, low: low - (low % 512) + zero }
+  const offset = offsetOf(clean.high, clean.low - zero)
+  const where = `offset=${offset.toString(16)}`
+  if (offset % layout.clusterSize !== 0) {
+    const what = zero === 1 ? 'Preallocated' : 'Data'
+    const message = `${where}: ${what} cluster is not properly aligned; L2 entry corrupted.`
+    return { message, ...emptied(layout), lost: true, outside: false }
+  }
+  if (offset >= fileSize) {
+    const message = `${where}: Data cluster is behind the end of the file; L2 entry corrupted.`
+    return { message, ...emptied(layout), lost: true, outside: true }
+  }
+  const message = `found l2 entry with reserved bits set: ${hex64(high, low)}`
+  if (offset === 0) return { message, high: 0, low: zero, lost: false, outside: false }
+  return { message, ...clean, lost: false, outside: false }
+}
+
+function mendCompressed(high: number, low: number, layout: L2Layout, fileSize: number): MendedL2 {
+  const offset = layout.compressedOffset(high, low)
+  const where = `: coffset=0x${offset.toString(16)}`
+  if (offset < layout.clusterSize || offset >= fileSize) {
+    const message = `${where}: compressed data is not inside the file; L2 entry corrupted.`
+    return { message, ...emptied(layout), lost: true, outside: offset >= fileSize }
+  }
+  const message = `${where}: copied flag must never be set for compressed clusters`
+  return { message, high: (high & ~copiedHigh) >>> 0, low, lost: false, outside: false }
+}
+
+function emptied(layout: L2Layout): { high: number; low: number } {
+  return { high: 0, low: layout.version >= 3 ? 1 : 0 }
+}
+
+function entryOf(high: number, low: number): Uint8Array {
+  const bytes = new Uint8Array(entrySize)
+  setEntry(new DataView(bytes.buffer), 0, high, low)
+  return bytes
+}

@@ -1,0 +1,119 @@
+/**
+ * Writing all refcounts anew, behind the end of everything, from what is referred to. The old
+ * structures stay untouched until the header's one sector points at the new ones, so a crash
+ * leaves either the one or the other.
+ */
+import { plainIo } from '../../../block/layer.ts'
+import { viewOf } from '../../../bytes/view.ts'
+import { entrySize, setShared } from '../l2-table.ts'
+import { maxRefcountTableBytes } from '../limits.ts'
+import { hostOffset } from '../offsets.ts'
+import type { RefcountLayout } from '../refcount.ts'
+import type { CheckRequest } from './check.ts'
+import { type Counts, pieceLength } from './counts.ts'
+import type { References } from './references.ts'
+import { clustersOf, type StoredCounts } from './stored-counts.ts'
+
+/** Changes `references` to what is right afterwards. */
+export async function rebuildRefcounts(
+  request: CheckRequest,
+  stored: StoredCounts,
+  { counts }: References,
+): Promise<void> {
+  const { file, header, state } = request
+  const clusterSize = 2 ** header.clusterBits
+  forgetOldStructures(request, stored, counts)
+  const plan = planStructures(request, stored.layout, counts)
+  for (let at = 0; at < plan.blocks.length + plan.tableClusters; at++)
+    counts.set(plan.first + at, 1)
+  checkWidths(request, stored.layout, counts)
+
+  const table = new Uint8Array(plan.tableClusters * clusterSize)
+  for (const [at, index] of plan.blocks.entries()) {
+    const offset = hostOffset((plan.first + at) * clusterSize)
+    setShared(viewOf(table), index, offset)
+    await file.write(offset, blockOf(stored.layout, counts, index, clusterSize))
+  }
+  const tableOffset = (plan.first + plan.blocks.length) * clusterSize
+  await file.write(tableOffset, table)
+  await file.layer.flush(plainIo)
+
+  state.current.refcountTableOffset = tableOffset
+  state.current.refcountTableClusters = plan.tableClusters
+  await state.write({ ...state.current }, file)
+  await file.layer.flush(plainIo)
+}
+
+/** Takes the references to the table and the blocks of before off the counts. */
+function forgetOldStructures(request: CheckRequest, stored: StoredCounts, counts: Counts): void {
+  const clusterSize = 2 ** request.header.clusterBits
+  const { refcountTableOffset, refcountTableClusters } = request.header
+  counts.addRange(refcountTableOffset / clusterSize, refcountTableClusters, -1)
+  for (const offset of stored.blocks.values()) counts.add(offset / clusterSize, -1)
+}
+
+interface Plan {
+  /** First cluster of the new structures: the blocks, then the table. */
+  readonly first: number
+  /** Indices of the blocks that are needed, in order. */
+  readonly blocks: readonly number[]
+  readonly tableClusters: number
+}
+
+function planStructures(request: CheckRequest, layout: RefcountLayout, counts: Counts): Plan {
+  const clusterSize = 2 ** request.header.clusterBits
+  const first = clustersOf(request)
+  const used = usedBlocks(layout, counts)
+  for (let clusters = 1; ; ) {
+    const last = Math.floor((first + clusters - 1) / layout.entries)
+    const needed = new Set(used)
+    for (let index = Math.floor(first / layout.entries); index <= last; index++) needed.add(index)
+    const tableClusters = Math.ceil(((last + 1) * entrySize) / clusterSize)
+    if (needed.size + tableClusters <= clusters) {
+      if (tableClusters * clusterSize > maxRefcountTableBytes) {
+        throw request.faults.noSpace('the refcount table would be larger than its limit')
+      }
+      const blocks = [...needed].sort((one, other) => one - other)
+      return { first, blocks, tableClusters }
+    }
+    clusters = needed.size + tableClusters
+  }
+}
+
+/** Indices of the blocks that count something. */
+function usedBlocks(layout: RefcountLayout, counts: Counts): Set<number> {
+  const used = new Set<number>()
+  for (const start of counts.pieceStarts()) {
+    for (let cluster = start; cluster < start + pieceLength; cluster++) {
+      if (counts.get(cluster) > 0) used.add(Math.floor(cluster / layout.entries))
+    }
+  }
+  return used
+}
+
+function checkWidths(request: CheckRequest, layout: RefcountLayout, counts: Counts): void {
+  for (const start of counts.pieceStarts()) {
+    for (let cluster = start; cluster < start + pieceLength; cluster++) {
+      if (counts.get(cluster) <= layout.max) continue
+      throw request.faults.unsupported(
+        `${counts.get(cluster)} references to one cluster do not fit refcounts of ${layout.bits} bits`,
+        cluster * 2 ** request.header.clusterBits,
+      )
+    }
+  }
+}
+
+function blockOf(
+  layout: RefcountLayout,
+  counts: Counts,
+  index: number,
+  clusterSize: number,
+): Uint8Array {
+  const block = new Uint8Array(clusterSize)
+  const view = viewOf(block)
+  for (let at = 0; at < layout.entries; at++) {
+    const count = counts.get(index * layout.entries + at)
+    if (count > 0) layout.set(view, at, count)
+  }
+  return block
+}

@@ -1,0 +1,298 @@
+/**
+ * Who refers to which cluster: everything that the header leads to, counted. An L2 table that
+ * several L1 tables share is read once and counted as often, so a hostile image cannot make the
+ * walk longer than its tables are.
+ */
+import { plainIo } from '../../../block/layer.ts'
+import { viewOf } from '../../../bytes/view.ts'
+import { readBitmapDirectory } from '../bitmap-directory.ts'
+import { type Faults, hex64 } from '../faults.ts'
+import type { Header } from '../header.ts'
+import type { ImageFile } from '../image-file.ts'
+import {
+  clusterOf,
+  entrySize,
+  highOf,
+  isCopied,
+  kind,
+  L2Layout,
+  lowOf,
+  offsetOf,
+  rawOf,
+} from '../l2-table.ts'
+import { readSnapshotTable } from '../snapshot-table.ts'
+import { Counts } from './counts.ts'
+import { mendL1Entry, mendL2Entry } from './mend.ts'
+import type { Report } from './report.ts'
+
+export interface CheckedImage {
+  readonly file: ImageFile
+  readonly header: Header
+  readonly faults: Faults
+}
+
+export interface ReferenceOptions {
+  /** Refcounts as the image has them, which the flags of entries are held against. */
+  readonly stored: Counts
+  /** Entries that contradict the format are made harmless. */
+  readonly mend: boolean
+}
+
+/** An L2 table and those who share it. */
+interface SharedTable {
+  times: number
+  /** The active disk is among them. */
+  active: boolean
+}
+
+export class References {
+  readonly counts = new Counts()
+  /**
+   * Something that refers to clusters could not be read or counted. What seems to be a leak may
+   * then be in use.
+   */
+  incomplete = false
+  /** Flags that do not agree with the refcounts; they are reported after the refcounts are. */
+  readonly copiedFaults: string[] = []
+  readonly #image: CheckedImage
+  readonly #report: Report
+  readonly #options: ReferenceOptions
+  readonly #layout: L2Layout
+  /** Clusters of the file, the last one cut off maybe. */
+  readonly #clusters: number
+  readonly #tables = new Map<number, SharedTable>()
+  readonly #bitmapTables = new Map<number, number>()
+
+  private constructor(image: CheckedImage, report: Report, options: ReferenceOptions) {
+    this.#image = image
+    this.#report = report
+    this.#options = options
+    this.#layout = new L2Layout(image.header.version, image.header.clusterBits)
+    this.#clusters = Math.ceil(image.file.size / this.#layout.clusterSize)
+  }
+
+  static async count(
+    image: CheckedImage,
+    report: Report,
+    options: ReferenceOptions,
+  ): Promise<References> {
+    const references = new References(image, report, options)
+    const { header } = image
+    references.region(0, references.#layout.clusterSize, 1)
+    await references.#l1Table(header.l1TableOffset, header.l1Size, 1, true)
+    await references.#snapshots()
+    for (const [offset, table] of references.#tables) await references.#l2Table(offset, table)
+    await references.#bitmaps()
+    const tableBytes = header.refcountTableClusters * references.#layout.clusterSize
+    references.region(header.refcountTableOffset, tableBytes, 1)
+    return references
+  }
+
+  /** Counts `times` references to each cluster that a range of the file touches. */
+  region(offset: number, length: number, times: number): void {
+    if (length === 0) return
+    const { clusterSize } = this.#layout
+    const first = Math.floor(offset / clusterSize)
+    const end = Math.ceil((offset + length) / clusterSize)
+    if (end <= this.#clusters) {
+      this.counts.addRange(first, end - first, times)
+      return
+    }
+    this.incomplete = true
+    this.#report.corruptions++
+    this.#report.say(
+      'ERROR: counting reference for region exceeding the end of the file by one cluster or more: ' +
+        `offset 0x${offset.toString(16)} size 0x${length.toString(16)}`,
+    )
+  }
+
+  async #snapshots(): Promise<void> {
+    const { file, header, faults } = this.#image
+    if (header.nbSnapshots === 0) return
+    const { snapshots, length } = await readSnapshotTable(file, header, faults)
+    // Tables at the same place are read once.
+    const places = new Map<string, { offset: number; size: number; times: number }>()
+    for (const { l1TableOffset: offset, l1Size: size } of snapshots) {
+      const key = `${offset} ${size}`
+      const place = places.get(key) ?? { offset, size, times: 0 }
+      place.times++
+      places.set(key, place)
+    }
+    for (const { offset, size, times } of places.values()) {
+      await this.#l1Table(offset, size, times, false)
+    }
+    this.region(header.snapshotsOffset, length, 1)
+  }
+
+  /** Counts an L1 table and notes the L2 tables that it points to. */
+  async #l1Table(offset: number, entries: number, times: number, active: boolean): Promise<void> {
+    this.region(offset, entries * entrySize, times)
+    const bytes = new Uint8Array(entries * entrySize)
+    await this.#image.file.read(offset, bytes, plainIo)
+    const view = viewOf(bytes)
+    for (let index = 0; index < entries; index++) {
+      const high = highOf(view, index)
+      const low = lowOf(view, index)
+      if (high === 0 && low === 0) continue
+      const mended = this.#l1Fault(high, low)
+      if (mended === undefined) {
+        this.#noteTable(index, high, low, times, active)
+      } else if (this.#options.mend) {
+        const at = offset + index * entrySize
+        await this.#image.file.write(at, mended)
+        const own = viewOf(mended)
+        this.#noteTable(index, highOf(own, 0), lowOf(own, 0), times, active)
+      }
+    }
+  }
+
+  /** Reports a broken L1 entry; what to put in its place, or undefined when it is sound. */
+  #l1Fault(high: number, low: number): Uint8Array | undefined {
+    const found = mendL1Entry(high, low, this.#layout.clusterSize, this.#clusters)
+    if (!found) return undefined
+    this.incomplete ||= found.lost
+    this.#report.corruption(found.message, this.#options.mend)
+    return found.entry
+  }
+
+  #noteTable(index: number, high: number, low: number, times: number, active: boolean): void {
+    const offset = offsetOf(high, low)
+    if (offset === 0) return
+    const table = this.#tables.get(offset) ?? { times: 0, active: false }
+    table.times += times
+    table.active ||= active
+    this.#tables.set(offset, table)
+    if (!active) return
+    const refcount = this.#options.stored.get(offset / this.#layout.clusterSize)
+    if (isCopied(high) !== (refcount === 1)) {
+      this.copiedFaults.push(
+        `OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${hex64(high, low)} refcount=${refcount}`,
+      )
+    }
+  }
+
+  async #l2Table(offset: number, shared: SharedTable): Promise<void> {
+    const { clusterSize, entries } = this.#layout
+    this.region(offset, clusterSize, shared.times)
+    const bytes = new Uint8Array(clusterSize)
+    await this.#image.file.read(offset, bytes, plainIo)
+    const view = viewOf(bytes)
+    let mended = false
+    let expected = 0
+    for (let index = 0; index < entries; index++) {
+      let high = highOf(view, index)
+      let low = lowOf(view, index)
+      if (high === 0 && low === 0) continue
+      if (this.#layout.faultOf(high, low) !== undefined || this.#isOutside(high, low)) {
+        if (this.#l2Fault(view, index)) mended = true
+        high = highOf(view, index)
+        low = lowOf(view, index)
+        if (!this.#options.mend) {
+          this.#countBroken(high, low, shared)
+          continue
+        }
+      }
+      expected = this.#countEntry(high, low, shared, expected)
+    }
+    if (mended) await this.#image.file.write(offset, bytes)
+  }
+
+  /** Counts what a sound entry refers to. Returns where a next, contiguous cluster would lie. */
+  #countEntry(high: number, low: number, shared: SharedTable, expected: number): number {
+    const { clusterSize } = this.#layout
+    const entryKind = this.#layout.kindOf(high, low)
+    if (entryKind === kind.unallocated || entryKind === kind.zeroPlain) return expected
+    if (entryKind === kind.compressed) {
+      const start = this.#layout.compressedOffset(high, low)
+      this.region(start, this.#layout.compressedLength(high, low), shared.times)
+      if (shared.active) this.#countStatistics(true, true)
+      return expected
+    }
+    const offset = clusterOf(high, low)
+    const cluster = offset / clusterSize
+    this.counts.add(cluster, shared.times)
+    if (!shared.active) return expected
+    this.#countStatistics(false, expected !== 0 && offset !== expected)
+    this.#checkFlag(high, low, cluster)
+    return offset + clusterSize
+  }
+
+  #countStatistics(compressed: boolean, fragmented: boolean): void {
+    this.#report.allocatedClusters++
+    if (compressed) this.#report.compressedClusters++
+    if (fragmented) this.#report.fragmentedClusters++
+  }
+
+  /** An entry that stays broken: whatever it may refer to counts as in use. */
+  #countBroken(high: number, low: number, shared: SharedTable): void {
+    const { clusterSize } = this.#layout
+    const compressed = this.#layout.kindOf(high, low) === kind.compressed
+    if (shared.active) this.#countStatistics(compressed, false)
+    const offset = compressed
+      ? this.#layout.compressedOffset(high, low)
+      : offsetOf(high, low - (low % 512))
+    if (offset === 0) return
+    this.region(offset, compressed ? 1 : clusterSize, shared.times)
+    if (!compressed && shared.active) this.#checkFlag(high, low, Math.floor(offset / clusterSize))
+  }
+
+  #checkFlag(high: number, low: number, cluster: number): void {
+    const refcount = this.#options.stored.get(cluster)
+    if (isCopied(high) === (refcount === 1)) return
+    this.copiedFaults.push(
+      `OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${refcount}`,
+    )
+  }
+
+  #isOutside(high: number, low: number): boolean {
+    if (this.#layout.kindOf(high, low) === kind.compressed) {
+      return this.#layout.compressedOffset(high, low) >= this.#image.file.size
+    }
+    return clusterOf(high, low) >= this.#clusters * this.#layout.clusterSize
+  }
+
+  /** Reports a broken entry and, if that is wanted, mends it in `view`. */
+  #l2Fault(view: DataView, index: number): boolean {
+    const { mend } = this.#options
+    const mended = mendL2Entry(
+      highOf(view, index),
+      lowOf(view, index),
+      this.#layout,
+      this.#image.file.size,
+    )
+    this.incomplete ||= mended.lost
+    // What lies behind the end of the file is reported when it is counted.
+    if (mended.message !== undefined && (mend || !mended.outside)) {
+      this.#report.corruption(mended.message, mend)
+    }
+    if (!mend) return false
+    view.setUint32(index * entrySize, mended.high)
+    view.setUint32(index * entrySize + 4, mended.low)
+    return true
+  }
+
+  async #bitmaps(): Promise<void> {
+    const { file, header, faults } = this.#image
+    const directory = await readBitmapDirectory(file, header, faults)
+    if (!directory) return
+    this.region(directory.offset, directory.length, 1)
+    for (const { tableOffset, tableSize } of directory.bitmaps) {
+      this.region(tableOffset, tableSize * entrySize, 1)
+      await this.#bitmapTable(tableOffset, tableSize)
+    }
+  }
+
+  async #bitmapTable(offset: number, entries: number): Promise<void> {
+    // A table that several entries of the directory share would make the walk longer than the file.
+    if (this.#bitmapTables.has(offset)) return
+    this.#bitmapTables.set(offset, entries)
+    const bytes = new Uint8Array(entries * entrySize)
+    await this.#image.file.read(offset, bytes, plainIo)
+    const view = viewOf(bytes)
+    for (let index = 0; index < entries; index++) {
+      const entry = rawOf(view, index)
+      const place = entry - (entry % 512)
+      if (place !== 0) this.region(place, this.#layout.clusterSize, 1)
+    }
+  }
+}

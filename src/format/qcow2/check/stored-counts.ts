@@ -1,0 +1,73 @@
+/** The refcounts that an image has, all of them, and the blocks that hold them. */
+import { plainIo } from '../../../block/layer.ts'
+import { viewOf } from '../../../bytes/view.ts'
+import { rawOf } from '../l2-table.ts'
+import { RefcountLayout } from '../refcount.ts'
+import { Counts } from './counts.ts'
+import type { CheckedImage } from './references.ts'
+
+export interface StoredCounts {
+  readonly counts: Counts
+  /** Offsets of the blocks that can be read, by their index. */
+  readonly blocks: ReadonlyMap<number, number>
+  /** What is wrong with entries of the refcount table. */
+  readonly faults: readonly string[]
+  readonly layout: RefcountLayout
+}
+
+export async function readStoredCounts(image: CheckedImage): Promise<StoredCounts> {
+  const { file, header } = image
+  const clusterSize = 2 ** header.clusterBits
+  const layout = new RefcountLayout(header.refcountOrder, clusterSize)
+  const table = new Uint8Array(header.refcountTableClusters * clusterSize)
+  await file.read(header.refcountTableOffset, table, plainIo)
+  const view = viewOf(table)
+  const counts = new Counts()
+  const blocks = new Map<number, number>()
+  const faults: string[] = []
+  for (let index = 0; index < table.length / 8; index++) {
+    const offset = rawOf(view, index)
+    if (offset === 0) continue
+    const fault = blockFault(index, offset, clusterSize, file.size)
+    if (fault === undefined) blocks.set(index, offset)
+    else faults.push(fault)
+  }
+  const block = new Uint8Array(clusterSize)
+  for (const [index, offset] of blocks) {
+    await file.read(offset, block, plainIo)
+    readBlock(layout, viewOf(block), index * layout.entries, clustersOf(image), counts)
+  }
+  return { counts, blocks, faults, layout }
+}
+
+/** Clusters of the file, the last one cut off maybe. Counts behind them are of no interest. */
+export function clustersOf({ file, header }: CheckedImage): number {
+  return Math.ceil(file.size / 2 ** header.clusterBits)
+}
+
+function readBlock(
+  layout: RefcountLayout,
+  block: DataView,
+  first: number,
+  clusters: number,
+  counts: Counts,
+): void {
+  const count = Math.min(layout.entries, clusters - first)
+  for (let index = layout.findUsed(block, 0, count); index < count; ) {
+    counts.add(first + index, layout.get(block, index))
+    index = layout.findUsed(block, index + 1, count)
+  }
+}
+
+function blockFault(
+  index: number,
+  offset: number,
+  clusterSize: number,
+  fileSize: number,
+): string | undefined {
+  if (offset % 512 !== 0) return `refcount table entry ${index} has reserved bits set`
+  if (offset % clusterSize !== 0) {
+    return `refcount block ${index} is not cluster aligned; refcount table entry corrupted`
+  }
+  return offset >= fileSize ? `refcount block ${index} is outside image` : undefined
+}

@@ -1,0 +1,103 @@
+/** The snapshot table: where the L1 tables of internal snapshots lie, and what is known of them. */
+import { plainIo } from '../../block/layer.ts'
+import { alignUp } from '../../bytes/range.ts'
+import { struct, u16, u32, u64 } from '../../bytes/struct.ts'
+import type { Faults } from './faults.ts'
+import type { Header } from './header.ts'
+import type { ImageFile } from './image-file.ts'
+import { maxL1Bytes, maxSnapshotExtraBytes, maxSnapshotTableBytes } from './limits.ts'
+
+export const snapshotEntry = struct('big', {
+  l1TableOffset: u64,
+  /** Entries. */
+  l1Size: u32,
+  idSize: u16,
+  nameSize: u16,
+  dateSeconds: u32,
+  dateNanoseconds: u32,
+  vmClockNanoseconds: u64,
+  vmStateSize: u32,
+  extraDataSize: u32,
+})
+
+/** The part of the extra data that is defined. */
+export const snapshotExtra = struct('big', { vmStateSize: u64, diskSize: u64 })
+
+export interface Snapshot {
+  readonly id: string
+  readonly name: string
+  readonly l1TableOffset: number
+  readonly l1Size: number
+  /** Bytes of the disk at that time; undefined in old version 2 images, whose disks never change. */
+  readonly diskSize: number | undefined
+  readonly vmStateSize: number
+  readonly date: Date
+  readonly vmClockNanoseconds: number
+}
+
+export interface SnapshotTable {
+  readonly snapshots: readonly Snapshot[]
+  /** Bytes of the table in the file. */
+  readonly length: number
+}
+
+/** Reads the table whose place and count `checkHeader` has approved. */
+export async function readSnapshotTable(
+  file: ImageFile,
+  header: Header,
+  faults: Faults,
+): Promise<SnapshotTable> {
+  const snapshots: Snapshot[] = []
+  let at = 0
+  for (let index = 0; index < header.nbSnapshots; index++) {
+    const offset = header.snapshotsOffset + at
+    const fixed = new Uint8Array(snapshotEntry.size)
+    await file.read(offset, fixed, plainIo)
+    const { extraDataSize, idSize, nameSize } = snapshotEntry.decode(fixed)
+    if (extraDataSize > maxSnapshotExtraBytes) {
+      throw faults.corrupt(`snapshot ${index} has ${extraDataSize} bytes of extra data`, offset)
+    }
+    const length = snapshotEntry.size + extraDataSize + idSize + nameSize
+    if (at + length > maxSnapshotTableBytes || offset + length > file.size) {
+      throw faults.corrupt('Snapshot table too large', offset)
+    }
+    const entry = new Uint8Array(length)
+    await file.read(offset, entry, plainIo)
+    snapshots.push(decodeSnapshot(entry))
+    checkL1(snapshots[index], file, header, faults, offset)
+    at = alignUp(at + length, 8)
+  }
+  return { snapshots, length: at }
+}
+
+function decodeSnapshot(entry: Uint8Array): Snapshot {
+  const fields = snapshotEntry.decode(entry)
+  const extra = entry.subarray(snapshotEntry.size, snapshotEntry.size + fields.extraDataSize)
+  const known = extra.length >= snapshotExtra.size ? snapshotExtra.decode(extra) : undefined
+  const idAt = snapshotEntry.size + fields.extraDataSize
+  const nameAt = idAt + fields.idSize
+  return {
+    id: Buffer.from(entry.subarray(idAt, nameAt)).toString('utf8'),
+    name: Buffer.from(entry.subarray(nameAt, nameAt + fields.nameSize)).toString('utf8'),
+    l1TableOffset: fields.l1TableOffset,
+    l1Size: fields.l1Size,
+    diskSize: known?.diskSize,
+    vmStateSize: known?.vmStateSize ?? fields.vmStateSize,
+    date: new Date(fields.dateSeconds * 1000 + fields.dateNanoseconds / 1e6),
+    vmClockNanoseconds: fields.vmClockNanoseconds,
+  }
+}
+
+function checkL1(
+  { id, l1TableOffset, l1Size }: Snapshot,
+  file: ImageFile,
+  header: Header,
+  faults: Faults,
+  at: number,
+): void {
+  if (l1Size * 8 > maxL1Bytes) throw faults.corrupt(`snapshot '${id}': L1 table too large`, at)
+  const end = l1TableOffset + l1Size * 8
+  if (l1TableOffset % 2 ** header.clusterBits !== 0 || end > file.size) {
+    throw faults.corrupt(`snapshot '${id}': L1 table offset invalid`, at)
+  }
+}
