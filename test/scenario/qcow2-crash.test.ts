@@ -1,0 +1,187 @@
+/**
+ * The promise of qcow2/write-back.ts: a crash at any point may leak clusters but never corrupts,
+ * and what was flushed is there. Long random work runs on storage that loses, tears and reorders
+ * what was not flushed; the image is opened as found after each single change.
+ */
+import { describe, expect, it } from 'vitest'
+import { type BlockLayer, plainIo, plainWriteIo, plainZeroIo } from '../../src/block/layer.ts'
+import { UnstableMemory } from '../../src/protocol/unstable-memory/unstable-memory.ts'
+import { CrashModel, sectorSize } from '../support/crash-model.ts'
+import { newImage, openImage } from '../support/qcow2.ts'
+import { addSnapshot, showSnapshot } from '../support/qcow2-snapshot.ts'
+import { Random, runSeed, seedNote } from '../support/random.ts'
+
+const diskSize = 192 * 1024
+
+interface Variant {
+  readonly title: string
+  readonly create: Readonly<Record<string, unknown>>
+  /** Bytes of the caches for L2 tables and refcount blocks. */
+  readonly cache?: number
+  readonly snapshot?: boolean
+  /** Requests in flight together, answered in any order. */
+  readonly parallel?: boolean
+}
+
+const variants: readonly Variant[] = [
+  { title: 'clusters of 4 KiB', create: { cluster_size: 4096 } },
+  { title: 'clusters of 512 bytes', create: { cluster_size: 512 } },
+  {
+    title: 'refcount blocks of 64 clusters, whose table grows',
+    create: { cluster_size: 512, refcount_bits: 64 },
+  },
+  { title: 'version 2', create: { cluster_size: 1024, compat: '0.10' } },
+  { title: 'lazy refcounts', create: { cluster_size: 1024, lazy_refcounts: true } },
+  { title: 'caches of two tables', create: { cluster_size: 512 }, cache: 1024 },
+  { title: 'a snapshot', create: { cluster_size: 1024 }, snapshot: true },
+  { title: 'several requests at once', create: { cluster_size: 1024 }, parallel: true },
+]
+
+describe('qcow2 after a crash', () => {
+  for (const variant of variants) {
+    it(`has what was flushed, and leaks at most: ${variant.title} (${seedNote})`, async () => {
+      const random = new Random()
+      const before = await preparedImage(variant)
+      const storage = new UnstableMemory({
+        size: before.length,
+        content: before,
+        delaySeed: variant.parallel ? runSeed : undefined,
+      })
+      const model = await work(storage, variant, random)
+      for (const crash of storage.crashes(runSeed)) {
+        const { disk, step } = crash
+        const note = `${crash}`
+        const { layer, image } = await openImage(disk)
+        const { corruptions, checkErrors, messages } = await image.check('none')
+        expect([corruptions, checkErrors], `${note}: ${messages.join('; ')}`).toEqual([0, 0])
+        await model.expectPossible(layer, step, note)
+        await layer[Symbol.asyncDispose]()
+        if (variant.snapshot) await expectSnapshot(disk, note)
+      }
+    })
+  }
+
+  it(`loses nothing when writes and flushes fail (${seedNote})`, async () => {
+    const random = new Random()
+    const storage = new UnstableMemory({ size: 0 })
+    await newImage({ size: diskSize, cluster_size: 512 }, storage)
+    const { layer, image } = await openImage(storage, { l2CacheBytes: 1024 })
+    const model = new CrashModel(diskSize, () => storage.steps)
+    let failures = 0
+    for (let round = 0; round < 120; round++) {
+      const [offset, length] = random.range(diskSize, sectorSize, 8192)
+      storage.faults.inject({
+        on: random.pick(['write', 'flush', 'truncate'] as const),
+        nth: 1 + random.below(6),
+        code: random.pick(['IO', 'NO_SPACE'] as const),
+        arrives: random.pick([0, 512, 1000]),
+      })
+      const bytes = model.begin(offset, length)
+      // What failed is written again, as a guest would.
+      while (!(await succeeds(() => layer.write(offset, bytes, plainWriteIo)))) failures++
+      while (!(await succeeds(() => layer.flush(plainIo)))) failures++
+      storage.faults.clear()
+    }
+    expect(failures).toBeGreaterThan(20)
+    await model.expectFinal(layer, 'while open')
+    await layer[Symbol.asyncDispose]()
+    expect(image.marked).toBe(false)
+    const again = await openImage(storage)
+    const { corruptions, leaks, messages } = await again.image.check('none')
+    expect([corruptions, leaks], messages.join('; ')).toEqual([0, 0])
+    await model.expectFinal(again.layer, 'afterwards')
+  })
+})
+
+/** A new image, with a snapshot of some data if that is wanted; closed and on stable storage. */
+async function preparedImage({ create, snapshot }: Variant): Promise<Uint8Array> {
+  const file = await newImage({ size: diskSize, ...create })
+  if (snapshot) {
+    const { layer } = await openImage(file)
+    await layer.write(0, new Uint8Array(64 * 1024), plainWriteIo)
+    await layer[Symbol.asyncDispose]()
+    await addSnapshot(file)
+  }
+  const bytes = new Uint8Array(file.size)
+  await file.read(0, bytes, plainIo)
+  return bytes
+}
+
+async function expectSnapshot(disk: BlockLayer, note: string): Promise<void> {
+  await showSnapshot(disk)
+  const { layer } = await openImage(disk, { readOnly: true })
+  const bytes = new Uint8Array(diskSize)
+  await layer.read(0, bytes, plainIo)
+  expect(
+    bytes.every((byte) => byte === 0),
+    note,
+  ).toBe(true)
+}
+
+/** Random requests until the storage has seen some hundred changes. */
+async function work(
+  storage: UnstableMemory,
+  variant: Variant,
+  random: Random,
+): Promise<CrashModel> {
+  const caches = { l2CacheBytes: variant.cache, refcountCacheBytes: variant.cache }
+  const { layer } = await openImage(storage, caches)
+  const model = new CrashModel(diskSize, () => storage.steps)
+  while (storage.steps < 500) {
+    const atOnce = variant.parallel ? 6 : 1
+    const lane = diskSize / atOnce
+    const requests = Array.from({ length: atOnce }, (_, index) =>
+      request(layer, model, random, index * lane, lane),
+    )
+    if (variant.parallel && random.chance(0.3)) requests.push(flush(layer, model, []))
+    await Promise.all(requests)
+    if (random.chance(0.2)) await flush(layer, model, requests)
+  }
+  await layer[Symbol.asyncDispose]()
+  return model
+}
+
+async function request(
+  layer: BlockLayer,
+  model: CrashModel,
+  random: Random,
+  start: number,
+  size: number,
+): Promise<void> {
+  const [at, length] = random.range(size, sectorSize, 12 * 1024)
+  const offset = start + at
+  const choice = random.next()
+  if (choice < 0.65) {
+    await layer.write(offset, model.begin(offset, length), plainWriteIo)
+  } else if (choice < 0.8) {
+    model.begin(offset, length, true)
+    const io = { ...plainZeroIo, mayUnmap: random.chance(0.5) }
+    await layer.writeZeroes(offset, length, io)
+  } else if (choice < 0.92) {
+    const { discardAlignment } = layer.limits
+    const [from, part] = random.range(size, discardAlignment, 16 * 1024)
+    model.begin(start + from, part, true)
+    await layer.discard(start + from, part, plainIo)
+  } else if (layer.compressed) {
+    const { unit } = layer.compressed
+    const [from] = random.range(size, unit, unit)
+    await layer.compressed.write(start + from, model.begin(start + from, unit), plainWriteIo)
+  }
+}
+
+async function flush(layer: BlockLayer, model: CrashModel, before: Promise<void>[]): Promise<void> {
+  await Promise.all(before)
+  const begun = model.beginFlush()
+  await layer.flush(plainIo)
+  if (before.length > 0) model.flushed(begun)
+}
+
+async function succeeds(work: () => void | Promise<void>): Promise<boolean> {
+  try {
+    await work()
+    return true
+  } catch (error) {
+    expect(error).toMatchObject({ name: 'BlockError' })
+    return false
+  }
+}
