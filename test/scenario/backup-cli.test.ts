@@ -3,10 +3,11 @@ import { execFileSync } from 'node:child_process'
 import { copyFile, mkdir, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { beforeEach, expect, test } from 'vitest'
+import { afterAll, beforeEach, expect, test } from 'vitest'
 import { drivers } from '../../src/drivers.ts'
 import { Graph } from '../../src/graph/graph.ts'
 import { QmpClient } from '../../src/wire/qmp/client.ts'
+import { mountTmpfs } from '../interop/mounts.ts'
 import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { type Daemon, runVarve, startDaemon, startVarve } from '../support/programs.ts'
@@ -347,3 +348,27 @@ test('Ctrl-C while the writer of a FIFO is waited for ends a restore', async () 
   })
   expect(await readdir(folder)).not.toContain('out')
 })
+
+const full = mountTmpfs(join(root, 'full'), 2 * MiB)
+afterAll(() => full.down())
+const onFull = full.path === undefined ? test.skip : test
+const note = full.path === undefined ? ` [skipped: ${full.refused}]` : ''
+
+onFull.each(['raw', 'qcow2'])(
+  `a disk that gets full: nothing is left there, and the guest goes on; %s${note}`,
+  async (format) => {
+    const daemon = await daemonWithDisks()
+    const nodes = await daemon.nodes()
+    const path = full.path!
+    const failed = await backup(daemon, join(path, 'out.vma'))
+    expect(failed.stderr).toMatch(/^varve backup: .*out\.vma': No space left on device\n$/)
+    await expectUnharmed(daemon, nodes)
+
+    expect((await backup(daemon, 'out.vma')).status).toBe(0)
+    const args = ['restore', '--format', format, 'out.vma', join(path, 'out')]
+    const restored = await runVarve(args, { cwd: folder })
+    expect(restored.stderr).toMatch(/^varve restore: [^\n]*No space left on device\n$/)
+    expect([failed.status, restored.status]).toEqual([1, 1])
+    expect(await readdir(path)).toEqual([])
+  },
+)
