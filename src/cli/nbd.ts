@@ -1,8 +1,8 @@
 /** `varve nbd`: the command line of qemu-nbd. */
 import { BlockError } from '../errors.ts'
+import { inBackground, reportRunning, startInBackground } from './background.ts'
 import type { CliIo, NamedIo } from './command.ts'
 import { parseArguments } from './nbd/arguments.ts'
-import { inBackground, reportRunning, startInBackground } from './nbd/background.ts'
 import { NbdFailure } from './nbd/failure.ts'
 import { list } from './nbd/list.ts'
 import { serve } from './nbd/serve.ts'
@@ -28,7 +28,7 @@ async function dispatch(args: readonly string[], io: NamedIo): Promise<number> {
     return print(io, `${io.program} ${version}\n`)
   }
   if (settings.mode === 'list') return await list(settings, io)
-  if (settings.fork && !background) return await startInBackground(args, io)
+  if (settings.fork && !background) return await startInBackground('nbd', args, io)
   return await serve(settings, io, background ? reportRunning : () => {})
 }
 
