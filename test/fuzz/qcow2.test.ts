@@ -167,6 +167,29 @@ test('memory stays bounded through all of that', () => {
 })
 
 qemuImg.describe('beside qemu-img', () => {
+  test(`what varve img check -r all calls repaired is clean for both (${seedNote})`, async () => {
+    let repaired = 0
+    for (let round = 0; round < 30; round++) {
+      const random = new Random(runSeed * 19 + round)
+      const bytes = Buffer.from(images.get(random.pick([...images.keys()]))!)
+      for (let flips = random.below(3); flips >= 0; flips--) {
+        bytes[512 + random.below(12 * 1024)] ^= 2 ** random.below(8)
+      }
+      writeFileSync(damaged, bytes)
+      const repair = await runOurs(folder, ['check', '-r', 'all', damaged])
+      const what = `seed ${runSeed}, round ${round}: ${repair.stdout}${repair.stderr}`
+      if (repair.status !== 0) continue
+      repaired++
+      const ours = await runOurs(folder, ['check', damaged])
+      expect(ours.status, `${what}${ours.stdout}${ours.stderr}`).toBe(0)
+      const theirs = await qemuImg.try('check', damaged)
+      expect(theirs.status, `${what}${theirs.stdout}${theirs.stderr}`).toBe(0)
+      expectDecent(await writeImage(damaged), what)
+      expect((await qemuImg.try('check', damaged)).status, `${what}, written`).toBe(0)
+    }
+    expect(repaired).toBeGreaterThan(5)
+  })
+
   test(`what both can read reads the same (${seedNote})`, async () => {
     const whole = images.get('version 3')!
     const path = join(folder, 'beside.qcow2')

@@ -433,6 +433,8 @@ async function expectIntact(path: string, flushed: number, step: number): Promis
     await disk.write(flushed + MiB, Buffer.alloc(100_000, 9))
   }
   // Leaked clusters are allowed, errors are not.
+  const checked = await runOurs(folder, ['check', safe])
+  expect([0, 3], checked.stdout).toContain(checked.status)
   if (qemuImg.path) expect([0, 3]).toContain((await qemuImg.try('check', safe)).status)
 }
 
