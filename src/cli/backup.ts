@@ -15,6 +15,7 @@ import {
   type ProgressMode,
   progressHelp,
   progressModes,
+  secondsSince,
   takenText,
 } from './progress.ts'
 import { print } from './vma/support.ts'
@@ -80,7 +81,7 @@ async function backup(file: string, options: Options, io: CliIo): Promise<void> 
     const result = await (file === '-'
       ? backupToOutput(run)
       : backupToFile(run, resolve(io.cwd, file)))
-    await report({ ...result, file, seconds: (performance.now() - started) / 1000 }, options, io)
+    await report({ ...result, file, seconds: secondsSince(started) }, options, io)
   } catch (error) {
     if (!io.signal?.aborted || error instanceof Interrupted) throw error
     throw new Interrupted('interrupted before the backup began')

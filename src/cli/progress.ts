@@ -124,6 +124,11 @@ function durationText(seconds: number): string {
   return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`
 }
 
+/** Since a value of `performance.now()`, to the millisecond. */
+export function secondsSince(started: number): number {
+  return Math.round(performance.now() - started) / 1000
+}
+
 /** How long something took: `2.3 s`, `3 min 20 s`. */
 export function takenText(seconds: number): string {
   return seconds < 10 ? `${seconds.toFixed(1)} s` : durationText(seconds)

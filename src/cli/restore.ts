@@ -16,6 +16,7 @@ import {
   type ProgressMode,
   progressHelp,
   progressModes,
+  secondsSince,
   takenText,
 } from './progress.ts'
 import {
@@ -73,7 +74,7 @@ async function restore(names: readonly string[], options: Options, io: CliIo): P
   const started = performance.now()
   try {
     const restored = await restoreAll(archives, resolve(io.cwd, folder), options, io)
-    await report(restored, (performance.now() - started) / 1000, options, io)
+    await report(restored, secondsSince(started), options, io)
   } catch (error) {
     if (io.signal?.aborted) throw new Interrupted('interrupted; what was not complete is removed')
     throw error
