@@ -17,7 +17,7 @@ const longOptions = [
   { name: 'version', as: 'V' },
 ]
 
-const objectTypes = 'List of user creatable objects:\n  iothread\n  secret\n'
+const objectTypes = 'List of user creatable objects:\n  iothread\n  secret\n  tls-creds-x509\n'
 
 interface Plan {
   readonly answer?: 'help' | 'version' | 'objects'

@@ -35,6 +35,9 @@ interface Export {
   removal?: Promise<void>
 }
 
+/** Whom the server serves: so many at a time, and only those with certificates. */
+export type ServerLimits = Pick<NbdServerOptions, 'maxConnections' | 'tls'>
+
 export class ExportTable implements AsyncDisposable {
   readonly #graph: Graph
   readonly #onDeleted: (id: string) => void
@@ -51,9 +54,9 @@ export class ExportTable implements AsyncDisposable {
     return this.#server
   }
 
-  async startServer(address: SocketAddress, maxConnections?: number): Promise<void> {
+  async startServer(address: SocketAddress, limits: ServerLimits = {}): Promise<void> {
     if (this.#server) throw invalid('NBD server already running')
-    this.#server = await listen(address, maxConnections)
+    this.#server = await listen(address, limits)
   }
 
   /** Ends the exports first, the newest before the others. */
@@ -146,10 +149,10 @@ function exportOf(edge: Edge, options: NbdExportOptions) {
   }
 }
 
-async function listen(address: SocketAddress, maxConnections?: number): Promise<NbdServer> {
+async function listen(address: SocketAddress, limits: ServerLimits): Promise<NbdServer> {
   const where = listenOptions(address)
   try {
-    return await NbdServer.listen({ ...where, maxConnections })
+    return await NbdServer.listen({ ...where, ...limits })
   } catch (error) {
     const name = where.path ?? (where.fd === undefined ? `${where.host}:${where.port}` : 'fd')
     throw bindError(error, name)

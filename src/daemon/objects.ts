@@ -1,6 +1,7 @@
-/** Objects that nodes, servers and exports refer to by id: secrets, I/O threads. */
+/** Objects that nodes, servers and exports refer to by id: secrets, credentials, I/O threads. */
 import { readFile } from 'node:fs/promises'
 import { BlockError, errnoOf, strerror } from '../errors.ts'
+import type { TlsCredentials } from '../export/nbd/tls.ts'
 
 export interface SecretOptions {
   readonly data?: string
@@ -10,6 +11,7 @@ export interface SecretOptions {
 
 export type DaemonObject =
   | { readonly type: 'secret'; readonly value: Uint8Array }
+  | { readonly type: 'tls-creds-x509'; readonly credentials: TlsCredentials }
   /** Nothing but a name: there is one event loop, and a pool of threads behind it. */
   | { readonly type: 'iothread' }
 
@@ -21,6 +23,14 @@ export class ObjectTable {
 
   get(id: string): DaemonObject | undefined {
     return this.#objects.get(id)
+  }
+
+  /** The credentials of that name. */
+  tlsCredentials(id: string): TlsCredentials {
+    const found = this.#objects.get(id)
+    if (!found) throw invalid(`No TLS credentials with id '${id}'`)
+    if (found.type === 'tls-creds-x509') return found.credentials
+    throw invalid(`Object with id '${id}' is not TLS credentials`)
   }
 
   /** Refuses an id that is malformed or taken. */

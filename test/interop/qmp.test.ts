@@ -362,6 +362,8 @@ qsd.describe('QMP', () => {
   })
 
   it('keeps objects alike', async () => {
+    const socket = { type: 'unix', data: { path: 'tls.sock' } }
+    const tls = { 'qom-type': 'tls-creds-x509', id: 't', endpoint: 'server' }
     const secret = { 'qom-type': 'secret', id: 'a', data: 'x' }
     await same([
       command('object-add', secret),
@@ -373,6 +375,9 @@ qsd.describe('QMP', () => {
       command('object-add', { ...secret, id: 'b', data: '%%', format: 'base64' }),
       command('object-add', { ...secret, id: 'b', data: 'eA==', format: 'base64' }),
       command('object-add', { 'qom-type': 'iothread', id: 'i' }),
+      command('nbd-server-start', { addr: socket, 'tls-creds': 'a' }),
+      command('object-add', { ...tls, dir: '/nonexistent' }),
+      command('object-add', tls),
       command('object-del', { id: 'i' }),
       command('object-del', { id: 'zz' }),
       command('qom-list-types', { implements: 'secret' }),

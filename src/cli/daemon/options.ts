@@ -5,7 +5,7 @@ import {
   addExport,
   blockExportOptions,
   nbdServerMembers,
-  refuseTls,
+  startNbdServer,
 } from '../../daemon/commands/nbd.ts'
 import { addObject, objectOptions } from '../../daemon/commands/objects.ts'
 import { blockdevOptions } from '../../daemon/schema/blockdev-options.ts'
@@ -52,11 +52,8 @@ export const steps: Readonly<Record<string, (argument: string) => Step>> = {
     return (daemon) => addObject(daemon, options)
   },
   'nbd-server': (argument) => {
-    const { addr, 'max-connections': maxConnections, ...rest } = read(nbdServerOptions, argument)
-    return async (daemon) => {
-      refuseTls(rest)
-      await daemon.exports.startServer(addr, maxConnections)
-    }
+    const { addr, ...options } = read(nbdServerOptions, argument)
+    return (daemon) => startNbdServer(daemon, addr, options)
   },
   export: (argument) => {
     const options = read(blockExportOptions, argument, 'type')

@@ -32,10 +32,12 @@ Serves disk images, and backs them up, under the command of QMP clients.
   --nbd-server addr.type=inet,addr.host=<host>,addr.port=<port>
                [,max-connections=<n>]
   --nbd-server addr.type=unix,addr.path=<path>[,max-connections=<n>]
+               [,tls-creds=<id>]
                          start the NBD server
 
   --object help          list object types that can be added
   --object secret,id=<id>,data=<text>|file=<path>[,format=raw|base64]
+  --object tls-creds-x509,id=<id>,endpoint=server,dir=<folder>[,verify-peer=on|off]
   --object iothread,id=<id>
                          make an object
 

@@ -1,9 +1,7 @@
 /** `--object tls-creds-x509,…` and `--tls-creds`: certificates in the files that QEMU looks for. */
-import { readFileSync } from 'node:fs'
-import path from 'node:path'
 import { OptionReader } from '../../block/options.ts'
-import { systemError } from '../../errors.ts'
 import type { TlsCredentials } from '../../export/nbd/tls.ts'
+import { readTlsCredentials } from '../../export/nbd/tls-files.ts'
 import { parseKeyval } from '../keyval.ts'
 import type { NbdArguments } from './arguments.ts'
 import { NbdFailure } from './failure.ts'
@@ -39,16 +37,7 @@ function parseObject(text: string): [string, TlsCredentials] {
   if (directory === undefined) throw new NbdFailure("Missing 'dir' property value")
   if (endpoint === 'client')
     throw new NbdFailure('Expecting TLS credentials with a server endpoint')
-  const credential = (name: string) => readCredential(path.join(directory, name))
-  return [
-    id,
-    {
-      ca: credential('ca-cert.pem'),
-      cert: credential('server-cert.pem'),
-      key: credential('server-key.pem'),
-      verifyPeer,
-    },
-  ]
+  return [id, readTlsCredentials(directory, verifyPeer)]
 }
 
 /** Types of QEMU's objects that a user may expect to work. */
@@ -71,12 +60,4 @@ function unknownType(type: string): NbdFailure {
   return knownToQemu.includes(type)
     ? new NbdFailure(`objects of type '${type}' are not supported`)
     : new NbdFailure(`Parameter 'qom-type' does not accept value '${type}'`)
-}
-
-function readCredential(file: string): Buffer {
-  try {
-    return readFileSync(file)
-  } catch (error) {
-    throw systemError(error, `Unable to access credentials ${file}`)
-  }
 }

@@ -2,7 +2,7 @@
 import { BlockError } from '../../errors.ts'
 import { command } from '../command.ts'
 import { bitmapOrName } from '../schema/bitmap-types.ts'
-import { flatAddress, socketAddressLegacy } from '../schema/socket-address.ts'
+import { flatAddress, type SocketAddress, socketAddressLegacy } from '../schema/socket-address.ts'
 import {
   bool,
   empty,
@@ -75,16 +75,29 @@ export function addExport(daemon: StorageDaemon, options: Value<typeof blockExpo
   })
 }
 
-export function refuseTls(options: { readonly 'tls-creds'?: string; 'tls-authz'?: string }): void {
-  const { 'tls-creds': credentials, 'tls-authz': authorisation } = options
-  if (credentials !== undefined) throw invalid(`No TLS credentials with id '${credentials}'`)
+interface NbdServerArguments {
+  readonly 'tls-creds'?: string
+  readonly 'tls-authz'?: string
+  readonly 'max-connections'?: number
+}
+
+/** As `--nbd-server` does, too. */
+export async function startNbdServer(
+  daemon: StorageDaemon,
+  address: SocketAddress,
+  options: NbdServerArguments,
+): Promise<void> {
+  if (daemon.exports.server) throw invalid('NBD server already running')
+  const { 'tls-creds': id, 'tls-authz': authorisation } = options
+  const tls = id === undefined ? undefined : daemon.objects.tlsCredentials(id)
   if (authorisation !== undefined) {
     throw new BlockError('UNSUPPORTED', `Parameter 'tls-authz': not supported`)
   }
+  await daemon.exports.startServer(address, { maxConnections: options['max-connections'], tls })
 }
 
 export const nbdServerMembers = {
-  'tls-creds': optional(str, 'Refused: the daemon has no TLS credentials yet.'),
+  'tls-creds': optional(str, 'Id of a `tls-creds-x509` object: clients must use TLS.'),
   'tls-authz': optional(str, 'Refused.'),
   'max-connections': optional(uint32, 'Clients at a time; others wait. 0 is any number.'),
 }
@@ -100,11 +113,7 @@ export const nbdCommands = [
       addr: required(socketAddressLegacy, 'Where to listen.'),
       ...nbdServerMembers,
     }),
-    async run({ addr, ...options }, { daemon }) {
-      if (daemon.exports.server) throw invalid('NBD server already running')
-      refuseTls(options)
-      await daemon.exports.startServer(flatAddress(addr), options['max-connections'])
-    },
+    run: ({ addr, ...options }, { daemon }) => startNbdServer(daemon, flatAddress(addr), options),
   }),
   command({
     name: 'nbd-server-stop',

@@ -1,6 +1,8 @@
 /** Objects: `object-add` and its kind. */
+import { BlockError } from '../../errors.ts'
+import { readTlsCredentials } from '../../export/nbd/tls-files.ts'
 import { command } from '../command.ts'
-import { loadSecret } from '../objects.ts'
+import { type DaemonObject, loadSecret } from '../objects.ts'
 import {
   bool,
   enumeration,
@@ -21,6 +23,13 @@ const secretOptions = object('SecretProperties', {
   format: optional(enumeration('QCryptoSecretFormat', ['raw', 'base64']), 'How it is written.'),
 })
 
+const tlsOptions = object('TlsCredsX509Properties', {
+  dir: optional(str, 'Folder with ca-cert.pem, server-cert.pem and server-key.pem; required.'),
+  endpoint: optional(enumeration('QCryptoTLSCredsEndpoint', ['client', 'server']), '`server`.'),
+  'verify-peer': optional(bool, 'Whether clients need a certificate; true unless given.'),
+  'sanity-check': optional(bool, 'Of no effect: certificates are judged when they are used.'),
+})
+
 const hint = optional(int, 'Of no effect.')
 const iothreadOptions = object('IothreadProperties', {
   'aio-max-batch': hint,
@@ -31,7 +40,7 @@ const iothreadOptions = object('IothreadProperties', {
   'poll-shrink': hint,
 })
 
-const objectType = enumeration('ObjectType', ['iothread', 'secret'])
+const objectType = enumeration('ObjectType', ['iothread', 'secret', 'tls-creds-x509'])
 
 /** The options of `object-add` and of `--object`. */
 export const objectOptions = union(
@@ -41,23 +50,47 @@ export const objectOptions = union(
     id: required(str, 'Name to refer to it.'),
   },
   'qom-type',
-  () => ({ secret: secretOptions, iothread: iothreadOptions }),
+  () => ({
+    secret: secretOptions,
+    iothread: iothreadOptions,
+    'tls-creds-x509': tlsOptions,
+  }),
 )
 
 export async function addObject(
   daemon: StorageDaemon,
   options: Value<typeof objectOptions>,
 ): Promise<void> {
-  daemon.objects.add(
-    options.id,
-    options['qom-type'] === 'secret'
-      ? { type: 'secret', value: await loadSecret(options) }
-      : { type: 'iothread' },
-  )
+  daemon.objects.add(options.id, await makeObject(options))
+}
+
+async function makeObject(options: Value<typeof objectOptions>): Promise<DaemonObject> {
+  switch (options['qom-type']) {
+    case 'secret':
+      return { type: 'secret', value: await loadSecret(options) }
+    case 'iothread':
+      return { type: 'iothread' }
+    case 'tls-creds-x509': {
+      const { dir, endpoint = 'client', 'verify-peer': verifyPeer = true } = options
+      if (dir === undefined) throw invalid("Missing 'dir' property value")
+      if (endpoint === 'client') {
+        throw new BlockError('UNSUPPORTED', "tls-creds-x509: only 'endpoint=server' is supported")
+      }
+      return { type: 'tls-creds-x509', credentials: readTlsCredentials(dir, verifyPeer) }
+    }
+  }
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }
 
 /** What there is to be created, and what each is a kind of, as in QEMU. */
-const parents = { iothread: 'event-loop-base', secret: 'secret_common' } as const
+const parents = {
+  iothread: 'event-loop-base',
+  secret: 'secret_common',
+  'tls-creds-x509': 'tls-creds',
+} as const
 
 const typeInfo = object('ObjectTypeInfo', {
   name: required(str, 'Name of the type.'),
@@ -70,7 +103,8 @@ export const objectCommands = [
     name: 'object-add',
     topic: 'Objects',
     doc:
-      'Adds an object. A `secret` holds a key or password; an `iothread` is accepted since ' +
+      'Adds an object. A `secret` holds a key or password, a `tls-creds-x509` the ' +
+      'certificates of the NBD server; an `iothread` is accepted since ' +
       'command lines name them, but there is one event loop with a pool of threads behind it.',
     args: objectOptions,
     run: (options, { daemon }) => addObject(daemon, options),
