@@ -135,6 +135,36 @@ qemu.describe('img check', () => {
   })
 })
 
+qemu.describe('img check, with a cluster that is used and not counted', () => {
+  it.each(['check b.qcow2', 'check -q b.qcow2', 'check --output=json b.qcow2'])(
+    '%s',
+    async (text) => {
+      uncountCluster(`${pair.ours}/b.qcow2`)
+      uncountCluster(`${pair.theirs}/b.qcow2`)
+      await same(text)
+    },
+  )
+
+  it('check -r all puts it right, which the real program confirms', async () => {
+    uncountCluster(`${pair.ours}/b.qcow2`)
+    const { status, stdout } = await runOurs(pair.ours, ['check', '-r', 'all', 'b.qcow2'])
+    expect({ status, stdout }).toMatchObject({ status: 0, stdout: expect.stringMatching(/^The/) })
+    await same('check -q b.qcow2')
+    const compared = ['compare', `${pair.ours}/b.qcow2`, `${pair.theirs}/b.qcow2`]
+    expect((await runTheirs(pair.ours, compared)).stdout).toBe('Images are identical.\n')
+  })
+})
+
+/** Sets the refcount of the first data cluster, the sixth of the file, to 0. */
+function uncountCluster(path: string): void {
+  const image = readFileSync(path)
+  const view = viewOf(image)
+  const table = view.getUint32(52)
+  const block = view.getUint32(table + 4)
+  view.setUint16(block + 2 * 5, 0)
+  writeFileSync(path, image)
+}
+
 /** Takes the entry of the second guest cluster away, as a crash might. */
 function leakCluster(path: string): void {
   const image = readFileSync(path)

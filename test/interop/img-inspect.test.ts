@@ -102,6 +102,7 @@ qemu.describe('images as both programs see them', () => {
     'compare -q b.qcow2 o.qcow2',
     'compare -p b.qcow2 o.qcow2',
     'compare -s -p b.qcow2 o.qcow2',
+    'compare -p z.raw z.qcow2',
     'compare b.qcow2 nope',
     'compare nope b.qcow2',
     'compare m.qcow2 b.qcow2',

@@ -9,6 +9,7 @@ import { Arguments, forceShare, imageOpts, object, output } from './arguments.ts
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { prettyJson } from './json.ts'
+import { twoDecimals } from './percent.ts'
 import { checkImageOpts, checkObjects, sourceCache } from './source-options.ts'
 
 /** Exit statuses. */
@@ -79,9 +80,9 @@ async function checkNode(
   }
   if (shown === 'text') io.stdout.write(describe(last))
   if (shown === 'json') io.stdout.write(prettyJson(asJson(last, filename, node.driver)))
+  if (last.checkErrors > 0) return failed
   if (last.corruptions > 0) return corrupt
-  if (last.leaks > 0) return leaking
-  return last.checkErrors > 0 ? failed : 0
+  return last.leaks > 0 ? leaking : 0
 }
 
 function fixed({ corruptionsFixed, leaksFixed }: CheckResult) {
@@ -134,7 +135,7 @@ function describe(result: CheckResult): string {
 function describeClusters(result: CheckResult): string {
   const { totalClusters, allocatedClusters, fragmentedClusters, compressedClusters } = result
   if (totalClusters === 0 || allocatedClusters === 0) return ''
-  const percent = (part: number, whole: number) => ((part * 100) / whole).toFixed(2)
+  const percent = (part: number, whole: number) => twoDecimals((part * 100) / whole)
   return (
     `${allocatedClusters}/${totalClusters} = ${percent(allocatedClusters, totalClusters)}% ` +
     `allocated, ${percent(fragmentedClusters, allocatedClusters)}% fragmented, ` +

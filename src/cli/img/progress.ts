@@ -1,5 +1,6 @@
 /** `-p`: the share of the work that is done, rewritten on one line, as QEMU's tools print it. */
 import type { Writable } from 'node:stream'
+import { twoDecimals } from './percent.ts'
 
 /** Percent that have to pass before the line is printed again. */
 const step = 1
@@ -36,6 +37,6 @@ export class Progress {
 
   #print(percent: number): void {
     this.#shown = percent
-    this.#output?.write(`    (${percent.toFixed(2)}/100%)\r`)
+    this.#output?.write(`    (${twoDecimals(percent)}/100%)\r`)
   }
 }
