@@ -67,7 +67,7 @@ export class ExportTable implements AsyncDisposable {
     await server[Symbol.asyncDispose]()
   }
 
-  add(options: NbdExportOptions): void {
+  async add(options: NbdExportOptions): Promise<void> {
     const { id, nodeName, name = nodeName, writable = false } = options
     this.#checkId(id)
     const node = this.#graph.nodes.get(nodeName)
@@ -84,7 +84,7 @@ export class ExportTable implements AsyncDisposable {
     try {
       server.addExport({ ...exportOf(edge, options), name, writable })
     } catch (error) {
-      void edge[Symbol.asyncDispose]()
+      await edge[Symbol.asyncDispose]()
       throw error
     }
     this.#exports.set(id, { id, name, edge })

@@ -67,6 +67,21 @@ describe('a storage daemon in a program', () => {
   })
 })
 
+it('does not wait for a peer that never answers when it is disposed', async () => {
+  const path = join(folder, 'silent.sock')
+  const clients: Socket[] = []
+  const server = createServer((socket) => clients.push(socket)).listen(path)
+  const daemon = new StorageDaemon()
+  const options = { driver: 'nbd', 'node-name': 'n', server: { type: 'unix', path } }
+  const adding = daemon.execute('blockdev-add', options)
+  const refused = expect(adding).rejects.toThrow('the daemon is ending')
+  await until(() => clients.length === 1)
+  await daemon[Symbol.asyncDispose]()
+  await refused
+  for (const client of clients) client.destroy()
+  server.close()
+})
+
 describe('monitors', () => {
   it('tell every client of events, those that have not negotiated excepted', async () => {
     await using daemon = new StorageDaemon()

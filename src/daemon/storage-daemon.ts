@@ -37,6 +37,7 @@ export class StorageDaemon implements AsyncDisposable {
   /** Settles when `quit` was called, by a monitor or by the program. */
   readonly quitting: Promise<void>
   readonly #quit: () => void
+  readonly #ending = new AbortController()
   readonly #sessions = new Set<MonitorSession>()
   /** The last of the commands that run one at a time. */
   #turn: Promise<unknown> = Promise.resolve()
@@ -65,11 +66,16 @@ export class StorageDaemon implements AsyncDisposable {
     return await (command.concurrent ? run() : this.exclusively(run))
   }
 
+  /** Fires when the daemon ends: what a command waits for then will not be needed. */
+  get signal(): AbortSignal {
+    return this.#ending.signal
+  }
+
   /** Runs `work` when all commands before it are done, as the next one. */
   exclusively<T>(work: () => T | Promise<T>): Promise<T> {
     const result = this.#turn.then(() => {
-      if (!this.#closed) return work()
-      throw new BlockError('CLOSED', 'the daemon is ending')
+      this.signal.throwIfAborted()
+      return work()
     })
     this.#turn = result.catch(() => {})
     return result
@@ -113,6 +119,7 @@ export class StorageDaemon implements AsyncDisposable {
 
   async #close(): Promise<void> {
     this.quit()
+    this.#ending.abort(new BlockError('CLOSED', 'the daemon is ending'))
     const failures: unknown[] = []
     const attempt = async (work: () => void | Promise<void>) => {
       try {

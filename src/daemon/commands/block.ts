@@ -15,7 +15,7 @@ export async function addNode(
   if (options['node-name'] === undefined) {
     throw invalid("'node-name' must be specified for the root node")
   }
-  await daemon.graph.open(options)
+  await daemon.graph.open(options, {}, daemon.signal)
 }
 
 export const blockCommands = [

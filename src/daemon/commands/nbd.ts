@@ -56,7 +56,10 @@ const blockExportInfo = object('BlockExportInfo', {
   'shutting-down': required(bool, 'Whether it is being ended.'),
 })
 
-export function addExport(daemon: StorageDaemon, options: Value<typeof blockExportOptions>): void {
+export async function addExport(
+  daemon: StorageDaemon,
+  options: Value<typeof blockExportOptions>,
+): Promise<void> {
   const { iothread, bitmaps = [] } = options
   if (iothread !== undefined && daemon.objects.get(iothread)?.type !== 'iothread') {
     throw invalid(`iothread "${iothread}" not found`)
@@ -64,7 +67,7 @@ export function addExport(daemon: StorageDaemon, options: Value<typeof blockExpo
   for (const bitmap of bitmaps) {
     throw invalid(`Bitmap '${typeof bitmap === 'string' ? bitmap : bitmap.name}' is not found`)
   }
-  daemon.exports.add({
+  await daemon.exports.add({
     id: options.id,
     nodeName: options['node-name'],
     name: options.name,
@@ -134,10 +137,10 @@ export const nbdCommands = [
       writable: optional(bool, 'Whether clients may write.'),
       bitmap: optional(str, 'A dirty bitmap to show. There are none yet.'),
     }),
-    run({ device, name = device, description, writable, bitmap }, { daemon }) {
+    async run({ device, name = device, description, writable, bitmap }, { daemon }) {
       if (!daemon.exports.server) throw invalid('NBD server not running')
       const node = daemon.graph.node(device)
-      addExport(daemon, {
+      await addExport(daemon, {
         type: 'nbd',
         id: name,
         'node-name': node.name,
