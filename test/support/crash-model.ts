@@ -28,10 +28,11 @@ export class CrashModel {
   readonly #writes: Write[] = []
   readonly #flushes: Flush[] = []
 
-  /** `steps` tells how many changes the storage has seen. */
-  constructor(size: number, steps: () => number) {
+  /** `steps` tells how many changes the storage has seen; `content`, what is on the disk. */
+  constructor(size: number, steps: () => number, content?: Uint8Array) {
     this.#steps = steps
     this.#now = new Uint32Array(size / sectorSize)
+    if (content) this.#now.set(numbersIn(content))
     this.#flushes.push({ step: 0, writes: 0, content: this.#now.slice() })
   }
 
@@ -61,11 +62,14 @@ export class CrashModel {
     this.#flushes.push({ ...begun, step: this.#steps() })
   }
 
-  /** Compares a disk found after `step` changes with what it may show. */
+  /**
+   * Compares a disk found after `step` changes, which may be shorter or longer, with what it may
+   * show.
+   */
   async expectPossible(disk: BlockLayer, step: number, note: string): Promise<void> {
     const flush = this.#flushes.findLast((candidate) => candidate.step <= step)!
     const later = this.#writes.slice(flush.writes).filter((write) => write.step <= step)
-    const found = await numbersOf(disk, this.#now.length)
+    const found = await numbersOf(disk, Math.min(this.#now.length, disk.size / sectorSize))
     for (let sector = 0; sector < found.length; sector++) {
       const number = found[sector]
       if (number === flush.content[sector]) continue
@@ -95,10 +99,14 @@ export class CrashModel {
 async function numbersOf(disk: BlockLayer, sectors: number): Promise<Uint32Array> {
   const bytes = new Uint8Array(sectors * sectorSize)
   await disk.read(0, bytes, plainIo)
+  return numbersIn(bytes)
+}
+
+function numbersIn(bytes: Uint8Array): Uint32Array {
   const words = new Uint32Array(bytes.buffer)
   const perSector = sectorSize / 4
-  const numbers = new Uint32Array(sectors)
-  for (let sector = 0; sector < sectors; sector++) {
+  const numbers = new Uint32Array(bytes.length / sectorSize)
+  for (let sector = 0; sector < numbers.length; sector++) {
     numbers[sector] = words[sector * perSector]
     for (let at = 1; at < perSector; at++) {
       if (words[sector * perSector + at] !== numbers[sector]) {
