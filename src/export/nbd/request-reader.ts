@@ -2,6 +2,7 @@
  * Cuts the bytes of one client into requests. A payload that lies whole in what was received is
  * handed on where it lies; one that comes in parts is gathered in a buffer of its own.
  */
+import { giveBack } from '../../bytes/give-back.ts'
 import { viewOf } from '../../bytes/view.ts'
 import { NBD_CMD_WRITE } from '../../wire/nbd/constants.ts'
 import { decodeRequest, type NbdRequest, requestSize } from '../../wire/nbd/transmission.ts'
@@ -13,9 +14,10 @@ export interface RequestSink {
   mayBegin(): boolean
   /**
    * `payload` is that of a write, or undefined when it was too long and has been dropped. The
-   * buffer is the sink's until it releases `slab`; without a slab it needs no release.
+   * buffer is the sink's until it releases `slab`; without a slab until this returns, or for good
+   * when it returns true.
    */
-  request(request: NbdRequest, payload: Uint8Array | undefined, slab: Slab | undefined): void
+  request(request: NbdRequest, payload: Uint8Array | undefined, slab: Slab | undefined): boolean
   /** The client broke the protocol; nothing after this point makes sense. */
   violation(what: string): void
 }
@@ -37,6 +39,8 @@ export class RequestReader {
   readonly #headerView = viewOf(this.#header)
   #headerLength = 0
   #arriving: Arriving | undefined
+  /** Somebody keeps a part of the chunk that is being read. */
+  #kept = false
   #stopped = false
 
   constructor(sink: RequestSink, pool: SlabPool) {
@@ -49,11 +53,16 @@ export class RequestReader {
     return this.#waiting.length > 0
   }
 
-  /** Takes a chunk over: its owner may not write to it any more. */
+  /** Takes a chunk over, memory and all: its former owner finds it empty. */
   receive(chunk: Uint8Array): void {
     if (this.#stopped || chunk.length === 0) return
-    if (this.waiting) this.#waiting.push(chunk)
-    else this.#read(chunk)
+    if (this.waiting) {
+      this.#waiting.push(chunk)
+    } else {
+      this.#kept = false
+      this.#read(chunk)
+      if (!this.#kept) giveBack(chunk)
+    }
   }
 
   /** Goes on after the sink was busy. */
@@ -77,6 +86,7 @@ export class RequestReader {
         at += this.#gather(this.#arriving, chunk, at)
       } else if (!this.#sink.mayBegin()) {
         this.#waiting.unshift(chunk.subarray(at))
+        this.#kept = true
         return
       } else if (this.#headerLength > 0 || chunk.length - at < requestSize) {
         at += this.#gatherHeader(chunk, at)
@@ -109,7 +119,8 @@ export class RequestReader {
     } else if (request.length > maxRequestLength) {
       this.#arriving = { request, slab: undefined, received: 0 }
     } else if (request.length <= chunk.length - at) {
-      this.#sink.request(request, chunk.subarray(at, at + request.length), undefined)
+      const payload = chunk.subarray(at, at + request.length)
+      if (this.#sink.request(request, payload, undefined)) this.#kept = true
       return at + request.length
     } else {
       this.#arriving = { request, slab: this.#pool.take(request.length), received: 0 }

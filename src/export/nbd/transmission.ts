@@ -82,7 +82,7 @@ export class Transmission implements RequestSink {
     }
   }
 
-  /** Takes a chunk over: its owner may not write to it any more. */
+  /** Takes a chunk over, memory and all: its former owner finds it empty. */
   receive(chunk: Uint8Array): void {
     this.#reader.receive(chunk)
     this.#afterReading()
@@ -109,16 +109,16 @@ export class Transmission implements RequestSink {
     )
   }
 
-  request(request: NbdRequest, payload: Uint8Array | undefined, slab: Slab | undefined): void {
+  request(request: NbdRequest, payload: Uint8Array | undefined, slab: Slab | undefined): boolean {
     const command = commandOf(request)
     const refused = refusal(this.#context, command, request)
     if (refused === NBD_SUCCESS && command !== undefined) {
-      this.#run(command, request, payload ?? nothing, slab)
-    } else {
-      if (slab) this.#options.pool.release(slab)
-      if (request.type === NBD_CMD_DISC) this.end()
-      else this.#replyError(request, refused, command)
+      return this.#run(command, request, payload ?? nothing, slab)
     }
+    if (slab) this.#options.pool.release(slab)
+    if (request.type === NBD_CMD_DISC) this.end()
+    else this.#replyError(request, refused, command)
+    return false
   }
 
   violation(what: string): void {
@@ -126,10 +126,17 @@ export class Transmission implements RequestSink {
     this.end()
   }
 
-  #run(command: Command, request: NbdRequest, payload: Uint8Array, slab: Slab | undefined): void {
+  /** Whether it goes on after this turn, and so needs its payload. */
+  #run(
+    command: Command,
+    request: NbdRequest,
+    payload: Uint8Array,
+    slab: Slab | undefined,
+  ): boolean {
     const done = this.#start(command, request, payload)
     if (done !== undefined) this.#follow(command, request, done, payload, slab)
     else if (slab) this.#options.pool.release(slab)
+    return done !== undefined
   }
 
   #start(command: Command, request: NbdRequest, payload: Uint8Array): Completion {

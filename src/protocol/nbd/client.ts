@@ -5,6 +5,7 @@
  */
 import type { Socket } from 'node:net'
 import { neverAborted } from '../../block/layer.ts'
+import { giveBack } from '../../bytes/give-back.ts'
 import { viewOf } from '../../bytes/view.ts'
 import { BlockError, systemError } from '../../errors.ts'
 import {
@@ -303,6 +304,7 @@ export class NbdClient implements AsyncDisposable, ReplySink {
     if (this.#failure) return
     try {
       this.#reader.receive(chunk)
+      giveBack(chunk)
     } catch (error) {
       this.#fail(systemError(error, this.#name))
     }
