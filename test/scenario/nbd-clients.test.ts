@@ -140,6 +140,26 @@ describe('a client that', () => {
     }
   })
 
+  it('sends options without end and reads nothing is not read from either', async () => {
+    await using test = await startServer({ description: 'd'.repeat(4096) })
+    await using client = await RawClient.greeted(test.path)
+    client.socket.pause()
+    const option = Buffer.from('49484156454f5054' + '00000003' + '00000000', 'hex')
+    const flood = Buffer.alloc(4096 * option.length)
+    for (let at = 0; at < flood.length; at += option.length) option.copy(flood, at)
+    let taken = 0
+    const pump = () =>
+      client.socket.write(flood, (error) => {
+        if (error) return
+        taken += flood.length
+        pump()
+      })
+    pump()
+    await new Promise((resolve) => setTimeout(resolve, 150))
+    // What the kernel's buffers hold, and a chunk or two of the server.
+    expect(taken).toBeLessThan(4 * MiB)
+  })
+
   it('has more requests than are taken at once gets them all answered', async () => {
     await using test = await startServer()
     test.layer.hold()

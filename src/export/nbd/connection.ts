@@ -6,7 +6,7 @@ import { setMaxListeners } from 'node:events'
 import type { Socket } from 'node:net'
 import { BlockError } from '../../errors.ts'
 import type { NbdExport } from './export.ts'
-import { drainTimeoutMs, handshakeTimeoutMs, maxUnreadReplies } from './limits.ts'
+import { drainTimeoutMs, handshakeTimeoutMs, keepAliveMs, maxUnreadReplies } from './limits.ts'
 import { type Agreement, Negotiation, type NegotiationHost } from './negotiation.ts'
 import type { SlabPool } from './slab.ts'
 import { acceptTls, type TlsCredentials } from './tls.ts'
@@ -42,6 +42,8 @@ export class Connection implements NegotiationHost {
     // Each request under way may listen.
     setMaxListeners(0, this.#abort.signal)
     socket.setNoDelay(true)
+    // A client whose machine is gone says nothing; the kernel finds out.
+    socket.setKeepAlive(true, keepAliveMs)
     this.#listen(socket)
     this.#timer = setTimeout(
       () => this.close(`no export chosen within ${handshakeTimeoutMs} ms`),
@@ -134,7 +136,7 @@ export class Connection implements NegotiationHost {
   }
 
   #listen(socket: Socket): void {
-    socket.on('data', (chunk: Uint8Array) => this.#phase?.receive(chunk))
+    socket.on('data', (chunk: Uint8Array) => this.#received(chunk))
     socket.on('drain', () => this.#drained())
     socket.on('end', () => this.#ending())
     // What went wrong with the socket does not matter: 'close' follows, and the client is gone.
@@ -142,8 +144,17 @@ export class Connection implements NegotiationHost {
     socket.once('close', () => this.#closed())
   }
 
+  #received(chunk: Uint8Array): void {
+    this.#phase?.receive(chunk)
+    if (this.#phase instanceof Negotiation && this.#phase.waiting) this.#socket.pause()
+  }
+
+  /** A client that had not read the replies to its options has done so. */
   #drained(): void {
-    if (this.#phase instanceof Negotiation) this.#phase.proceed()
+    if (!(this.#phase instanceof Negotiation)) return
+    this.#phase.proceed()
+    const waiting = this.#phase instanceof Transmission ? this.#phase.busy : this.#phase.waiting
+    if (!waiting) this.#socket.resume()
   }
 
   /** The client sends nothing more, but may wait for replies. */

@@ -59,6 +59,9 @@ export const maxUnreadReplies = 1 * MiB
 /** Time for a client to get from connecting to the transmission phase, in milliseconds. */
 export const handshakeTimeoutMs = 30_000
 
+/** Silence after which the kernel asks whether the client is still there, in milliseconds. */
+export const keepAliveMs = 60_000
+
 /** Time for a client to take its last replies when the server wants to close, in milliseconds. */
 export const drainTimeoutMs = 5_000
 

@@ -82,6 +82,11 @@ export class Transmission implements RequestSink {
     }
   }
 
+  /** Whether receiving should have stopped. */
+  get busy(): boolean {
+    return this.#busy
+  }
+
   /** Takes a chunk over, memory and all: its former owner finds it empty. */
   receive(chunk: Uint8Array): void {
     this.#reader.receive(chunk)

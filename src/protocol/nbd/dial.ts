@@ -1,6 +1,7 @@
 import { connect, type Socket } from 'node:net'
 import { systemError } from '../../errors.ts'
 import { addressText, type NbdAddress } from './address.ts'
+import { keepAliveMs } from './limits.ts'
 
 /** A connected socket. Throws `IO` or `PERMISSION` when the server cannot be reached. */
 export async function connectTo(address: NbdAddress, signal: AbortSignal): Promise<Socket> {
@@ -14,6 +15,7 @@ export async function connectTo(address: NbdAddress, signal: AbortSignal): Promi
       socket.once('error', reject)
     })
     socket.setNoDelay(true)
+    socket.setKeepAlive(true, keepAliveMs)
     return socket
   } catch (error) {
     if (signal.aborted) throw signal.reason

@@ -22,5 +22,8 @@ export const handshakeTimeoutMs = 30_000
 /** Time for the last bytes to leave when a connection is closed, in milliseconds. */
 export const closeTimeoutMs = 2_000
 
+/** Silence after which the kernel asks whether the server is still there, in milliseconds. */
+export const keepAliveMs = 60_000
+
 /** Pause between attempts to reconnect, in milliseconds. */
 export const reconnectPauseMs = 250
