@@ -133,9 +133,24 @@ export interface ImageFacts {
   allocatedSize?(): Promise<number>
   /** The format's own facts, as QMP's `ImageInfoSpecific` names them. */
   specific?(): { readonly type: string; readonly data: Readonly<Record<string, unknown>> }
+  /** The internal snapshots, in the order of their table. */
+  snapshots?(): Promise<readonly SnapshotFacts[]>
   /** The image was not closed cleanly. */
   readonly dirty?: boolean
   readonly corrupt?: boolean
+}
+
+/** An internal snapshot, as `info` lists it. */
+export interface SnapshotFacts {
+  readonly id: string
+  readonly name: string
+  /** Bytes. */
+  readonly vmStateSize: number
+  readonly date: { readonly seconds: number; readonly nanoseconds: number }
+  /** Time that the guest had run for. */
+  readonly vmClockNanoseconds: number
+  /** Instructions that it had executed; undefined where that was not counted. */
+  readonly icount?: number
 }
 
 export interface CompressedWriter {

@@ -6,8 +6,9 @@ import type { BlockNode } from './node.ts'
 export interface ChainExtent {
   readonly offset: number
   readonly length: number
-  /** Whether it may read as anything but zeroes. */
+  /** Whether an image stores bytes for it. */
   readonly data: boolean
+  /** Whether it is known to read as zeroes, stored or not. */
   readonly zero: boolean
   /** Compressed or encrypted in its image. */
   readonly encoded: boolean
@@ -80,10 +81,10 @@ async function holeStatus(
 ): Promise<ChainExtent> {
   const inside = Math.min(host.length, host.layer.size - host.offset)
   if (inside <= 0) {
-    return { offset, length: host.length, data: false, zero: true, encoded: false, depth, host }
+    return { offset, length: host.length, data: true, zero: true, encoded: false, depth, host }
   }
   const below = await host.layer.extentAt(host.offset, inside, io)
   const length = Math.min(inside, below.length)
   const zero = below.kind === 'zero'
-  return { offset, length, data: !zero, zero, encoded: false, depth, host: { ...host, length } }
+  return { offset, length, data: true, zero, encoded: false, depth, host: { ...host, length } }
 }

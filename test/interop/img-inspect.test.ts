@@ -31,6 +31,11 @@ const recipe: readonly (readonly [string, string])[] = [
   ],
   ['qemu-img', 'create -q -u -f qcow2 -b nope.qcow2 -F qcow2 m.qcow2 1M'],
   ['qemu-img', 'create -q -f raw empty 0'],
+  ['qemu-img', 'create -q -f qcow2 s.qcow2 1M'],
+  ['qemu-img', 'snapshot -c one s.qcow2'],
+  ['qemu-img', 'snapshot -c a-name-longer-than-its-column s.qcow2'],
+  // The tail of the last cluster stays a hole.
+  ['qemu-img', 'convert -f raw -O qcow2 r.raw h.qcow2'],
 ]
 
 qemu.describe('images as both programs see them', () => {
@@ -45,7 +50,7 @@ qemu.describe('images as both programs see them', () => {
   afterAll(() => pair[Symbol.dispose]())
 
   it.each([
-    ...['b', 'o', 't', 'big', 'c', 'pm', 'old', 'l', 'm'].flatMap((name) => [
+    ...['b', 'o', 't', 'big', 'c', 'pm', 'old', 'l', 'm', 's'].flatMap((name) => [
       `info ${name}.qcow2`,
       `info --output=json ${name}.qcow2`,
     ]),
@@ -61,9 +66,17 @@ qemu.describe('images as both programs see them', () => {
   ])('%s', same)
 
   it.each([
-    ...['b.qcow2', 'o.qcow2', 't.qcow2', 'big.qcow2', 'c.qcow2', 'r.raw', 'z.qcow2'].flatMap(
-      (name) => [`map ${name}`, `map --output=json ${name}`],
-    ),
+    ...[
+      'b.qcow2',
+      'o.qcow2',
+      't.qcow2',
+      'big.qcow2',
+      'c.qcow2',
+      'r.raw',
+      'z.qcow2',
+      'pm.qcow2',
+      'h.qcow2',
+    ].flatMap((name) => [`map ${name}`, `map --output=json ${name}`]),
     'map',
     'map --output=x b.qcow2',
     'map nope',

@@ -4,12 +4,14 @@ import { alignUp } from '../../bytes/range.ts'
 import { resolveRecorded } from '../../graph/filename.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { sizeText } from './size-text.ts'
+import { describeSnapshots, type SnapshotInfo, snapshotInfo } from './snapshot-facts.ts'
 
 /** QEMU counts disks in sectors. */
 const sectorSize = 512
 
 /** `ImageInfo` of QMP, in the order in which qemu-img prints its members. */
 export interface ImageInfo {
+  snapshots?: readonly SnapshotInfo[]
   'backing-filename-format'?: string
   'virtual-size': number
   filename: string
@@ -28,7 +30,9 @@ export async function imageInfo(node: BlockNode): Promise<ImageInfo> {
   const backing = backingLink?.recorded
   const specific = image?.specific?.()
   const filename = image?.filename ?? ''
+  const snapshots = (await image?.snapshots?.()) ?? []
   return {
+    snapshots: snapshots.length > 0 ? snapshots.map(snapshotInfo) : undefined,
     'backing-filename-format': backing?.format,
     'virtual-size': alignUp(node.size, sectorSize),
     filename,
@@ -55,6 +59,7 @@ export function describeImage(info: ImageInfo): string {
   if (info['cluster-size'] !== undefined) lines.push(`cluster_size: ${info['cluster-size']}`)
   if (info['dirty-flag']) lines.push('cleanly shut down: no')
   lines.push(...describeBacking(info))
+  if (info.snapshots) lines.push(...describeSnapshots(info.snapshots))
   return `${lines.join('\n')}\n${describeSpecific(info['format-specific']?.data ?? {})}`
 }
 

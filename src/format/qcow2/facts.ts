@@ -3,6 +3,7 @@ import type { ImageFacts } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
 import { compatible, compressionTypes, type Header, incompatible } from './header.ts'
 import type { Qcow2Image } from './image.ts'
+import { readSnapshotTable } from './snapshot-table.ts'
 
 export function imageFacts(image: Qcow2Image): ImageFacts {
   const storage = image.file.layer.image
@@ -14,6 +15,7 @@ export function imageFacts(image: Qcow2Image): ImageFacts {
       return alignUp(current.size, image.layout.coverage)
     },
     allocatedSize: storage?.allocatedSize?.bind(storage),
+    snapshots: async () => (await readSnapshotTable(image.file, current, image.faults)).snapshots,
     specific: () => ({ type: 'qcow2', data: specificFacts(current) }),
     get dirty() {
       return (current.incompatibleFeatures & incompatible.dirty) !== 0n

@@ -4,6 +4,7 @@
  */
 import { alignUp, isAligned, maxDiskSize } from '../../bytes/range.ts'
 import { array, bits64, type Decoded, struct, u8, u32, u64 } from '../../bytes/struct.ts'
+import { viewOf } from '../../bytes/view.ts'
 import {
   decodeExtensions,
   encodeExtensions,
@@ -104,7 +105,9 @@ export interface Header extends Fields {
 /** How many bytes of the file the header and its extensions may take: read these to decode. */
 export function headLength(start: Uint8Array, fileSize: number): number {
   const clusterBits =
-    start.length >= headerV2.size ? headerV2.decode(start).clusterBits : minClusterBits
+    isQcow2(start) && start.length >= headerV2.size
+      ? viewOf(start).getUint32(headerV2.offsets.clusterBits)
+      : minClusterBits
   const bounded = Math.min(maxClusterBits, Math.max(minClusterBits, clusterBits))
   return Math.min(fileSize, 2 ** bounded)
 }

@@ -46,11 +46,14 @@ export class Qcow2Map implements ClusterMap {
   readonly zeroClusters: boolean
   readonly abilities: Omit<Abilities, 'compressed'>
   readonly #image: Qcow2Image
+  /** Clusters may be holes of the file: see `isSparse`. */
+  readonly #sparse: boolean
   #closed: Promise<void> | undefined
 
-  constructor(image: Qcow2Image, abilities: Omit<Abilities, 'compressed'>) {
+  constructor(image: Qcow2Image, abilities: Omit<Abilities, 'compressed'>, sparse = false) {
     const { clusterSize, version } = image.layout
     this.#image = image
+    this.#sparse = sparse
     this.abilities = { backingLink: backingLink(image), ...abilities }
     this.clusterSize = clusterSize
     this.readOnly = image.readOnly
@@ -198,6 +201,7 @@ export class Qcow2Map implements ClusterMap {
       offset: start,
       length: inside,
       writable: isCopied(high) && !this.readOnly,
+      sparse: this.#sparse,
     }
     return reserved
       ? { offset, length: inside, kind: 'zero', allocated: true, host }

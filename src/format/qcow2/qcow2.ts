@@ -7,6 +7,7 @@ import type { Qcow2CreateOptions } from './create-options.ts'
 import { imageFacts } from './facts.ts'
 import { backingFormat, isQcow2 } from './header.ts'
 import { Qcow2Image } from './image.ts'
+import { isSparse } from './image-file.ts'
 import { Qcow2Map } from './map.ts'
 import { parseOptions, type Qcow2Options } from './options.ts'
 
@@ -22,7 +23,7 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
     const settings = { ...options.settings, name: context.name, readOnly, check }
     const image = await Qcow2Image.open(file, settings)
     try {
-      const map = new Qcow2Map(image, abilitiesOf(image))
+      const map = new Qcow2Map(image, abilitiesOf(image), await isSparse(image.file))
       return new ClusterLayer(map, await openBacking(options, image, context))
     } catch (error) {
       await image.close()

@@ -1,7 +1,8 @@
 /** The snapshot table: where the L1 tables of internal snapshots lie, and what is known of them. */
-import { plainIo } from '../../block/layer.ts'
+import { plainIo, type SnapshotFacts } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
 import { struct, u16, u32, u64 } from '../../bytes/struct.ts'
+import { viewOf } from '../../bytes/view.ts'
 import type { Faults } from './faults.ts'
 import type { Header } from './header.ts'
 import type { ImageFile } from './image-file.ts'
@@ -23,16 +24,11 @@ export const snapshotEntry = struct('big', {
 /** The part of the extra data that is defined. */
 export const snapshotExtra = struct('big', { vmStateSize: u64, diskSize: u64 })
 
-export interface Snapshot {
-  readonly id: string
-  readonly name: string
+export interface Snapshot extends SnapshotFacts {
   readonly l1TableOffset: number
   readonly l1Size: number
   /** Bytes of the disk at that time; undefined in old version 2 images, whose disks never change. */
   readonly diskSize: number | undefined
-  readonly vmStateSize: number
-  readonly date: Date
-  readonly vmClockNanoseconds: number
 }
 
 export interface SnapshotTable {
@@ -83,9 +79,17 @@ function decodeSnapshot(entry: Uint8Array): Snapshot {
     l1Size: fields.l1Size,
     diskSize: known?.diskSize,
     vmStateSize: known?.vmStateSize ?? fields.vmStateSize,
-    date: new Date(fields.dateSeconds * 1000 + fields.dateNanoseconds / 1e6),
+    date: { seconds: fields.dateSeconds, nanoseconds: fields.dateNanoseconds },
     vmClockNanoseconds: fields.vmClockNanoseconds,
+    icount: icountIn(extra),
   }
+}
+
+/** Written since QEMU 5.2, behind what older ones wrote; all ones where it was not counted. */
+function icountIn(extra: Uint8Array): number | undefined {
+  if (extra.length < snapshotExtra.size + 8) return undefined
+  const icount = viewOf(extra).getBigUint64(snapshotExtra.size)
+  return icount <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(icount) : undefined
 }
 
 function checkL1(
