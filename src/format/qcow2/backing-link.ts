@@ -1,38 +1,93 @@
-/** The backing file's name, in the first cluster behind the header's fields and extensions. */
-import type { BackingLink, Io } from '../../block/layer.ts'
-import { backingFormat, encodeHead, type Header, setBackingFormat } from './header.ts'
+/**
+ * Changing the record of the backing file. Name, format and the other extensions may take more than
+ * the one sector that is surely written whole, so the header goes over a bridge: a sector that is
+ * complete in itself, with the name in a place of its own, so that a crash at any moment leaves
+ * either the old record or the new one.
+ */
+import type { BackingLink } from '../../block/layer.ts'
+import { alignUp } from '../../bytes/range.ts'
+import { extensionType } from './extensions.ts'
+import { backingFormat, encodeFields, encodeHead, type Header, setBackingFormat } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 
+export type BackingRecord = NonNullable<BackingLink['recorded']>
+
+const sectorSize = 512
+
 export function backingLink(image: Qcow2Image): BackingLink {
-  const { current } = image.header
   return {
     get recorded() {
-      const { backingFile } = current
-      if (backingFile === undefined) return undefined
-      return { filename: backingFile, format: backingFormat(current) }
+      return recordOf(image.header.current)
     },
-    change: (to, io) => changeBacking(image, to, io),
+    change: (to) => changeBacking(image, to),
   }
 }
 
+function recordOf(header: Header): BackingRecord | undefined {
+  const { backingFile } = header
+  if (backingFile === undefined) return undefined
+  return { filename: backingFile, format: backingFormat(header) }
+}
+
+async function changeBacking(image: Qcow2Image, to: BackingRecord | undefined): Promise<void> {
+  const { readOnly, faults, header, writeBack } = image
+  if (readOnly)
+    throw faults.refuse('READ_ONLY', 'a read-only image cannot get another backing file')
+  await writeBack.withHeader(async () => {
+    const next: Header = { ...header.stored, backingFile: to?.filename }
+    setBackingFormat(next, to?.format)
+    await writeHead(image, next)
+    header.replaceHead(next)
+  })
+}
+
+/** Puts a header with its extensions and the backing file's name in the place of the present one. */
+async function writeHead(image: Qcow2Image, next: Header): Promise<void> {
+  const { file, faults } = image
+  const head = encodeHead(next, faults)
+  if (head.length > sectorSize) {
+    await crossBridge(image, next, head.length)
+    await file.write(sectorSize, head.subarray(sectorSize))
+    await file.flush()
+  }
+  await file.write(0, head.subarray(0, sectorSize))
+  await file.flush()
+}
+
 /**
- * Runs alone. What is to be written is put together first, so a name that does not fit changes
- * nothing. The fields that place the name are in the first sector and so come into force together;
- * a name that ends behind that sector is torn by a crash between, as it is in QEMU.
+ * Writes the name behind all that the old header and the new one take up, then a first sector that
+ * points there and needs nothing else. Names of features, which explain but do not matter, are left
+ * out for the moment.
  */
-async function changeBacking(
-  image: Qcow2Image,
-  to: { readonly filename: string; readonly format?: string } | undefined,
-  io: Io,
-): Promise<void> {
-  const { header, file, faults, writeBack } = image
-  // The fields are written as a whole: none may be ahead of the tables that it belongs to.
-  await writeBack.flushChanges()
-  const changed: Header = { ...header.current, backingFile: to?.filename }
-  setBackingFormat(changed, to?.format)
-  const head = encodeHead(changed, faults)
-  await file.write(0, head)
-  Object.assign(header.current, changed)
-  await header.write(changed, file)
-  await writeBack.flush(io)
+async function crossBridge(image: Qcow2Image, next: Header, newLength: number): Promise<void> {
+  const { file, faults, header, layout } = image
+  const name = Buffer.from(next.backingFile ?? '')
+  const oldEnd = header.stored.backingFileOffset + header.stored.backingFileSize
+  const place = alignUp(Math.max(newLength, oldEnd, encodedLength(header.stored)), sectorSize)
+  const bridge: Header = {
+    ...next,
+    backingFile: undefined,
+    extensions: next.extensions.filter(({ type }) => type !== extensionType.featureNames),
+  }
+  const sector = encodeHead(bridge, faults)
+  // Where there is no room, the header is written at once: a moment's risk instead of no change.
+  if (sector.length > sectorSize || place + name.length > layout.clusterSize) return
+  if (next.backingFile !== undefined) {
+    await file.write(place, name)
+    await file.flush()
+    bridge.backingFileOffset = place
+    bridge.backingFileSize = name.length
+    sector.set(encodeFields(bridge))
+  }
+  await file.write(0, sector)
+  await file.flush()
+}
+
+/** Bytes that header and extensions take up. */
+function encodedLength(header: Header): number {
+  const extensions = header.extensions.reduce(
+    (sum, { data }) => sum + 8 + alignUp(data.length, 8),
+    8,
+  )
+  return header.headerLength + extensions
 }

@@ -22,6 +22,19 @@ export class HeaderState {
     this.#stored = { ...header }
   }
 
+  /** What is on disk. */
+  get stored(): Readonly<Header> {
+    return this.#stored
+  }
+
+  /** The header with everything behind it was written anew. */
+  replaceHead(head: Header): void {
+    const { backingFile, backingFileOffset, backingFileSize, extensions, headerLength } = head
+    const own = { backingFile, backingFileOffset, backingFileSize, extensions, headerLength }
+    Object.assign(this.current, own)
+    this.#stored = head
+  }
+
   get dirtyBit(): boolean {
     return (this.current.incompatibleFeatures & incompatible.dirty) !== 0n
   }

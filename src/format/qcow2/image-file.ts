@@ -3,7 +3,13 @@
  * because the last cluster may be cut off, and space for new clusters is added in large steps, which
  * are given back when the image is closed.
  */
-import { type BlockLayer, type Completion, type Io, plainWriteIo } from '../../block/layer.ts'
+import {
+  type BlockLayer,
+  type Completion,
+  type Io,
+  plainIo,
+  plainWriteIo,
+} from '../../block/layer.ts'
 import { alignUp, MiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import type { Faults } from './faults.ts'
@@ -47,6 +53,10 @@ export class ImageFile {
     if (end > this.#size) await this.reserve(end)
     this.#untouched = Math.max(this.#untouched, end)
     await this.layer.write(offset, source, plainWriteIo)
+  }
+
+  async flush(): Promise<void> {
+    await this.layer.flush(plainIo)
   }
 
   /** Whether a host range that was just allocated reads as zeroes already. Notes that it is used. */

@@ -270,7 +270,7 @@ async function prepareWriting(
   const early = state.earlyChanges()
   if (early) {
     await state.write(early, file)
-    await file.layer.flush(plainIo)
+    await file.flush()
   }
   await file.complete()
   if (state.dirtyBit && !check) await repairCounts(state, file, faults)

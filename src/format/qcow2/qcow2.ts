@@ -2,6 +2,7 @@
 import { ClusterLayer } from '../../block/cluster-layer.ts'
 import type { BlockDriver, OpenContext } from '../../block/driver.ts'
 import type { Abilities, BlockLayer } from '../../block/layer.ts'
+import { backingLink } from './backing-link.ts'
 import { creator } from './create.ts'
 import type { Qcow2CreateOptions } from './create-options.ts'
 import { imageFacts } from './facts.ts'
@@ -35,6 +36,7 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
 function abilitiesOf(image: Qcow2Image): Abilities {
   return {
     image: imageFacts(image),
+    backingLink: backingLink(image),
     check: { run: ({ repair }) => image.check(repair) },
   }
 }

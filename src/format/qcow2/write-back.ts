@@ -95,6 +95,14 @@ export class WriteBack {
     await this.#inTurn(() => this.#cycle(true))
   }
 
+  /** Writes all changes and then runs `work`, while nobody else writes the header. */
+  async withHeader(work: () => Promise<void>): Promise<void> {
+    await this.#inTurn(async () => {
+      await this.#cycle(!this.#parts.lazy)
+      await work()
+    })
+  }
+
   /** Makes room in the cache of refcount blocks. */
   async writeBlocks(): Promise<void> {
     await this.#inTurn(() => this.#cycle(true))
@@ -242,7 +250,7 @@ export class WriteBack {
   }
 
   async #flushFile(): Promise<void> {
-    await this.#parts.file.layer.flush(plainIo)
+    await this.#parts.file.flush()
   }
 
   #giveBack(batch: Batch): void {

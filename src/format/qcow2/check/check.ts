@@ -4,7 +4,7 @@
  * not exist, then counts rise, then flags follow, then counts fall; between the steps the file is
  * flushed, so that a crash in the middle leaves the image no worse.
  */
-import { type CheckResult, plainIo } from '../../../block/layer.ts'
+import type { CheckResult } from '../../../block/layer.ts'
 import { incompatible } from '../header.ts'
 import type { HeaderState } from '../header-state.ts'
 import type { Counts } from './counts.ts'
@@ -115,7 +115,7 @@ async function mend(
 ): Promise<void> {
   const { file, repair, state } = request
   // Entries that were given up are gone for good before the clusters they may have had are free.
-  await file.layer.flush(plainIo)
+  await file.flush()
   if (rebuild) {
     if (repair === 'leaks') {
       report.say('ERROR need to rebuild refcount structures')
@@ -163,11 +163,11 @@ async function mendInPlace(
   report.leaks -= lower.length
   report.corruptions -= raise.length
   await writeCounts(request, stored, raise)
-  await file.layer.flush(plainIo)
+  await file.flush()
   await mendCopiedFlags(request, report, stored.counts, repair !== 'leaks')
-  await file.layer.flush(plainIo)
+  await file.flush()
   await writeCounts(request, stored, lower)
-  await file.layer.flush(plainIo)
+  await file.flush()
 }
 
 /** The image is whole: it is neither dirty nor corrupt any more. */
@@ -177,5 +177,5 @@ async function clearMarks({ file, repair }: CheckRequest, state: HeaderState): P
   const changed = state.earlyChanges()
   if (!changed) return
   await state.write(changed, file)
-  await file.layer.flush(plainIo)
+  await file.flush()
 }

@@ -3,7 +3,6 @@
  * structures stay untouched until the header's one sector points at the new ones, so a crash
  * leaves either the one or the other.
  */
-import { plainIo } from '../../../block/layer.ts'
 import { viewOf } from '../../../bytes/view.ts'
 import { entrySize, setShared } from '../l2-table.ts'
 import { maxRefcountTableBytes } from '../limits.ts'
@@ -36,12 +35,12 @@ export async function rebuildRefcounts(
   }
   const tableOffset = (plan.first + plan.blocks.length) * clusterSize
   await file.write(tableOffset, table)
-  await file.layer.flush(plainIo)
+  await file.flush()
 
   state.current.refcountTableOffset = tableOffset
   state.current.refcountTableClusters = plan.tableClusters
   await state.write({ ...state.current }, file)
-  await file.layer.flush(plainIo)
+  await file.flush()
 }
 
 /** Takes the references to the table and the blocks of before off the counts. */

@@ -70,7 +70,7 @@ export async function mendCopiedFlags(
     await file.read(offset, table, plainIo)
     if (mender.mendL2(viewOf(table))) await file.write(offset, table)
   }
-  await file.layer.flush(plainIo)
+  await file.flush()
 }
 
 class FlagMender {
