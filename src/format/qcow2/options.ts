@@ -15,6 +15,8 @@ export interface Qcow2Options {
 
 /** Seconds after which tables that are not used are dropped from memory. */
 const defaultCacheCleanSeconds = 600
+/** A timer takes no more than 2^31 milliseconds. */
+const maxCacheCleanSeconds = 2_000_000
 
 /** Refcounts are needed only while clusters are allocated or freed: the L2 cache gets the rest. */
 const refcountShare = 256 * KiB
@@ -31,12 +33,18 @@ export function parseOptions(options: Readonly<Record<string, unknown>>): Qcow2O
     settings: {
       lazyRefcounts: reader.boolean('lazy-refcounts'),
       ...cacheSizes(reader),
-      cacheCleanSeconds: reader.integer('cache-clean-interval') ?? defaultCacheCleanSeconds,
+      cacheCleanSeconds: cleanInterval(reader),
       discards: discardReasons(reader),
     },
   }
   reader.finish()
   return parsed
+}
+
+function cleanInterval(reader: OptionReader): number {
+  const seconds = reader.integer('cache-clean-interval') ?? defaultCacheCleanSeconds
+  if (seconds >= 0 && seconds <= maxCacheCleanSeconds) return seconds
+  throw invalid("Parameter 'cache-clean-interval' expects a number of seconds, 0 or more")
 }
 
 function cacheSizes(reader: OptionReader): { l2CacheBytes?: number; refcountCacheBytes?: number } {
