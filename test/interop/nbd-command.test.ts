@@ -12,7 +12,7 @@ import { scratchFolder } from '../support/folder.ts'
 import { type Started, startVarve } from '../support/programs.ts'
 
 const qemuNbd = peer('qemu-nbd', 'qemu-img', 'qemu-io')
-const nbdinfo = peer('nbdinfo', 'python3')
+const nbdinfo = peer('nbdinfo', 'python3', 'qemu-io')
 const folder = scratchFolder('nbd-command')
 const image = join(folder, 'disk.raw')
 const tooLong = 'a'.repeat(5000)
@@ -113,7 +113,6 @@ qemuNbd.describe('mistakes', () => {
 
 describe('what we do not do', () => {
   it.each([
-    ['-s', 'disk.raw'],
     ['-l', 'snap', 'disk.raw'],
     ['-c', '/dev/nbd0', 'disk.raw'],
     ['-d', '/dev/nbd0'],
@@ -189,6 +188,26 @@ nbdinfo.describe('serving', () => {
     })
     server.child.kill()
     await server.ended
+  })
+
+  it('keeps writes apart with -s, and forgets them', async () => {
+    const socket = join(folder, 'snapshot')
+    const before = readFileSync(image)
+    const server = await serving(['-s', '-t', '-o', '4096', '-f', 'raw', image], socket)
+    const qemuIo = peer('qemu-io')
+    await qemuIo.run('-f', 'raw', '-c', 'write -P 7 1000 70000', uri(socket))
+    await qemuIo.run(
+      '-f',
+      'raw',
+      '-c',
+      'read -P 7 1000 70000',
+      '-c',
+      'read -P 120 0 1000',
+      uri(socket),
+    )
+    server.child.kill()
+    expect(await server.ended).toMatchObject({ status: 0, stderr: '' })
+    expect(readFileSync(image).equals(before)).toBe(true)
   })
 
   it('lets several clients in with -e, and says so', async () => {

@@ -8,8 +8,8 @@ import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
 import { parseOptionString } from '../keyval.ts'
 import { type CacheMode, cacheMode, imageGraph, openNode } from '../open-image.ts'
+import { addOverlay } from '../overlay.ts'
 import { CommandError } from './outcome.ts'
-import { addOverlay } from './overlay.ts'
 import { sectorSize } from './request.ts'
 
 export interface ImageSettings {

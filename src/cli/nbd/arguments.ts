@@ -11,6 +11,8 @@ export interface NbdArguments {
   readonly imageOpts: boolean
   readonly format?: string
   readonly readOnly: boolean
+  /** Writes go to a temporary overlay. */
+  readonly snapshot: boolean
   /** Bytes into the image. */
   readonly offset: number
   readonly cache?: CacheMode
@@ -76,7 +78,6 @@ const long: readonly LongOption[] = [
 
 /** What qemu-nbd can do and we cannot, by option. */
 const unsupported: Readonly<Record<string, string>> = {
-  s: 'temporary snapshots (-s) are not supported',
   l: 'internal snapshots (-l) are not supported',
   c: 'kernel NBD devices (-c) are not supported; attach nbd-client to a socket (-k) instead',
   d: 'kernel NBD devices (-d) are not supported; detach with nbd-client -d instead',
@@ -235,6 +236,7 @@ function settings(given: Given, filename: string): NbdArguments {
     imageOpts: given.has('image-opts'),
     format: last(given, 'f'),
     readOnly: given.has('r'),
+    snapshot: given.has('s'),
     offset: offsetOf(last(given, 'o') ?? '0'),
     cache: cacheMode(last(given, 'cache') ?? (given.has('n') ? 'none' : 'writeback')),
     aio: last(given, 'aio'),

@@ -1,10 +1,12 @@
 /** The one place where `varve nbd` opens its image. */
 import type { Permission } from '../../block/layer.ts'
-import { BlockError, inContext } from '../../errors.ts'
+import { BlockError } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { Graph } from '../../graph/graph.ts'
+import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
 import { imageGraph, openImage } from '../open-image.ts'
+import { addOverlay } from '../overlay.ts'
 import type { NbdArguments } from './arguments.ts'
 
 export interface ServedImage extends AsyncDisposable {
@@ -40,12 +42,10 @@ async function attach(graph: Graph, settings: NbdArguments, io: NamedIo): Promis
   })
 }
 
-async function openNode(graph: Graph, settings: NbdArguments, io: NamedIo) {
-  const { filename, imageOpts, format, readOnly, cache, unmap, offset, detectZeroes } = settings
-  const options = detectZeroes === undefined ? undefined : { 'detect-zeroes': detectZeroes }
-  const opening = `Failed to blk_new_open '${filename}'`
-  const request = { filename, imageOpts, format, readOnly, cache, unmap, options, opening }
-  const node = await openImage(graph, request, io)
+async function openNode(graph: Graph, settings: NbdArguments, io: NamedIo): Promise<BlockNode> {
+  const { readOnly, snapshot, offset, unmap } = settings
+  const image = await openBase(graph, settings, io)
+  const node = snapshot ? await addOverlay(graph, image, readOnly) : image
   if (offset === 0) return node
   if (offset > node.size) {
     throw new BlockError(
@@ -54,10 +54,19 @@ async function openNode(graph: Graph, settings: NbdArguments, io: NamedIo) {
     )
   }
   const window = { driver: 'raw', file: node.name, offset }
-  const discard = unmap ? ('unmap' as const) : ('ignore' as const)
-  try {
-    return await graph.open(window, { readOnly, discard })
-  } catch (error) {
-    throw inContext(opening, error)
-  }
+  const discard = unmap || snapshot ? ('unmap' as const) : ('ignore' as const)
+  return await graph.open(window, { readOnly, discard })
+}
+
+/** The image itself, which nobody writes to when there is an overlay. */
+function openBase(graph: Graph, settings: NbdArguments, io: NamedIo): Promise<BlockNode> {
+  const { filename, imageOpts, format, cache, unmap, detectZeroes, snapshot } = settings
+  const options = detectZeroes === undefined ? undefined : { 'detect-zeroes': detectZeroes }
+  const readOnly = settings.readOnly || snapshot
+  const opening = `Failed to blk_new_open '${filename}'`
+  return openImage(
+    graph,
+    { filename, imageOpts, format, readOnly, cache, unmap, options, opening },
+    io,
+  )
 }

@@ -21,6 +21,7 @@ What is served:
       --image-opts          FILE is a list of options: driver=qcow2,file.filename=...
   -o, --offset=OFFSET       leave out the first OFFSET bytes of the image
   -r, --read-only           refuse writes
+  -s, --snapshot            keep writes in a temporary file, gone at the end
   -A, --allocation-depth    offer the context qemu:allocation-depth
 
 How the image is used:

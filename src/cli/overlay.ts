@@ -2,11 +2,11 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { neverAborted } from '../../block/layer.ts'
-import { drivers } from '../../drivers.ts'
-import { BlockError } from '../../errors.ts'
-import type { Graph } from '../../graph/graph.ts'
-import type { BlockNode } from '../../graph/node.ts'
+import { neverAborted } from '../block/layer.ts'
+import { drivers } from '../drivers.ts'
+import { BlockError } from '../errors.ts'
+import type { Graph } from '../graph/graph.ts'
+import type { BlockNode } from '../graph/node.ts'
 
 /** Opens an overlay on `base`, whose files are removed at once: the open descriptor keeps them. */
 export async function addOverlay(
@@ -14,7 +14,7 @@ export async function addOverlay(
   base: BlockNode,
   readOnly: boolean,
 ): Promise<BlockNode> {
-  const folder = await mkdtemp(path.join(tmpdir(), 'varve-io-'))
+  const folder = await mkdtemp(path.join(tmpdir(), 'varve-overlay-'))
   try {
     const file = await emptyFile(graph, path.join(folder, 'overlay'))
     await format(graph, file, base.size)
