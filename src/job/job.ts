@@ -84,6 +84,8 @@ export interface JobControl {
   readonly signal: AbortSignal
   /** Waits while the job is paused. To be passed before each piece of work. */
   pausePoint(): Promise<void>
+  /** For work that others do: only pauses, when asked to, until `signal` fires; then rejects. */
+  rest(signal: AbortSignal): Promise<never>
   /** Waits until the speed limit allows `bytes` more. */
   throttle(bytes: number): Promise<void>
   advance(bytes: number): void
@@ -129,6 +131,8 @@ export class Job extends EventEmitter<JobEvents> {
   #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok'
   #wake: (() => void) | undefined
   #resumed: Promise<void> | undefined
+  /** Told that a pause has begun. */
+  #onHold: (() => void) | undefined
   #settle!: { resolve(): void; reject(error: unknown): void }
   #finalize: (() => void) | undefined
 
@@ -322,6 +326,7 @@ export class Job extends EventEmitter<JobEvents> {
     return {
       signal: this.#abort.signal,
       pausePoint: () => this.#pausePoint(),
+      rest: (signal) => this.#rest(signal),
       throttle: (bytes) => this.#rate.take(bytes, this.#abort.signal),
       advance: (bytes) => {
         this.#current += bytes
@@ -340,6 +345,19 @@ export class Job extends EventEmitter<JobEvents> {
     }
     this.#leavePause()
     this.#abort.signal.throwIfAborted()
+  }
+
+  async #rest(signal: AbortSignal): Promise<never> {
+    for (;;) {
+      await this.#pausePoint()
+      signal.throwIfAborted()
+      // A pause may have come while the last one ended.
+      if (this.#pauses > 0) continue
+      await new Promise<void>((resolve) => {
+        this.#onHold = resolve
+        signal.addEventListener('abort', () => resolve(), { once: true })
+      })
+    }
   }
 
   async #failed(error: unknown, operation: 'read' | 'write'): Promise<'retry' | 'ignore'> {
@@ -363,6 +381,7 @@ export class Job extends EventEmitter<JobEvents> {
     this.#resumed = new Promise((resolve) => {
       this.#wake = resolve
     })
+    this.#onHold?.()
   }
 
   #letGo(): void {

@@ -80,7 +80,7 @@ export class PreservedDisk {
   async copy(control: JobControl): Promise<void> {
     const signal = AbortSignal.any([control.signal, this.#broken.signal])
     this.layer.copy.onProgress = (bytes) => control.advance(bytes)
-    if (this.#options.sync === 'none') return await forever(signal)
+    if (this.#options.sync === 'none') return await control.rest(signal)
     await runCopyLoop({
       copy: this.layer.copy,
       source: this.source,
@@ -113,11 +113,4 @@ export class PreservedDisk {
       },
     })
   }
-}
-
-function forever(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    if (signal.aborted) reject(signal.reason)
-    signal.addEventListener('abort', () => reject(signal.reason), { once: true })
-  })
 }

@@ -73,6 +73,26 @@ test('sync none copies exactly the clusters that the guest changes, until it is 
   await graph[Symbol.asyncDispose]()
 })
 
+test('a job that only waits for guests can be paused and resumed', async () => {
+  const { graph, jobs, source, target } = await setUp()
+  const job = await startBackup(graph, jobs, { id: 'b0', source, target, sync: 'none' })
+  const until = (wanted: JobStatus) =>
+    new Promise<void>((resolve) => {
+      job.on('status', (status) => {
+        if (status === wanted) resolve()
+      })
+    })
+  const paused = until('paused')
+  job.pause()
+  await paused
+  const running = until('running')
+  job.resume()
+  await running
+  await job.cancel()
+  expect(job.status).toBe('null')
+  await graph[Symbol.asyncDispose]()
+})
+
 test('a second user of the source may not write behind the back of a running backup', async () => {
   const { graph, jobs, source, target } = await setUp()
   const job = await startBackup(graph, jobs, { id: 'b0', source, target, sync: 'none' })
