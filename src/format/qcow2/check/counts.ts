@@ -4,6 +4,8 @@
  * what its used parts cost.
  */
 
+import { isZero } from '../../../bytes/zero.ts'
+
 /** Clusters of one piece. */
 export const pieceLength = 65_536
 
@@ -22,26 +24,43 @@ export class Counts {
   }
 
   add(cluster: number, amount: number): void {
-    const index = Math.floor(cluster / pieceLength)
-    let piece = this.#pieces[index]
-    if (piece === undefined) {
-      piece = new Uint8Array(pieceLength)
-      this.#pieces[index] = piece
-    }
+    const piece = this.#pieceOf(cluster)
     const at = cluster % pieceLength
     const sum = piece[at] + amount
     if (sum < large) piece[at] = sum
     else this.set(cluster, this.get(cluster) + amount)
   }
 
+  /** Adds to consecutive clusters. */
   addRange(first: number, count: number, amount: number): void {
-    for (let cluster = first; cluster < first + count; cluster++) this.add(cluster, amount)
+    for (let start = first; start < first + count; ) {
+      const piece = this.#pieceOf(start)
+      const from = start % pieceLength
+      const end = Math.min(pieceLength, from + first + count - start)
+      // Long runs that nobody has counted before are filled by a native call.
+      if (end - from >= longRun && amount < large && isZero(piece.subarray(from, end))) {
+        piece.fill(amount, from, end)
+      } else {
+        for (let at = from; at < end; at++) this.add(start - from + at, amount)
+      }
+      start += end - from
+    }
+  }
+
+  /** Whether all of some consecutive clusters have a count of one. */
+  areOne(first: number, count: number): boolean {
+    for (let start = first; start < first + count; ) {
+      const piece = this.#pieces[Math.floor(start / pieceLength)] ?? noCounts
+      const from = start % pieceLength
+      const end = Math.min(pieceLength, from + first + count - start)
+      if (Buffer.compare(piece.subarray(from, end), allOne.subarray(from, end)) !== 0) return false
+      start += end - from
+    }
+    return true
   }
 
   set(cluster: number, value: number): void {
-    const index = Math.floor(cluster / pieceLength)
-    this.#pieces[index] ??= new Uint8Array(pieceLength)
-    this.#pieces[index][cluster % pieceLength] = Math.min(value, large)
+    this.#pieceOf(cluster)[cluster % pieceLength] = Math.min(value, large)
     if (value >= large) this.#large.set(cluster, value)
     else this.#large.delete(cluster)
   }
@@ -69,6 +88,16 @@ export class Counts {
     }
     return -1
   }
+
+  #pieceOf(cluster: number): Uint8Array {
+    const index = Math.floor(cluster / pieceLength)
+    this.#pieces[index] ??= new Uint8Array(pieceLength)
+    return this.#pieces[index]
+  }
 }
 
+/** From this length on a native call is faster than a loop. */
+const longRun = 64
+
+const allOne = new Uint8Array(pieceLength).fill(1)
 const noCounts = new Uint8Array(pieceLength)

@@ -52,10 +52,13 @@ function readBlock(
   clusters: number,
   counts: Counts,
 ): void {
-  const count = Math.min(layout.entries, clusters - first)
-  for (let index = layout.findUsed(block, 0, count); index < count; ) {
-    counts.add(first + index, layout.get(block, index))
-    index = layout.findUsed(block, index + 1, count)
+  const end = Math.min(layout.entries, clusters - first)
+  for (let index = 0; index < end; ) {
+    const count = layout.get(block, index)
+    const start = index++
+    // Most clusters have the count of their neighbour: one.
+    while (index < end && layout.get(block, index) === count) index++
+    if (count > 0) counts.addRange(first + start, index - start, count)
   }
 }
 
