@@ -117,7 +117,8 @@ export class UnstableMemory implements BlockLayer {
   write(offset: number, source: Uint8Array, io: WriteIo): Completion {
     return this.#perform(io, () => {
       const error = this.faults.find('write', offset, source.length)
-      const bytes = source.slice(0, error ? error.arrives : source.length)
+      // A copy also of a Buffer, whose own `slice` would show what becomes of it later.
+      const bytes = new Uint8Array(source.subarray(0, error ? error.arrives : source.length))
       if (bytes.length > 0) this.#change({ kind: 'write', offset, bytes, fua: io.fua && !error })
       if (error) throw error.reason
     })
