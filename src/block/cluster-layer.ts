@@ -7,7 +7,8 @@
  * does runs alone. So no cluster is freed, and given to somebody else, under a request that is
  * still reading or writing it.
  */
-import { alignDown, alignUp } from '../bytes/range.ts'
+import { alignDown, alignUp, type ByteRange } from '../bytes/range.ts'
+import { SpareBuffers } from '../bytes/spare-buffers.ts'
 import { isZero } from '../bytes/zero.ts'
 import { BlockError } from '../errors.ts'
 import type { Allocation, ClusterMap } from './cluster-map.ts'
@@ -43,6 +44,8 @@ export class ClusterLayer implements BlockLayer {
   readonly compressed?: CompressedWriter
   readonly #map: ClusterMap
   readonly #lock = new RangeLock()
+  /** For joining data with its surroundings. */
+  readonly #spare = new SpareBuffers()
   #backing: BlockLayer | undefined
 
   /** Takes over `map` and disposes it; `backing` belongs to the graph. */
@@ -253,36 +256,85 @@ export class ClusterLayer implements BlockLayer {
 
   /** Writes `data` and, around it, what the guest has seen in the same clusters so far. */
   async #fill(
-    allocation: Allocation,
+    { guest, host, zeroed }: Allocation,
     offset: number,
     data: Uint8Array,
     io: WriteIo,
   ): Promise<void> {
-    const { guest, host, zeroed } = allocation
-    const before = await this.#surroundings(guest.offset, offset - guest.offset, io)
+    const before = offset - guest.offset
     const dataEnd = offset + data.length
-    const after = await this.#surroundings(dataEnd, guest.offset + guest.length - dataEnd, io)
-    const skipBefore = before.length === 0 || (zeroed && isZero(before))
-    const skipAfter = after.length === 0 || (zeroed && isZero(after))
-    const hostOffset = host.offset + before.length
-
-    if (skipBefore && skipAfter) {
-      await host.layer.write(hostOffset, data, io)
+    const after = guest.offset + guest.length - dataEnd
+    const alone =
+      (before === 0 && after === 0) ||
+      (zeroed && this.#isBlank(guest.offset, before, io) && this.#isBlank(dataEnd, after, io))
+    if (alone) {
+      await host.layer.write(host.offset + before, data, io)
     } else if (guest.length <= maxJoinedWrite) {
-      await host.layer.write(host.offset, Buffer.concat([before, data, after]), io)
+      await this.#writeJoined(guest, host, zeroed, before, data, io)
     } else {
-      if (!skipBefore) await host.layer.write(host.offset, before, io)
-      await host.layer.write(hostOffset, data, io)
-      if (!skipAfter) await host.layer.write(hostOffset + data.length, after, io)
+      await this.#writeAround(guest.offset, host, host.offset, before, io)
+      await host.layer.write(host.offset + before, data, io)
+      await this.#writeAround(dataEnd, host, host.offset + before + data.length, after, io)
     }
   }
 
-  /** What a range reads as now; zeroes behind the end of the disk. */
-  async #surroundings(offset: number, length: number, io: Io): Promise<Uint8Array> {
+  /** One write of the data and its surroundings; zeroes at either end are left out if possible. */
+  async #writeJoined(
+    guest: ByteRange,
+    host: HostRange,
+    zeroed: boolean,
+    before: number,
+    data: Uint8Array,
+    io: WriteIo,
+  ): Promise<void> {
+    const joined = this.#spare.take(guest.length)
+    const dataEnd = before + data.length
+    try {
+      if (before > 0 && dataEnd < guest.length && data.length < guest.length / 2) {
+        // Reading what is overwritten too is cheaper than reading twice.
+        await this.#readShown(guest.offset, joined, io)
+      } else {
+        await this.#readShown(guest.offset, joined.subarray(0, before), io)
+        await this.#readShown(guest.offset + dataEnd, joined.subarray(dataEnd), io)
+      }
+      joined.set(data, before)
+      const start = zeroed && isZero(joined.subarray(0, before)) ? before : 0
+      const end = zeroed && isZero(joined.subarray(dataEnd)) ? dataEnd : joined.length
+      await host.layer.write(host.offset + start, joined.subarray(start, end), io)
+    } finally {
+      this.#spare.giveBack(joined)
+    }
+  }
+
+  async #writeAround(
+    offset: number,
+    host: HostRange,
+    hostOffset: number,
+    length: number,
+    io: WriteIo,
+  ): Promise<void> {
+    if (length === 0) return
     const bytes = new Uint8Array(length)
-    const inside = Math.min(length, Math.max(0, this.#map.size - offset))
-    if (inside > 0) await this.#readRuns(offset, bytes.subarray(0, inside), io)
-    return bytes
+    await this.#readShown(offset, bytes, io)
+    await host.layer.write(hostOffset, bytes, io)
+  }
+
+  /** Whether tables in memory say that a range reads as zeroes. */
+  #isBlank(offset: number, length: number, io: Io): boolean {
+    const end = Math.min(offset + length, this.#map.size)
+    for (let at = offset; at < end; ) {
+      const run = this.#mapNow(at, end - at, io)
+      if (!run || !this.#readsAsZero(run, at)) return false
+      at += run.length
+    }
+    return true
+  }
+
+  /** Fills `target` with what a range reads as now; zeroes behind the end of the disk. */
+  async #readShown(offset: number, target: Uint8Array, io: Io): Promise<void> {
+    const inside = Math.min(target.length, Math.max(0, this.#map.size - offset))
+    if (inside < target.length) target.fill(0, inside)
+    if (inside > 0) await this.#readRuns(offset, target.subarray(0, inside), io)
   }
 
   async #zeroRuns(offset: number, length: number, io: ZeroIo): Promise<void> {
