@@ -2,6 +2,7 @@
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeAll, describe, expect, it } from 'vitest'
@@ -283,6 +284,20 @@ qemuNbd.describe('--list', () => {
     expect(await ours(['-L', '-k', other])).toEqual(await theirs(['-L', '-k', other]))
     qemu.kill()
     await once(qemu, 'exit')
+  })
+})
+
+describe('--list', () => {
+  it('says what is wrong with a server that is none', async () => {
+    const path = join(folder, 'ssh')
+    const server = createServer((socket) => socket.end('SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n'))
+    await new Promise<void>((resolve) => server.listen(path, resolve))
+    const { status, stderr } = await ours(['-L', '-k', path])
+    expect({ status, stderr }).toEqual({
+      status: 1,
+      stderr: 'qemu-nbd: Bad initial magic received: it is no NBD server\n',
+    })
+    server.close()
   })
 })
 

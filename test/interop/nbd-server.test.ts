@@ -14,6 +14,7 @@ import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { RawClient } from '../support/nbd-wire.ts'
 import { Random, seedNote } from '../support/random.ts'
+import { until } from '../support/until.ts'
 
 const nbdinfo = peer('nbdinfo')
 const nbdcopy = peer('nbdcopy')
@@ -300,6 +301,6 @@ openssl.describe('TLS', () => {
     await garbage.option(NBD_OPT_STARTTLS)
     garbage.send(Buffer.alloc(1000, 'x'))
     await garbage.closed()
-    expect(served.server.connections).toBe(0)
+    await until(() => served.server.connections === 0)
   })
 })

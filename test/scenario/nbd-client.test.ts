@@ -22,6 +22,7 @@ import {
 } from '../../src/wire/nbd/transmission.ts'
 import { answer, fakeServer } from '../support/nbd-fake-server.ts'
 import { startServer } from '../support/nbd-server.ts'
+import { until } from '../support/until.ts'
 
 async function open(path: string, options: Partial<LinkOptions> = {}): Promise<NbdLayer> {
   const link = await Link.open(
@@ -189,8 +190,7 @@ describe('opening', () => {
   ])('refuses %s', async (_, behaviour, code) => {
     await using server = await fakeServer(behaviour)
     await expect(open(server.path)).rejects.toMatchObject({ code })
-    await new Promise((resolve) => setTimeout(resolve, 10))
-    expect(server.sockets.size).toBe(0)
+    await until(() => server.sockets.size === 0)
   })
 
   it('can be aborted', async () => {
@@ -282,8 +282,7 @@ describe('a server that answers', () => {
     await expect(layer.read(512, new Uint8Array(512), plainIo)).rejects.toMatchObject({
       code: 'PEER',
     })
-    await new Promise((resolve) => setTimeout(resolve, 10))
-    expect(server.sockets.size).toBe(0)
+    await until(() => server.sockets.size === 0)
   })
 
   it('with an error behind some data fails the read, and goes on', async () => {

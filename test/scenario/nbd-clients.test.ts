@@ -14,16 +14,9 @@ import { requestSize } from '../../src/wire/nbd/transmission.ts'
 import { WatchedLayer } from '../support/nbd-layer.ts'
 import { patterned, startServer } from '../support/nbd-server.ts'
 import { RawClient } from '../support/nbd-wire.ts'
+import { until } from '../support/until.ts'
 
 const MiB = 2 ** 20
-
-async function until(condition: () => boolean): Promise<void> {
-  const deadline = Date.now() + 10_000
-  while (!condition()) {
-    if (Date.now() > deadline) throw new Error('it did not come to pass')
-    await new Promise((resolve) => setTimeout(resolve, 2))
-  }
-}
 
 describe('a client that', () => {
   it('sends garbage loses its connection, and nobody else does', async () => {

@@ -1,8 +1,9 @@
 /** `varve nbd -L`: what another server exports. */
-import { neverAborted } from '../../block/layer.ts'
-import type { NbdAddress } from '../../protocol/nbd/address.ts'
+import { systemError } from '../../errors.ts'
+import { addressText, type NbdAddress } from '../../protocol/nbd/address.ts'
 import { connectTo } from '../../protocol/nbd/dial.ts'
 import { ClientHandshake, type ExportFacts } from '../../protocol/nbd/handshake.ts'
+import { handshakeTimeoutMs } from '../../protocol/nbd/limits.ts'
 import {
   NBD_FLAG_CAN_MULTI_CONN,
   NBD_FLAG_HAS_FLAGS,
@@ -27,12 +28,27 @@ export async function list(settings: NbdArguments, io: CliIo): Promise<number> {
   if (credentialsOf(settings)) throw new NbdFailure('TLS to another server is not supported')
   const address: NbdAddress =
     socket === undefined ? { type: 'inet', host, port } : { type: 'unix', path: socket }
-  const connection = await connectTo(address, io.signal ?? neverAborted)
+  const patience = AbortSignal.timeout(handshakeTimeoutMs)
+  const signal = AbortSignal.any([patience, ...(io.signal ? [io.signal] : [])])
   try {
-    const exports = await (await ClientHandshake.begin(connection)).listExports()
+    const exports = await exportsAt(address, signal)
     io.stdout.write(`exports available: ${exports.length}\n${exports.map(describe).join('')}`)
     return 0
+  } catch (error) {
+    if (io.signal?.aborted) throw new NbdFailure('interrupted')
+    if (patience.aborted) throw new NbdFailure(`'${addressText(address)}' does not answer`)
+    throw systemError(error, `'${addressText(address)}'`)
+  }
+}
+
+async function exportsAt(address: NbdAddress, signal: AbortSignal): Promise<ExportFacts[]> {
+  const connection = await connectTo(address, signal)
+  const stop = () => connection.destroy(signal.reason)
+  signal.addEventListener('abort', stop, { once: true })
+  try {
+    return await (await ClientHandshake.begin(connection)).listExports()
   } finally {
+    signal.removeEventListener('abort', stop)
     connection.destroy()
   }
 }
