@@ -1,5 +1,6 @@
 /** How a driver presents itself to the graph: its name, its options, and how it opens. */
-import type { BlockLayer, ChildRole, Io } from './layer.ts'
+import type { ByteRange } from '../bytes/range.ts'
+import type { BlockLayer, ChildRole, Io, StoredBitmap } from './layer.ts'
 
 /** A node by name, or the options of a node to be opened for this purpose alone. */
 export type NodeReference = string | NodeOptions
@@ -13,6 +14,9 @@ export interface NodeOptions {
   readonly driver?: string
   readonly [option: string]: unknown
 }
+
+/** Bytes of the `secret` object of that id; rejects with `INVALID_ARGUMENT` when there is none. */
+export type SecretSource = (id: string) => Promise<Uint8Array>
 
 export interface OpenFlags {
   readonly readOnly: boolean
@@ -41,6 +45,7 @@ export interface OpenContext extends Io {
    * recorded driver, probed when undefined.
    */
   implied(role: ChildRole, filename: string, format: string | undefined): Promise<BlockLayer>
+  readonly secrets?: SecretSource
 }
 
 export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
@@ -66,6 +71,26 @@ export interface ImageCreator<CreateOptions> {
   parse(options: Readonly<Record<string, unknown>>): CreateOptions
   /** Formats get a writable child `file`; protocols make the file itself. */
   create(options: CreateOptions, context: CreateContext): Promise<void>
+  /** What an image with these options will need; see `Measurement`. */
+  measure?(options: CreateOptions, source: MeasuredSource, io: Io): Promise<Measurement>
+}
+
+/** The disk that a measured image is to hold. */
+export interface MeasuredSource {
+  /** Bytes. */
+  readonly size: number
+  /** The parts that are data, in order; the whole disk when there is nothing to ask. */
+  readonly data: AsyncIterable<ByteRange> | Iterable<ByteRange>
+  /** Persistent bitmaps that come along. */
+  readonly bitmaps?: readonly StoredBitmap[]
+}
+
+/** Bytes of the image file, as `qemu-img measure` has them. */
+export interface Measurement {
+  readonly required: number
+  readonly fullyAllocated: number
+  /** Additional bytes for the source's bitmaps, where the format can keep them. */
+  readonly bitmaps?: number
 }
 
 export interface CreateContext extends Io {
@@ -73,6 +98,7 @@ export interface CreateContext extends Io {
   readonly file?: BlockLayer
   /** A separate data file, where one was asked for. */
   readonly dataFile?: BlockLayer
+  readonly secrets?: SecretSource
 }
 
 export interface CreateOptionInfo {

@@ -117,6 +117,16 @@ export interface Abilities {
   readonly locks?: ImageLocks
   readonly check?: ImageCheck
   readonly backingLink?: BackingLink
+  readonly snapshots?: InternalSnapshots
+  readonly vmState?: VmState
+  readonly bitmaps?: PersistentBitmaps
+  readonly amend?: ImageAmend
+  readonly activity?: ImageActivity
+  /**
+   * Drops all data of an overlay, so that its backing file shows everywhere; after a commit. Runs
+   * alone. Nobody reads between that and what went before.
+   */
+  makeEmpty?(io: Io): Promise<void>
   /** What the layer uses and shares on a child; undefined where that is the usual of the role. */
   childPermissions?(role: ChildRole, needs: Permissions): Permissions | undefined
 }
@@ -200,6 +210,83 @@ export interface BackingLink {
     to: { readonly filename: string; readonly format?: string } | undefined,
     io: Io,
   ): Promise<void>
+}
+
+/** What a new internal snapshot is called, and what was going on when it was taken. */
+export interface NewSnapshot {
+  readonly name: string
+  /** The lowest number that is free, unless given. */
+  readonly id?: string
+  /** Bytes of the VM state that lies in the active state area and belongs to the snapshot. */
+  readonly vmStateSize?: number
+  readonly date?: SnapshotFacts['date']
+  readonly vmClockNanoseconds?: number
+  readonly icount?: number
+}
+
+/** Snapshots inside the image. Listing them is `image.snapshots()`. Each verb runs alone. */
+export interface InternalSnapshots {
+  create(snapshot: NewSnapshot, io: Io): Promise<SnapshotFacts>
+  /** Makes the disk, its size included, what it was; `selector` is an id or else a name. */
+  apply(selector: string, io: Io): Promise<void>
+  delete(selector: string, io: Io): Promise<void>
+  /** Shows a read-only image as it was, until it is closed; `VmState` reads the snapshot's. */
+  open(selector: string, io: Io): Promise<void>
+}
+
+/** Bytes behind the end of the disk, at their own offsets from 0: where QEMU keeps a machine's state. */
+export interface VmState {
+  /** Fills `target`; what was never written reads as zeroes. */
+  read(offset: number, target: Uint8Array, io: Io): Completion
+  write(offset: number, source: Uint8Array, io: WriteIo): Completion
+}
+
+/** What an image stores of a dirty bitmap besides its bits. */
+export interface StoredBitmap {
+  readonly name: string
+  /** Bytes of the disk that one bit stands for; a power of two from 512 to 2 GiB. */
+  readonly granularity: number
+  /** Recording continues as soon as the image is opened for writing. */
+  readonly auto: boolean
+  /** Was being written to when the image was last closed, so its bits cannot be relied on. */
+  readonly inUse: boolean
+}
+
+/** Dirty bitmaps inside the image. `DirtyBitmap` in `bitmap/` is what they are in memory. */
+export interface PersistentBitmaps {
+  list(): readonly StoredBitmap[]
+  /** Calls back with each run of set bits, as bytes of the disk, in order. */
+  load(name: string, each: (offset: number, length: number) => void, io: Io): Promise<void>
+  /**
+   * Stores the bitmap whole, or replaces it; `runs` are its dirty ranges in order, aligned to the
+   * granularity. Until `release`, what is stored is marked as in use.
+   */
+  store(bitmap: StoredBitmap, runs: Iterable<ByteRange>, io: Io): Promise<void>
+  remove(name: string, io: Io): Promise<void>
+  /** Throws why a bitmap of that name and granularity cannot be kept here, if it cannot. */
+  checkNew(name: string, granularity: number): void
+}
+
+export interface AmendOptions extends Io {
+  /** As `create -o` takes them; only what is to change. */
+  readonly options: Readonly<Record<string, unknown>>
+  /** Do what may lose data: erase the last keyslot that opens the image. */
+  readonly force?: boolean
+  /** Bytes done and to do. */
+  readonly onProgress?: (current: number, total: number) => void
+}
+
+/** Changes options of an existing image. Runs alone. */
+export interface ImageAmend {
+  run(options: AmendOptions): Promise<void>
+}
+
+/** For handing an image from one process to another, as a live migration does. */
+export interface ImageActivity {
+  /** Writes everything out and changes nothing any more; locks are let go by the graph. */
+  inactivate(io: Io): Promise<void>
+  /** Drops everything that was read, since another process may have changed it, and goes on. */
+  activate(io: Io): Promise<void>
 }
 
 /**
