@@ -22,10 +22,11 @@ import {
   type WriteIo,
   type ZeroIo,
 } from '../block/layer.ts'
-import { RangeLock } from '../block/range-lock.ts'
+import { type Hold, RangeLock } from '../block/range-lock.ts'
 import { alignDown, alignUp, type ByteRange } from '../bytes/range.ts'
 import { isZero } from '../bytes/zero.ts'
 import { BlockError } from '../errors.ts'
+import { BitmapTable } from './bitmap-table.ts'
 import type { Edge } from './edge.ts'
 import { FittedLayer } from './fitted-layer.ts'
 import { NodeStatistics, type RequestKind } from './statistics.ts'
@@ -58,6 +59,8 @@ export class BlockNode implements AsyncDisposable {
   readonly children = new Map<string, Edge>()
   /** Edges of those who use this node. Changed by the graph only. */
   readonly parents = new Set<Edge>()
+  /** Who is told of what changes: the dirty bitmaps of this node, and jobs that follow it. */
+  readonly bitmaps = new BitmapTable(this)
   readonly #fitted: FittedLayer
   readonly #requests = new RangeLock()
   #closed = false
@@ -93,7 +96,7 @@ export class BlockNode implements AsyncDisposable {
     this.#enter('read', offset, length, full.signal)
     if (length === 0) return
     if (this.#fitted.fits(offset, length) && !this.#requests.blocks(offset, length)) {
-      return this.#start('read', offset, length, () => this.layer.read(offset, target, full))
+      return this.#start('read', offset, length, full, () => this.layer.read(offset, target, full))
     }
     return this.#track('read', offset, length, false, full, () =>
       this.#fitted.read(offset, target, full),
@@ -112,7 +115,9 @@ export class BlockNode implements AsyncDisposable {
     this.#noteHighest(offset + length)
     const plain = this.#fitted.fits(offset, length) && !(full.fua && !this.#fitted.nativeFua)
     if (plain && !this.#requests.blocks(offset, length)) {
-      return this.#start('write', offset, length, () => this.layer.write(offset, source, full))
+      return this.#start('write', offset, length, full, () =>
+        this.layer.write(offset, source, full),
+      )
     }
     return this.#modify('write', offset, length, full, () =>
       this.#fitted.write(offset, source, full),
@@ -142,7 +147,7 @@ export class BlockNode implements AsyncDisposable {
     const end = offset + length
     const last = end === this.size ? end : alignDown(end, limits.discardAlignment)
     if (last <= start) return
-    return this.#track('discard', start, last - start, false, full, () =>
+    return this.#track('discard', offset, length, false, full, () =>
       this.layer.discard(start, last - start, full),
     )
   }
@@ -194,6 +199,7 @@ export class BlockNode implements AsyncDisposable {
       )
     } finally {
       this.#written++
+      this.bitmaps.resize()
     }
   }
 
@@ -299,18 +305,26 @@ export class BlockNode implements AsyncDisposable {
   }
 
   /** Starts work that conflicts with nothing; tracks it only if it takes time. */
-  #start(kind: RequestKind, offset: number, length: number, work: () => Completion): Completion {
+  #start(
+    kind: RequestKind,
+    offset: number,
+    length: number,
+    io: Io | WriteIo,
+    work: () => Completion,
+  ): Completion {
     let done: Completion
     try {
       done = work()
     } catch (error) {
-      this.#fail(kind, error)
+      this.#fail(kind, offset, length, io, error)
     }
-    if (!(done instanceof Promise)) return this.#count(kind, length)
-    return this.#requests.hold(offset, length, done).then(
-      () => this.#count(kind, length),
-      (error) => this.#fail(kind, error),
+    if (!(done instanceof Promise)) return this.#count(kind, offset, length, io)
+    // Counted, and marked as dirty, before whoever waits for the range goes on.
+    const counted = done.then(
+      () => this.#count(kind, offset, length, io),
+      (error) => this.#fail(kind, offset, length, io, error),
     )
+    return this.#requests.hold(offset, length, counted)
   }
 
   /** A write whose ragged ends, if any, are read, modified and written with nobody in between. */
@@ -334,28 +348,46 @@ export class BlockNode implements AsyncDisposable {
     offset: number,
     length: number,
     exclusive: boolean,
-    io: Io,
+    io: Io | WriteIo,
     work: () => Completion,
   ): Promise<void> {
+    let hold: Hold | undefined
     try {
-      await this.#requests.during(offset, length, exclusive, io.signal, work)
+      hold = await this.#requests.acquire(offset, length, exclusive, io.signal)
+      await work()
+      this.#count(kind, offset, length, io)
     } catch (error) {
-      this.#fail(kind, error)
+      this.#fail(kind, offset, length, io, error)
+    } finally {
+      if (hold) this.#requests.release(hold)
     }
-    this.#count(kind, length)
   }
 
-  #count(kind: RequestKind, length: number): void {
+  #count(kind: RequestKind, offset: number, length: number, io: Io | WriteIo): void {
     const counters = this.statistics[kind]
-    if (changes(kind)) this.#written++
+    if (changes(kind)) this.#noteChange(offset, length, io)
     counters.operations++
     counters.bytes += length
   }
 
-  #fail(kind: RequestKind, error: unknown): never {
-    if (changes(kind)) this.#written++
+  #fail(
+    kind: RequestKind,
+    offset: number,
+    length: number,
+    io: Io | WriteIo,
+    error: unknown,
+  ): never {
+    if (changes(kind)) this.#noteChange(offset, length, io)
     this.statistics[kind].failed++
     throw error
+  }
+
+  /** After the change: a job that has cleared a bit finds it again, or else reads the new data. */
+  #noteChange(offset: number, length: number, io: Io | WriteIo): void {
+    this.#written++
+    if (this.bitmaps.watched && !('unchanged' in io && io.unchanged)) {
+      this.bitmaps.mark(offset, length)
+    }
   }
 }
 

@@ -1,0 +1,71 @@
+/**
+ * The dirty bitmaps of a node by name, and others who follow its changes (jobs). The node tells
+ * this table of every change; as long as nobody is here, that costs it the look at `watched`.
+ */
+import type { DirtyBitmap, DirtyTracker } from '../bitmap/dirty-bitmap.ts'
+import { BlockError } from '../errors.ts'
+
+export class BitmapTable {
+  /** Whether anybody wants to be told. */
+  watched = false
+  readonly #node: { readonly name: string; readonly size: number }
+  readonly #byName = new Map<string, DirtyBitmap>()
+  readonly #trackers = new Set<DirtyTracker>()
+  /** Both, for the hot path. */
+  #all: readonly DirtyTracker[] = []
+
+  constructor(node: { readonly name: string; readonly size: number }) {
+    this.#node = node
+  }
+
+  /** In the order in which they were added. */
+  [Symbol.iterator](): IterableIterator<DirtyBitmap> {
+    return this.#byName.values()
+  }
+
+  get(name: string): DirtyBitmap | undefined {
+    return this.#byName.get(name)
+  }
+
+  add(bitmap: DirtyBitmap): void {
+    if (this.#byName.has(bitmap.name)) {
+      throw new BlockError('INVALID_ARGUMENT', `Bitmap already exists: ${bitmap.name}`, {
+        node: this.#node.name,
+        errno: 'EEXIST',
+      })
+    }
+    this.#byName.set(bitmap.name, bitmap)
+    this.#changed()
+  }
+
+  /** Idempotent. */
+  remove(bitmap: DirtyBitmap): void {
+    if (this.#byName.get(bitmap.name) === bitmap) this.#byName.delete(bitmap.name)
+    this.#changed()
+  }
+
+  /** Tells `tracker` of changes from now on, until the answer is called. */
+  track(tracker: DirtyTracker): () => void {
+    this.#trackers.add(tracker)
+    this.#changed()
+    return () => {
+      this.#trackers.delete(tracker)
+      this.#changed()
+    }
+  }
+
+  /** For the node: these bytes have changed, or a request that failed may have changed them. */
+  mark(offset: number, length: number): void {
+    for (const each of this.#all) each.mark(offset, length)
+  }
+
+  /** For the node: its size may have changed. */
+  resize(): void {
+    for (const each of this.#all) each.resize?.(this.#node.size)
+  }
+
+  #changed(): void {
+    this.#all = [...this.#byName.values(), ...this.#trackers]
+    this.watched = this.#all.length > 0
+  }
+}
