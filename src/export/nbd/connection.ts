@@ -6,6 +6,7 @@ import { setMaxListeners } from 'node:events'
 import type { Socket } from 'node:net'
 import { BlockError } from '../../errors.ts'
 import type { NbdExport } from './export.ts'
+import type { IdlePoll } from './idle-poll.ts'
 import { drainTimeoutMs, handshakeTimeoutMs, keepAliveMs, maxUnreadReplies } from './limits.ts'
 import { type Agreement, Negotiation, type NegotiationHost } from './negotiation.ts'
 import type { SlabPool } from './slab.ts'
@@ -16,6 +17,7 @@ import { Transmission } from './transmission.ts'
 export interface ConnectionHost {
   readonly exports: ReadonlyMap<string, NbdExport>
   readonly pool: SlabPool
+  readonly poll: IdlePoll
   readonly tls: TlsCredentials | undefined
   readonly shuttingDown: boolean
   /** Called once, when the socket is closed and no request is under way any more. */
@@ -88,6 +90,7 @@ export class Connection implements NegotiationHost {
       contexts,
       socket: this.#socket,
       pool: this.#host.pool,
+      poll: this.#host.poll,
       signal: this.#abort.signal,
       onBusy: (busy) => void (busy ? this.#socket.pause() : this.#socket.resume()),
       onEnd: (violation) => this.#ended(violation),

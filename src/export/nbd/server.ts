@@ -21,6 +21,7 @@ import { dirname } from 'node:path'
 import { BlockError, systemError } from '../../errors.ts'
 import { Connection } from './connection.ts'
 import { type ExportOptions, NbdExport } from './export.ts'
+import { IdlePoll } from './idle-poll.ts'
 import { defaultMaxConnections, maxWaitingConnections } from './limits.ts'
 import { SlabPool } from './slab.ts'
 import type { TlsCredentials } from './tls.ts'
@@ -48,6 +49,7 @@ export class NbdServer implements AsyncDisposable {
   readonly #server: Server
   readonly #options: NbdServerOptions
   readonly #pool = new SlabPool()
+  readonly #poll = new IdlePoll()
   readonly #exports = new Map<string, NbdExport>()
   readonly #connections = new Set<Connection>()
   readonly #waiting = new Set<Socket>()
@@ -146,6 +148,7 @@ export class NbdServer implements AsyncDisposable {
       new Connection(socket, {
         exports: this.#exports,
         pool: this.#pool,
+        poll: this.#poll,
         tls: this.#options.tls,
         get shuttingDown() {
           return server.#shuttingDown

@@ -28,6 +28,7 @@ import {
   type SelectedContext,
 } from './command.ts'
 import type { NbdExport } from './export.ts'
+import type { IdlePoll } from './idle-poll.ts'
 import { maxBytesInFlight, maxRequestsInFlight } from './limits.ts'
 import { ReplyQueue } from './reply-queue.ts'
 import { RequestReader, type RequestSink } from './request-reader.ts'
@@ -42,6 +43,7 @@ export interface TransmissionOptions {
   readonly contexts: readonly SelectedContext[]
   readonly socket: Writable
   readonly pool: SlabPool
+  readonly poll: IdlePoll
   /** Aborted when nobody waits for the replies any more. */
   readonly signal: AbortSignal
   /** Receiving should stop, or may go on. */
@@ -91,6 +93,7 @@ export class Transmission implements RequestSink {
   receive(chunk: Uint8Array): void {
     this.#reader.receive(chunk)
     this.#afterReading()
+    this.#options.poll.heard()
   }
 
   /** Takes no further requests; `onEnd` follows when those under way have been answered. */
