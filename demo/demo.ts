@@ -462,7 +462,7 @@ function messageOf(error: unknown): string {
 
 async function checkMachine(): Promise<void> {
   for (const tool of ['mke2fs', 'e2fsck']) findTool(tool)
-  await stat(join(repository, 'dist/tools/main.js')).catch(() => {
+  await stat(join(repository, 'dist/tools/main.cjs')).catch(() => {
     throw new Error("varve is not built: run 'npm ci' or 'npm run build' first")
   })
   const { bavail, bsize } = await statfs(tmpdir())
