@@ -118,7 +118,7 @@ export class ClusterLayer implements BlockLayer {
   }
 
   async discard(offset: number, length: number, io: Io): Promise<void> {
-    const whole = this.#wholeClusters(offset, length)
+    const whole = this.#whole(offset, length, this.#map.clusterSize)
     if (whole.length === 0) return
     await this.#exclusively(whole.offset, whole.length, io, () =>
       this.#map.discard(whole.offset, whole.length, io),
@@ -173,12 +173,29 @@ export class ClusterLayer implements BlockLayer {
     await this.#lock.during(start, end - start, true, io.signal, work)
   }
 
-  /** The part of a range that consists of whole clusters; the disk's last counts although cut. */
-  #wholeClusters(offset: number, length: number): { offset: number; length: number } {
+  /** The part of a range that consists of whole units; the disk's last counts although cut. */
+  #whole(offset: number, length: number, unit: number): ByteRange {
     const end = offset + length
-    const first = alignUp(offset, this.#map.clusterSize)
-    const last = end === this.#map.size ? end : alignDown(end, this.#map.clusterSize)
+    const first = alignUp(offset, unit)
+    const last = end === this.#map.size ? end : alignDown(end, unit)
     return { offset: first, length: Math.max(0, last - first) }
+  }
+
+  /** The part of a range that can be marked as zero: an encoded cluster only as a whole. */
+  async #markable(offset: number, length: number, io: Io): Promise<ByteRange> {
+    const { zeroClusters, clusterSize, subclusterSize } = this.#map
+    if (!zeroClusters) return { offset: offset + length, length: 0 }
+    const { offset: first, length: inside } = this.#whole(offset, length, subclusterSize)
+    if (inside === 0) return { offset: offset + length, length: 0 }
+    if (subclusterSize === clusterSize) return { offset: first, length: inside }
+    const encoded = async (at: number) =>
+      at % clusterSize !== 0 &&
+      at < this.#map.size &&
+      (await this.#map.map(at, 1, io)).kind === 'encoded'
+    const last = first + inside
+    const start = (await encoded(first)) ? Math.min(last, alignUp(first, clusterSize)) : first
+    const end = (await encoded(last)) ? Math.max(start, alignDown(last, clusterSize)) : last
+    return { offset: start, length: end - start }
   }
 
   async #readRuns(offset: number, target: Uint8Array, io: Io): Promise<void> {
@@ -339,9 +356,7 @@ export class ClusterLayer implements BlockLayer {
 
   async #zeroRuns(offset: number, length: number, io: ZeroIo): Promise<void> {
     const end = offset + length
-    const found = this.#wholeClusters(offset, length)
-    const markable = this.#map.zeroClusters && found.length > 0
-    const whole = markable ? found : { offset: end, length: 0 }
+    const whole = await this.#markable(offset, length, io)
     const tail = whole.offset + whole.length
     if (io.fastOnly) {
       // All or nothing: whoever hears "not the fast way" goes on with the disk as it was.
@@ -349,7 +364,7 @@ export class ClusterLayer implements BlockLayer {
       await this.#refuseSlowZeroes(tail, end - tail, io)
     }
     await this.#writeZeroBytes(offset, whole.offset - offset, io)
-    if (markable) await this.#map.zero(whole.offset, whole.length, io)
+    if (whole.length > 0) await this.#map.zero(whole.offset, whole.length, io)
     await this.#writeZeroBytes(tail, end - tail, io)
   }
 

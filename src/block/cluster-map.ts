@@ -4,8 +4,9 @@
  * on the same cluster apart.
  *
  * What the engine promises to the map:
- * - ranges are inside the disk (`zero`, `discard` and `writeEncoded` get whole clusters, of which
- *   the disk's last may be cut short by its size);
+ * - ranges are inside the disk. `discard` and `writeEncoded` get whole clusters, `zero` whole
+ *   subclusters, of which the disk's last may be cut short by its size; and none of a cluster that
+ *   is encoded but all of it;
  * - `allocate`, `link`, `zero`, `discard`, `writeEncoded` of one cluster never run at the same
  *   time as each other or as a read or write of that cluster's data; those of different clusters
  *   do, so the map guards what they share (refcounts, tables) itself;
@@ -27,8 +28,13 @@ export interface ClusterMap extends AsyncDisposable {
   /** Bytes that the guest sees. */
   readonly size: number
   readonly limits: Limits
-  /** Bytes; a power of two. */
+  /** What is allocated as a whole, and changed by one request at a time. Bytes; a power of two. */
   readonly clusterSize: number
+  /**
+   * What has a status of its own: the cluster, or an equal part of it where a format keeps track of
+   * parts. Nothing smaller is copied on write or marked as zero. Bytes; a power of two.
+   */
+  readonly subclusterSize: number
   readonly readOnly: boolean
   /** Whether `zero` can mark clusters instead of having zeroes written. */
   readonly zeroClusters: boolean
@@ -40,11 +46,11 @@ export interface ClusterMap extends AsyncDisposable {
    */
   map(offset: number, length: number, io: Io): Extent | Promise<Extent>
   /**
-   * Host space for a write to [`offset`, `offset + length`), in which no cluster is writable in
+   * Host space for a write to [`offset`, `offset + length`), whose first byte is not writable in
    * place. It may cover only the first part of the range: see `Allocation.guest`.
    */
   allocate(offset: number, length: number, io: Io): Allocation | Promise<Allocation>
-  /** Makes whole clusters read as zeroes; deallocates them if `io.mayUnmap`. */
+  /** Makes whole subclusters read as zeroes; deallocates them if `io.mayUnmap`. */
   zero(offset: number, length: number, io: ZeroIo): Completion
   /** Drops whole clusters. What they read as afterwards is the format's choice, never stale data. */
   discard(offset: number, length: number, io: Io): Completion
@@ -63,9 +69,12 @@ export interface ClusterMap extends AsyncDisposable {
  * clusters back. One of the two is called, once.
  */
 export interface Allocation {
-  /** The clusters that it backs: aligned to clusters, starts at or before the request. */
+  /**
+   * What has to be written before `link`: begins at or before the request, and consists of whole
+   * subclusters, of which the disk's last may be cut short.
+   */
   readonly guest: ByteRange
-  /** Where they lie, of the same length. */
+  /** Where that lies, of the same length. */
   readonly host: HostRange
   /** `host` reads as zeroes already, so zeroes around the data need not be written. */
   readonly zeroed: boolean

@@ -11,6 +11,9 @@ const variants: readonly Readonly<Record<string, unknown>>[] = [
   { cluster_size: 4096, compression_type: 'zstd', refcount_bits: 8 },
   { cluster_size: '2M', lazy_refcounts: true },
   { preallocation: 'metadata' },
+  { extended_l2: 'on', cluster_size: 16384 },
+  { extended_l2: 'on', cluster_size: '2M', refcount_bits: 1 },
+  { extended_l2: 'on', cluster_size: 65536, preallocation: 'metadata' },
 ]
 
 for (const options of variants) {
@@ -34,9 +37,17 @@ testLayer('qcow2 with caches of two tables', async (size) => {
   return (await openImage(file, { l2CacheBytes: 1024, refcountCacheBytes: 2048 })).layer
 })
 
-testLayer('qcow2 over a backing file', async (size) => {
-  const content = new Random().bytes(size - 3072)
-  const file = await newImage({ size, cluster_size: 4096, backing_file: 'base' })
-  const { layer } = await openImage(file, {}, MemoryLayer.of(content))
-  return { layer, content, [Symbol.asyncDispose]: () => layer[Symbol.asyncDispose]() }
-})
+const overlays: readonly Readonly<Record<string, unknown>>[] = [
+  { cluster_size: 4096 },
+  { cluster_size: 32768, extended_l2: 'on' },
+  { cluster_size: 65536, extended_l2: 'on', preallocation: 'metadata' },
+]
+
+for (const options of overlays) {
+  testLayer(`qcow2 ${JSON.stringify(options)} over a backing file`, async (size) => {
+    const content = new Random().bytes(size - 3072)
+    const file = await newImage({ ...options, size, backing_file: 'base' })
+    const { layer } = await openImage(file, {}, MemoryLayer.of(content))
+    return { layer, content, [Symbol.asyncDispose]: () => layer[Symbol.asyncDispose]() }
+  })
+}

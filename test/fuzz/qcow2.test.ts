@@ -30,6 +30,7 @@ const corpus: readonly Readonly<Record<string, unknown>>[] = [
   { cluster_size: 512, compat: '0.10' },
   { cluster_size: 1024, refcount_bits: 64, lazy_refcounts: true },
   { cluster_size: 2048, compression_type: 'zstd', backing_file: 'base', backing_fmt: 'raw' },
+  { cluster_size: 16_384, extended_l2: true },
 ]
 
 describe('a broken qcow2 image', () => {
@@ -143,11 +144,21 @@ function damage(sound: Uint8Array, random: Random): Uint8Array {
   const view = new DataView(broken.buffer)
   for (let count = 1 + random.below(3); count > 0; count--) {
     const inHeader = random.chance(0.4)
-    const at = inHeader ? random.below(120) : 8 * random.below(broken.length / 8)
+    const at = inHeader ? random.below(120) : placeOfTable(view, random)
     if (random.chance(0.5)) broken[at] ^= 1 << random.below(8)
     else if (at + 8 <= broken.length) view.setBigUint64(at, random.pick(extremes))
   }
   return broken
+}
+
+/** Anywhere, or near the beginning of what the first L1 table of a sound image leads to. */
+function placeOfTable(view: DataView, random: Random): number {
+  const anywhere = 8 * random.below(view.byteLength / 8)
+  if (random.chance(0.5)) return anywhere
+  const l1 = Number(view.getBigUint64(headerV3.offsets.l1TableOffset))
+  const l2 = l1 + 8 <= view.byteLength ? view.getUint32(l1 + 4) : 0
+  const at = (random.chance(0.2) ? l1 : l2) + 8 * random.below(24)
+  return at + 8 <= view.byteLength ? at : anywhere
 }
 
 async function attempt(seen: Set<string>, note: string, work: () => Promise<void>): Promise<void> {

@@ -35,6 +35,14 @@ const kinds: readonly Readonly<Record<string, unknown>>[] = [
   { cluster_size: 262144, preallocation: 'full' },
   { cluster_size: 1048576 },
   { cluster_size: 2097152, refcount_bits: 16 },
+  { cluster_size: 16384, extended_l2: 'on' },
+  { cluster_size: 32768, extended_l2: 'on', refcount_bits: 1 },
+  { cluster_size: 65536, extended_l2: 'on', compression_type: 'zstd' },
+  { cluster_size: 131072, extended_l2: 'on', preallocation: 'metadata' },
+  { cluster_size: 262144, extended_l2: 'on', lazy_refcounts: 'on' },
+  { cluster_size: 524288, extended_l2: 'on', refcount_bits: 64 },
+  { cluster_size: 1048576, extended_l2: 'on', preallocation: 'falloc' },
+  { cluster_size: 2097152, extended_l2: 'on' },
 ]
 
 qemuImg.describe('an image that varve writes', () => {
@@ -132,16 +140,18 @@ qemuIo.describe('an image that QEMU writes', () => {
 
   qemuImg.it(`with snapshots keeps them when varve writes (${seedNote})`, async () => {
     const random = new Random()
-    for (const compat of ['0.10', '1.1']) {
-      const image = join(folder, `snapshots-${compat}`)
-      await createByQemu(image, { compat, cluster_size: 4096 }, 1 << 21)
-      await qemuIo.run(...qemuCommands(random, 1 << 21, 4096), image)
+    const old = { compat: '0.10', cluster_size: 4096 }
+    const extended = { cluster_size: 16384, extended_l2: 'on' }
+    for (const [index, kind] of [old, { cluster_size: 4096 }, extended].entries()) {
+      const image = join(folder, `snapshots-${index}`)
+      await createByQemu(image, kind, 1 << 21)
+      await qemuIo.run(...qemuCommands(random, 1 << 21, kind.cluster_size), image)
       await qemuImg.run('convert', '-O', 'raw', image, `${image}.one`)
       await qemuImg.run('snapshot', '-c', 'one', image)
       await qemuIo.run(...plainCommands(random, 1 << 21), image)
       await qemuImg.run('snapshot', '-c', 'two', image)
       await qemuImg.run('convert', '-O', 'raw', image, `${image}.two`)
-      store(`snapshots-${compat}.raw`, readFileSync(`${image}.two`))
+      store(`snapshots-${index}.raw`, readFileSync(`${image}.two`))
       for (let round = 0; round < 3; round++) await writeOn(image, random)
       await expectClean(image)
       await qemuImg.run('compare', '-f', 'qcow2', '-F', 'raw', image, `${image}.raw`)

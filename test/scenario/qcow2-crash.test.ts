@@ -38,6 +38,12 @@ const variants: readonly Variant[] = [
   { title: 'lazy refcounts', create: { cluster_size: 1024, lazy_refcounts: true } },
   { title: 'caches of two tables', create: { cluster_size: 512 }, cache: 1024 },
   { title: 'a snapshot', create: { cluster_size: 512 }, snapshot: true },
+  { title: 'subclusters', create: { cluster_size: 16384, extended_l2: true } },
+  {
+    title: 'subclusters and a snapshot',
+    create: { cluster_size: 16384, extended_l2: true },
+    snapshot: true,
+  },
   { title: 'several requests at once', create: { cluster_size: 1024 }, parallel: true },
 ]
 

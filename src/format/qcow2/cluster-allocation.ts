@@ -3,65 +3,86 @@ import type { Allocation } from '../../block/cluster-map.ts'
 import type { Completion, HostRange } from '../../block/layer.ts'
 import type { ByteRange } from '../../bytes/range.ts'
 import type { Qcow2Image } from './image.ts'
-import { clusterOf, entrySize, highOf, lowOf, setCopied } from './l2-table.ts'
+import { highOf, lowOf, setCopied } from './l2-table.ts'
 import { type HostRun, hostOffset } from './offsets.ts'
+import { allocatedOf, maskOf, setSubclusters, zeroOf } from './subclusters.ts'
 import type { Table } from './table.ts'
+
+export interface AllocatedEntries {
+  /** Stays pinned until the allocation is linked or abandoned. */
+  readonly table: Table
+  /** The first entry. */
+  readonly index: number
+  /** One cluster for each entry. */
+  readonly run: HostRun
+  /** The entries have these very clusters already, kept while they were not data. */
+  readonly kept: boolean
+  /** What is to become data: whole subclusters, or clusters where there are none. */
+  readonly guest: ByteRange
+}
 
 export class ClusterAllocation implements Allocation {
   readonly guest: ByteRange
   readonly host: HostRange
   readonly zeroed: boolean
   readonly #image: Qcow2Image
-  readonly #table: Table
-  readonly #index: number
-  readonly #run: HostRun
-  /** The entries have these very clusters already. */
-  readonly #reused: boolean
+  readonly #entries: AllocatedEntries
 
-  private constructor(
-    image: Qcow2Image,
-    table: Table,
-    index: number,
-    run: HostRun,
-    guestStart: number,
-    reused: boolean,
-  ) {
-    const length = run.count * image.layout.clusterSize
+  constructor(image: Qcow2Image, entries: AllocatedEntries) {
+    const { run, guest } = entries
+    const { layout, space } = image
     this.#image = image
-    this.#table = table
-    this.#index = index
-    this.#run = run
-    this.#reused = reused
-    this.zeroed = image.file.claim(run.offset, length)
-    this.guest = { offset: guestStart, length }
-    this.host = { layer: image.file.layer, offset: run.offset, length, writable: true }
+    this.#entries = entries
+    this.zeroed = space.claim(run.offset, run.count * layout.clusterSize)
+    this.guest = guest
+    const offset = run.offset + (guest.offset % layout.clusterSize)
+    this.host = { layer: space.layer, offset, length: guest.length, writable: true }
   }
 
-  /** Newly taken clusters. The table stays pinned until the allocation is linked or abandoned. */
-  static of(image: Qcow2Image, table: Table, index: number, run: HostRun, guestStart: number) {
-    return new ClusterAllocation(image, table, index, run, guestStart, false)
+  link(): void {
+    this.#link(this.guest)
   }
 
-  /** Clusters that the entries kept while they read as zeroes. */
-  static reuse(image: Qcow2Image, table: Table, index: number, count: number, guestStart: number) {
-    const offset = clusterOf(highOf(table.view, index), lowOf(table.view, index))
-    return new ClusterAllocation(image, table, index, { offset, count }, guestStart, true)
-  }
-
-  link(): Completion {
-    const { view } = this.#table
-    const { clusterSize } = this.#image.layout
-    for (let at = 0; at < this.#run.count; at++) {
-      const index = this.#index + at
-      if (!this.#reused) this.#image.releaseEntry(highOf(view, index), lowOf(view, index), 'other')
-      setCopied(view, index, hostOffset(this.#run.offset + at * clusterSize))
-    }
-    this.#table.touchRange(this.#index * entrySize, this.#run.count * entrySize)
-    this.#table.unpin()
+  /** The entries keep the clusters for later. Without subclusters to say so, that is `link`. */
+  keep(): void {
+    const { extended } = this.#image.layout
+    this.#link(extended ? { ...this.guest, length: 0 } : this.guest)
   }
 
   abandon(): Completion {
-    this.#table.unpin()
-    if (!this.#reused) return this.#image.allocator.giveBack(this.#run)
+    const { table, run, kept } = this.#entries
+    table.unpin()
+    if (!kept) return this.#image.space.giveBack(run)
+  }
+
+  #link(data: ByteRange): void {
+    const { table, index, run, kept } = this.#entries
+    const { layout } = this.#image
+    for (let at = 0; at < run.count; at++) {
+      const word = layout.wordOf(index + at)
+      if (!kept) {
+        const { view } = table
+        this.#image.releaseEntry(highOf(view, word), lowOf(view, word), 'other')
+      }
+      setCopied(table.view, word, hostOffset(run.offset + at * layout.clusterSize))
+      if (layout.extended) this.#linkSubclusters(at, data)
+    }
+    table.touchRange(index * layout.entryBytes, run.count * layout.entryBytes)
+    table.unpin()
+  }
+
+  /** Those that were written are allocated; the others stay what they were. */
+  #linkSubclusters(at: number, data: ByteRange): void {
+    const { table, index, kept } = this.#entries
+    const { view } = table
+    const { clusterSize, subclusterSize } = this.#image.layout
+    const within = data.offset % clusterSize
+    const first = Math.max(0, (within - at * clusterSize) / subclusterSize)
+    const end = (within + data.length - at * clusterSize) / subclusterSize
+    const written = maskOf(first, Math.ceil(end))
+    // What a former cluster had is copied into the new one by now, or lies outside its data.
+    const before = kept ? allocatedOf(view, index + at) : 0
+    const zero = zeroOf(view, index + at) & ~written
+    setSubclusters(view, index + at, (before | written) >>> 0, zero >>> 0)
   }
 }

@@ -8,8 +8,9 @@ import { BlockError } from '../../errors.ts'
 import { compress, decompress } from './compression.ts'
 import { compressionTypes } from './header.ts'
 import type { Qcow2Image } from './image.ts'
-import { entrySize, highOf, kind, lowOf, setEntry } from './l2-table.ts'
+import { highOf, kind, lowOf, setEntry } from './l2-table.ts'
 import { type HostOffset, hostOffset } from './offsets.ts'
+import { setSubclusters } from './subclusters.ts'
 
 /** Bytes of decompressed clusters kept for those who read them in small pieces. */
 const keptBytes = 512 * KiB
@@ -62,9 +63,11 @@ export class CompressedClusters {
       await file.layer.write(place, packed, plainWriteIo)
       const table = await this.#image.ownTable(layout.l1Index(offset))
       const index = layout.l2Index(offset)
-      this.#image.releaseEntry(highOf(table.view, index), lowOf(table.view, index), 'other')
-      setEntry(table.view, index, layout.compressedHigh(place, packed.length), place % 2 ** 32)
-      table.touch(index * entrySize)
+      const word = layout.wordOf(index)
+      this.#image.releaseEntry(highOf(table.view, word), lowOf(table.view, word), 'other')
+      setEntry(table.view, word, layout.compressedHigh(place, packed.length), place % 2 ** 32)
+      if (layout.extended) setSubclusters(table.view, index, 0, 0)
+      table.touchRange(index * layout.entryBytes, layout.entryBytes)
       table.unpin()
     } catch (error) {
       await this.#giveBack(place, packed.length)
@@ -105,10 +108,10 @@ export class CompressedClusters {
     const table = await l2Tables.load(l1Index)
     table.unpin()
     const index = layout.l2Index(offset)
-    const high = highOf(table.view, index)
-    const low = lowOf(table.view, index)
-    const fault = layout.faultOf(high, low)
-    const at = table.offset + index * entrySize
+    const high = highOf(table.view, layout.wordOf(index))
+    const low = lowOf(table.view, layout.wordOf(index))
+    const fault = layout.faultAt(table.view, index)
+    const at = table.offset + index * layout.entryBytes
     if (fault !== undefined) throw this.#image.faults.corrupt(`L2 entry ${index} ${fault}`, at)
     if (layout.kindOf(high, low) !== kind.compressed) {
       throw new TypeError(`the cluster at ${offset} is not compressed`)

@@ -14,6 +14,7 @@ describe('options of a new image', () => {
       refcountBits: 16,
       preallocation: 'off',
       compression: 'zlib',
+      extendedL2: false,
     })
   })
 
@@ -83,7 +84,7 @@ describe('options of a new image', () => {
     )
   })
 
-  it.each(['extended_l2', 'data_file', 'data_file_raw', 'encryption', 'encrypt.format'])(
+  it.each(['data_file', 'data_file_raw', 'encryption', 'encrypt.format'])(
     'that are not supported yet are refused by name: %s',
     (name) => {
       expect(() => parseCreateOptions({ size, [name]: 'on' })).toThrowError(

@@ -3,8 +3,9 @@ import type { CreateOptionInfo } from '../../block/driver.ts'
 import { missing, OptionReader } from '../../block/options.ts'
 import { alignUp, isPowerOfTwo, KiB, maxDiskSize } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
-import { type CompressionType, compressionTypes, l1SizeFor } from './header.ts'
+import { type CompressionType, compressionTypes, incompatible, l1SizeFor } from './header.ts'
 import { maxBackingNameBytes, maxClusterBits, maxL1Bytes, minClusterBits } from './limits.ts'
+import { minExtendedClusterBits } from './subclusters.ts'
 
 export interface Qcow2CreateOptions {
   /** Bytes; a multiple of 512. */
@@ -16,6 +17,7 @@ export interface Qcow2CreateOptions {
   readonly refcountBits: number
   readonly preallocation: Preallocation
   readonly compression: CompressionType
+  readonly extendedL2: boolean
 }
 
 const preallocations = ['off', 'metadata', 'falloc', 'full'] as const
@@ -101,8 +103,9 @@ export function parseCreateOptions(options: Readonly<Record<string, unknown>>): 
   refuseUnsupported(reader)
   const version = parseVersion(reader)
   const clusterSize = parseClusterSize(reader)
+  const extendedL2 = reader.boolean('extended_l2') ?? false
   const parsed: Qcow2CreateOptions = {
-    size: parseSizeOption(reader, clusterSize),
+    size: parseSizeOption(reader, clusterSize, extendedL2),
     version,
     backing: parseBacking(reader),
     clusterSize,
@@ -110,6 +113,7 @@ export function parseCreateOptions(options: Readonly<Record<string, unknown>>): 
     refcountBits: parseRefcountBits(reader),
     preallocation: hyphenated(reader, 'preallocation', preallocations) ?? 'off',
     compression: hyphenated(reader, 'compression_type', compressionTypes) ?? 'zlib',
+    extendedL2,
   }
   reader.finish()
   checkTogether(parsed)
@@ -129,7 +133,7 @@ function withCreateNames(options: Readonly<Record<string, unknown>>): Record<str
 }
 
 function refuseUnsupported(reader: OptionReader): void {
-  for (const name of ['encryption', 'extended_l2', 'data_file_raw']) {
+  for (const name of ['encryption', 'data_file_raw']) {
     if (reader.boolean(name)) throw unsupported(name)
   }
   if (reader.take('data_file') !== undefined) throw unsupported('data_file')
@@ -152,11 +156,15 @@ function parseClusterSize(reader: OptionReader): number {
 }
 
 /** Rounded up to whole sectors. */
-function parseSizeOption(reader: OptionReader, clusterSize: number): number {
+function parseSizeOption(reader: OptionReader, clusterSize: number, extendedL2: boolean): number {
   const asked = reader.bytes('size')
   if (asked === undefined) throw missing('size')
   const size = alignUp(asked, sectorSize)
-  if (size <= maxDiskSize && l1SizeFor(size, Math.log2(clusterSize)) * 8 <= maxL1Bytes) return size
+  const l1Size = l1SizeFor(size, {
+    clusterBits: Math.log2(clusterSize),
+    incompatibleFeatures: extendedL2 ? incompatible.extendedL2 : 0n,
+  })
+  if (size <= maxDiskSize && l1Size * 8 <= maxL1Bytes) return size
   throw new BlockError(
     'INVALID_ARGUMENT',
     "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
@@ -199,7 +207,15 @@ function hyphenated<const T extends string>(
 
 function checkTogether(options: Qcow2CreateOptions): void {
   const needsV3 = 'compatibility level 1.1 and above (use version=v3 or greater)'
-  if (options.preallocation !== 'off' && options.backing) {
+  if (options.extendedL2 && options.version < 3) {
+    throw invalid(`Extended L2 entries are only supported with ${needsV3}`)
+  }
+  if (options.extendedL2 && options.clusterSize < 2 ** minExtendedClusterBits) {
+    throw invalid(
+      `Extended L2 entries are only supported with cluster sizes of at least ${2 ** minExtendedClusterBits} bytes`,
+    )
+  }
+  if (options.preallocation !== 'off' && options.backing && !options.extendedL2) {
     throw invalid(
       'Backing file and preallocation can only be used at the same time if extended_l2 is on',
     )

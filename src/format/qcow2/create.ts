@@ -65,6 +65,9 @@ export async function createImage(file: BlockLayer, options: Qcow2CreateOptions)
 function newHeader(options: Qcow2CreateOptions): Header {
   const clusterBits = Math.log2(options.clusterSize)
   const compressionType = compressionTypes.indexOf(options.compression)
+  const incompatibleFeatures =
+    (compressionType === 0 ? 0n : incompatible.compressionType) |
+    (options.extendedL2 ? incompatible.extendedL2 : 0n)
   const header: Header = {
     version: options.version,
     backingFileOffset: 0,
@@ -72,13 +75,13 @@ function newHeader(options: Qcow2CreateOptions): Header {
     clusterBits,
     size: options.size,
     cryptMethod: 0,
-    l1Size: l1SizeFor(options.size, clusterBits),
+    l1Size: l1SizeFor(options.size, { clusterBits, incompatibleFeatures }),
     l1TableOffset: 0,
     refcountTableOffset: 0,
     refcountTableClusters: 0,
     nbSnapshots: 0,
     snapshotsOffset: 0,
-    incompatibleFeatures: compressionType === 0 ? 0n : incompatible.compressionType,
+    incompatibleFeatures,
     compatibleFeatures: options.lazyRefcounts ? compatible.lazyRefcounts : 0n,
     autoclearFeatures: 0n,
     refcountOrder: Math.log2(options.refcountBits),
@@ -159,7 +162,7 @@ async function preallocate(
       const allocation = await map.allocate(at, options.size - at, context)
       const { host, guest } = allocation
       await fill(file, host.offset, host.length, options)
-      await allocation.link(context)
+      allocation.keep()
       at = guest.offset + guest.length
     }
   } finally {

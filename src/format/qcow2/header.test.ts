@@ -147,9 +147,9 @@ describe('a header is refused', () => {
     ],
     [
       'extended L2',
-      { incompatibleFeatures: incompatible.extendedL2 },
-      'UNSUPPORTED',
-      'extended L2 entries are not supported yet',
+      { incompatibleFeatures: incompatible.extendedL2, clusterBits: 13, refcountTableOffset: 8192 },
+      'CORRUPT_IMAGE',
+      'Extended L2 entries need clusters of at least 16384 bytes',
     ],
     [
       'nameless features',

@@ -24,6 +24,7 @@ import {
   maxSnapshots,
   minClusterBits,
 } from './limits.ts'
+import { minExtendedClusterBits } from './subclusters.ts'
 
 /** "QFI\xfb" */
 export const magic = 0x514649fb
@@ -271,8 +272,13 @@ function checkFeatures(header: Header, faults: Faults): void {
   if (header.incompatibleFeatures & incompatible.externalDataFile) {
     throw faults.refuse('UNSUPPORTED', 'external data files are not supported yet', 72)
   }
-  if (header.incompatibleFeatures & incompatible.extendedL2) {
-    throw faults.refuse('UNSUPPORTED', 'extended L2 entries are not supported yet', 72)
+  const extended = (header.incompatibleFeatures & incompatible.extendedL2) !== 0n
+  if (extended && header.clusterBits < minExtendedClusterBits) {
+    throw faults.refuse(
+      'CORRUPT_IMAGE',
+      `Extended L2 entries need clusters of at least ${2 ** minExtendedClusterBits} bytes`,
+      headerV3.offsets.incompatibleFeatures,
+    )
   }
 }
 
@@ -321,14 +327,18 @@ function checkSize(header: Header, faults: Faults): void {
   if (header.l1Size * 8 > maxL1Bytes) {
     throw faults.refuse('CORRUPT_IMAGE', 'Active L1 table too large', headerV2.offsets.l1Size)
   }
-  if (header.l1Size < l1SizeFor(header.size, header.clusterBits)) {
+  if (header.l1Size < l1SizeFor(header.size, header)) {
     throw faults.refuse('CORRUPT_IMAGE', 'L1 table is too small', headerV2.offsets.l1Size)
   }
 }
 
 /** Entries that the L1 table of a disk needs. */
-export function l1SizeFor(size: number, clusterBits: number): number {
-  return Math.ceil(size / (2 ** clusterBits * 2 ** (clusterBits - 3)))
+export function l1SizeFor(
+  size: number,
+  { clusterBits, incompatibleFeatures }: Pick<Header, 'clusterBits' | 'incompatibleFeatures'>,
+): number {
+  const entryBits = (incompatibleFeatures & incompatible.extendedL2) !== 0n ? 4 : 3
+  return Math.ceil(size / (2 ** clusterBits * 2 ** (clusterBits - entryBits)))
 }
 
 function checkTables(header: Header, fileSize: number, faults: Faults): void {

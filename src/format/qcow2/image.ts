@@ -6,6 +6,7 @@ import { checkImage } from './check/check.ts'
 import { CompressedClusters } from './compressed.ts'
 import { Faults } from './faults.ts'
 import { type FreeReason, PendingFrees } from './frees.ts'
+import { type GuestSpace, ImageSpace } from './guest-space.ts'
 import {
   autoclear,
   checkHeader,
@@ -38,6 +39,7 @@ export class Qcow2Image {
   readonly refcounts: Refcounts
   readonly frees: PendingFrees
   readonly allocator: Allocator
+  readonly space: GuestSpace
   readonly writeBack: WriteBack
   readonly compressed: CompressedClusters
   #cleaner: NodeJS.Timeout | undefined
@@ -60,6 +62,7 @@ export class Qcow2Image {
     this.refcounts = refcounts
     this.frees = new PendingFrees(this.layout.clusterSize)
     this.allocator = new Allocator(refcounts, this.frees, file, header.current, faults)
+    this.space = new ImageSpace(file, this.allocator)
     const { frees, allocator } = this
     const lazy = isLazy(header.current, settings)
     const { discards } = settings
@@ -87,7 +90,7 @@ export class Qcow2Image {
     const file = new ImageFile(layer, 2 ** header.clusterBits, faults)
     const state = new HeaderState(header)
     if (!settings.readOnly) await prepareWriting(state, file, faults, settings)
-    const layout = new L2Layout(header.version, header.clusterBits)
+    const layout = new L2Layout(header)
     const capacity = cacheCapacity(settings, header)
     const l2Tables = await L2Tables.open(file, header, layout, faults, capacity.l2Tables)
     const refcounts = await Refcounts.open(file, state, faults, capacity.refcountBlocks)
@@ -145,7 +148,7 @@ export class Qcow2Image {
     switch (this.layout.kindOf(high, low)) {
       case kind.data:
       case kind.zeroAllocated:
-        this.allocator.free(clusterOf(high, low), 1, reason)
+        this.space.free(clusterOf(high, low), 1, reason)
         break
       case kind.compressed: {
         const { clusterSize } = this.layout
@@ -161,14 +164,15 @@ export class Qcow2Image {
 
   /** Releases everything that a run of entries refers to, without changing them. */
   releaseEntries(table: Table, first: number, count: number): void {
+    const { layout } = this
     for (let index = first; index < first + count; index++) {
-      const high = highOf(table.view, index)
-      const low = lowOf(table.view, index)
-      const fault = this.layout.faultOf(high, low)
+      const fault = layout.faultAt(table.view, index)
       if (fault !== undefined) {
-        throw this.faults.corrupt(`L2 entry ${index} ${fault}`, table.offset + index * entrySize)
+        const at = table.offset + index * layout.entryBytes
+        throw this.faults.corrupt(`L2 entry ${index} ${fault}`, at)
       }
-      this.releaseEntry(high, low, 'request')
+      const word = layout.wordOf(index)
+      this.releaseEntry(highOf(table.view, word), lowOf(table.view, word), 'request')
     }
   }
 

@@ -17,7 +17,7 @@ import {
 } from './l2-table.ts'
 import { hostOffset } from './offsets.ts'
 
-const layout = new L2Layout(3, 16)
+const layout = new L2Layout({ version: 3, clusterBits: 16 })
 
 function table(): DataView {
   return new DataView(new ArrayBuffer(512))
@@ -53,7 +53,7 @@ describe('entries of L2 tables', () => {
 
   it('hold compressed data of any cluster size, up to the last byte that can be pointed at', () => {
     for (let bits = 9; bits <= 21; bits++) {
-      const own = new L2Layout(3, bits)
+      const own = new L2Layout({ version: 3, clusterBits: bits })
       for (const offset of [own.clusterSize + 7, own.compressedEnd - 4096 + 3]) {
         for (const length of [1, 505, 506, 512, own.clusterSize]) {
           const high = own.compressedHigh(hostOffset(offset), length)
@@ -77,7 +77,9 @@ describe('entries of L2 tables', () => {
       'is compressed and marked as writable in place',
     )
     expect(layout.faultOf(0x40000000, 0)).toBe('points to 0x0, into the header')
-    expect(new L2Layout(2, 16).faultOf(0, 1)).toBe('has reserved bits set')
+    expect(new L2Layout({ version: 2, clusterBits: 16 }).faultOf(0, 1)).toBe(
+      'has reserved bits set',
+    )
     expect(layout.faultOf(0x80000000, 0x50001)).toBeUndefined()
   })
 })

@@ -2,11 +2,17 @@
  * Entries of L1 and L2 tables, read and written as two 32-bit halves: they are consulted for every
  * request. `high` holds bits 32 to 63 of an entry, `low` bits 0 to 31; the bit operators are used
  * on halves only, never on offsets.
+ *
+ * The accessors count 64-bit words. An entry is one word; an extended L2 entry is two, of which
+ * the second says which subclusters are there (`subclusters.ts`): `L2Layout.wordOf` knows.
  */
 import { hex } from './faults.ts'
+import { type Header, incompatible } from './header.ts'
 import { maxHostOffset } from './limits.ts'
 import { type HostOffset, hostOffset } from './offsets.ts'
+import { allocatedOf, subclusterCount, zeroOf } from './subclusters.ts'
 
+/** Bytes of an entry of any table but extended L2 tables: of one word. */
 export const entrySize = 8
 
 /** Bit 63: the cluster's refcount is exactly one, so it can be written in place. */
@@ -24,7 +30,10 @@ const offsetHigh = 0x00ffffff
 const zeroLow = 1
 const two32 = 2 ** 32
 
-/** What an L2 entry says of its cluster. */
+/**
+ * What an L2 entry says of its cluster. Extended entries say of each subcluster whether it is
+ * there, so of the cluster only whether a host cluster is kept for it (`data`) or not.
+ */
 export const kind = {
   unallocated: 0,
   /** Reads as zeroes, nothing is kept for it. */
@@ -36,11 +45,23 @@ export const kind = {
 } as const
 export type Kind = (typeof kind)[keyof typeof kind]
 
-/** Numbers that follow from the cluster size. Set once. */
+/** The fields of a header that decide how L2 tables look. */
+export type L2Features = Pick<Header, 'version' | 'clusterBits'> &
+  Partial<Pick<Header, 'incompatibleFeatures'>>
+
+/** Numbers that follow from the header. Set once. */
 export class L2Layout {
   readonly version: 2 | 3
   readonly clusterBits: number
   readonly clusterSize: number
+  /** Entries have two words, and clusters have subclusters. */
+  readonly extended: boolean
+  /** Bytes that have a status of their own: a cluster, or a 32nd of one. */
+  readonly subclusterSize: number
+  /** The guest's clusters lie in a file of their own, each at its own offset. */
+  readonly external: boolean
+  /** Bytes of one L2 entry. */
+  readonly entryBytes: number
   /** Entries of one L2 table. */
   readonly entries: number
   /** Bytes of the disk that one L2 table describes. */
@@ -49,11 +70,15 @@ export class L2Layout {
   readonly #compressedOffsetBits: number
   readonly #compressedOffsetMask: number
 
-  constructor(version: 2 | 3, clusterBits: number) {
+  constructor({ version, clusterBits, incompatibleFeatures = 0n }: L2Features) {
     this.version = version
     this.clusterBits = clusterBits
     this.clusterSize = 2 ** clusterBits
-    this.entries = this.clusterSize / entrySize
+    this.extended = (incompatibleFeatures & incompatible.extendedL2) !== 0n
+    this.external = (incompatibleFeatures & incompatible.externalDataFile) !== 0n
+    this.subclusterSize = this.extended ? this.clusterSize / subclusterCount : this.clusterSize
+    this.entryBytes = this.extended ? 2 * entrySize : entrySize
+    this.entries = this.clusterSize / this.entryBytes
     this.coverage = this.entries * this.clusterSize
     this.#compressedOffsetBits = 62 - (clusterBits - 8) - 32
     this.#compressedOffsetMask = 2 ** this.#compressedOffsetBits - 1
@@ -74,19 +99,41 @@ export class L2Layout {
     return Math.floor((guest % this.coverage) / this.clusterSize)
   }
 
+  /** Where an L2 entry begins, in words, for the accessors. */
+  wordOf(index: number): number {
+    return this.extended ? index * 2 : index
+  }
+
   kindOf(high: number, low: number): Kind {
     if ((high & compressedHigh) !== 0) return kind.compressed
-    const allocated = (high & ~copiedHigh) !== 0 || low > zeroLow
+    // The first cluster of a data file is at offset 0: there the flag says that it is used.
+    const allocated =
+      (high & ~copiedHigh) !== 0 || low > zeroLow || (this.external && isCopied(high))
     if ((low & zeroLow) !== 0) return allocated ? kind.zeroAllocated : kind.zeroPlain
     return allocated ? kind.data : kind.unallocated
   }
 
-  /** What is wrong with an L2 entry, or undefined. */
+  /** What is wrong with an L2 entry, all of it, or undefined. */
+  faultAt(view: DataView, index: number): string | undefined {
+    const word = this.wordOf(index)
+    const high = highOf(view, word)
+    const low = lowOf(view, word)
+    const fault = this.faultOf(high, low)
+    if (fault !== undefined || !this.extended) return fault
+    return this.#subclusterFault(
+      this.kindOf(high, low),
+      allocatedOf(view, index),
+      zeroOf(view, index),
+    )
+  }
+
+  /** What is wrong with the first word of an L2 entry, or undefined. */
   faultOf(high: number, low: number): string | undefined {
     const entryKind = this.kindOf(high, low)
     if (entryKind === kind.compressed) return this.#compressedFault(high, low)
     if ((high & reservedHighL2) !== 0) return 'has reserved bits set'
-    if (this.version === 2 && (low & zeroLow) !== 0) return 'has reserved bits set'
+    const zeroFlag = this.version >= 3 && !this.extended
+    if (!zeroFlag && (low & zeroLow) !== 0) return 'has reserved bits set'
     const offset = offsetOf(high, low - (low & zeroLow))
     const empty = entryKind === kind.unallocated || entryKind === kind.zeroPlain
     if (empty)
@@ -115,7 +162,17 @@ export class L2Layout {
     return compressedHigh + high
   }
 
+  #subclusterFault(entryKind: Kind, allocated: number, zero: number): string | undefined {
+    if (entryKind === kind.compressed) {
+      return allocated !== 0 || zero !== 0 ? 'is compressed and has subclusters' : undefined
+    }
+    if ((allocated & zero) !== 0) return 'has subclusters that are allocated and zero at once'
+    const missing = entryKind === kind.unallocated && allocated !== 0
+    return missing ? 'has allocated subclusters but no cluster' : undefined
+  }
+
   #compressedFault(high: number, low: number): string | undefined {
+    if (this.external) return 'is compressed, which an image with a data file cannot have'
     if (isCopied(high)) return 'is compressed and marked as writable in place'
     const offset = this.compressedOffset(high, low)
     if (offset > maxHostOffset) return `points to ${hex(offset)}, beyond 2^53`
@@ -152,17 +209,17 @@ export function l1Fault(high: number, low: number, clusterSize: number): string 
   return offset > maxHostOffset ? `points to ${hex(offset)}, beyond 2^53` : undefined
 }
 
-export function highOf(view: DataView, index: number): number {
-  return view.getUint32(index * entrySize)
+export function highOf(view: DataView, word: number): number {
+  return view.getUint32(word * entrySize)
 }
 
-export function lowOf(view: DataView, index: number): number {
-  return view.getUint32(index * entrySize + 4)
+export function lowOf(view: DataView, word: number): number {
+  return view.getUint32(word * entrySize + 4)
 }
 
-export function setEntry(view: DataView, index: number, high: number, low: number): void {
-  view.setUint32(index * entrySize, high)
-  view.setUint32(index * entrySize + 4, low)
+export function setEntry(view: DataView, word: number, high: number, low: number): void {
+  view.setUint32(word * entrySize, high)
+  view.setUint32(word * entrySize + 4, low)
 }
 
 /** Describes a cluster that reads as zeroes and has nothing kept for it. */

@@ -12,7 +12,7 @@ import type { Io } from '../../block/layer.ts'
 import { alignUp, maxDiskSize } from '../../bytes/range.ts'
 import { l1SizeFor } from './header.ts'
 import type { Qcow2Image } from './image.ts'
-import { entrySize, setEntry } from './l2-table.ts'
+import { entrySize } from './l2-table.ts'
 import { maxL1Bytes } from './limits.ts'
 
 const sectorSize = 512
@@ -37,14 +37,15 @@ export async function resizeImage(image: Qcow2Image, size: number, io: Io): Prom
 }
 
 function checkNewSize(image: Qcow2Image, size: number): void {
-  const { version, nbSnapshots, clusterBits } = image.header.current
+  const header = image.header.current
+  const { version, nbSnapshots, clusterBits } = header
   if (size % sectorSize !== 0) {
     throw image.faults.invalid(`The new size must be a multiple of ${sectorSize}`)
   }
   if (version < 3 && nbSnapshots > 0) {
     throw image.faults.unsupported("Can't resize a version 2 image which has snapshots")
   }
-  if (size > maxDiskSize || l1SizeFor(size, clusterBits) * entrySize > maxL1Bytes) {
+  if (size > maxDiskSize || l1SizeFor(size, header) * entrySize > maxL1Bytes) {
     throw image.faults.invalid(
       `${size} bytes are too large for clusters of ${2 ** clusterBits} bytes`,
     )
@@ -69,12 +70,12 @@ async function dropBehind(image: Qcow2Image, offset: number, io: Io): Promise<vo
 const maxPendingFrees = 16_384
 
 async function dropEntries(image: Qcow2Image, l1Index: number, first: number): Promise<void> {
-  const { entries } = image.layout
+  const { entries, entryBytes } = image.layout
   const table = await image.ownTable(l1Index)
   try {
     image.releaseEntries(table, first, entries - first)
-    for (let index = first; index < entries; index++) setEntry(table.view, index, 0, 0)
-    table.touchRange(first * entrySize, (entries - first) * entrySize)
+    table.bytes.fill(0, first * entryBytes)
+    table.touchRange(first * entryBytes, (entries - first) * entryBytes)
   } finally {
     table.unpin()
   }
@@ -92,7 +93,7 @@ async function dropTable(image: Qcow2Image, l1Index: number): Promise<void> {
 async function growL1(image: Qcow2Image, size: number): Promise<void> {
   const { layout, allocator, l2Tables, file } = image
   const header = image.header.current
-  const entries = l1SizeFor(size, header.clusterBits)
+  const entries = l1SizeFor(size, header)
   if (entries <= header.l1Size) return
   const clusters = (count: number) => Math.ceil((count * entrySize) / layout.clusterSize)
   const run = await allocator.takeWhole(clusters(entries))

@@ -4,7 +4,17 @@
  * cluster is lost, the cluster reads as zeroes (of version 2: as the backing file has it).
  */
 import { hex64 } from '../faults.ts'
-import { entrySize, kind, type L2Layout, offsetOf, setEntry } from '../l2-table.ts'
+import {
+  clusterOf,
+  entrySize,
+  highOf,
+  kind,
+  type L2Layout,
+  lowOf,
+  offsetOf,
+  setEntry,
+} from '../l2-table.ts'
+import { allocatedOf, setSubclusters, zeroOf } from '../subclusters.ts'
 
 /** Bits of an L1 entry that mean something. */
 const l1High = 0x80ffffff
@@ -61,7 +71,7 @@ export function mendL2Entry(
 ): MendedL2 {
   if (layout.kindOf(high, low) === kind.compressed)
     return mendCompressed(high, low, layout, fileSize)
-  const zero = layout.version >= 3 ? low % 2 : 0
+  const zero = layout.version >= 3 && !layout.extended ? low % 2 : 0
   const clean = { high: (high & l2High) >>> 0, low: low - (low % 512) + zero }
   const offset = offsetOf(clean.high, clean.low - zero)
   const where = `offset=${offset.toString(16)}`
@@ -91,7 +101,29 @@ function mendCompressed(high: number, low: number, layout: L2Layout, fileSize: n
 }
 
 function emptied(layout: L2Layout): { high: number; low: number } {
-  return { high: 0, low: layout.version >= 3 ? 1 : 0 }
+  return { high: 0, low: layout.version >= 3 && !layout.extended ? 1 : 0 }
+}
+
+/**
+ * What is wrong with the subclusters of an entry whose cluster is sound; makes `view` say what does
+ * least harm. Data that is there stays data; where there is no cluster, it reads as zeroes.
+ */
+export function mendSubclusters(view: DataView, index: number, layout: L2Layout): string {
+  const high = highOf(view, layout.wordOf(index))
+  const low = lowOf(view, layout.wordOf(index))
+  const allocated = allocatedOf(view, index)
+  const zero = zeroOf(view, index)
+  switch (layout.kindOf(high, low)) {
+    case kind.compressed:
+      setSubclusters(view, index, 0, 0)
+      return `compressed cluster ${index} with non-zero subcluster allocation bitmap, entry=0x${hex64(high, low)}`
+    case kind.unallocated:
+      setSubclusters(view, index, 0, (allocated | zero) >>> 0)
+      return ': Unallocated cluster has non-zero subcluster allocation map'
+    default:
+      setSubclusters(view, index, allocated, (zero & ~allocated) >>> 0)
+      return `offset=${clusterOf(high, low).toString(16)}: Allocated cluster has corrupted subcluster allocation bitmap`
+  }
 }
 
 function entryOf(high: number, low: number): Uint8Array {

@@ -20,10 +20,11 @@ import {
   lowOf,
   offsetOf,
   rawOf,
+  setEntry,
 } from '../l2-table.ts'
 import { readSnapshotTable } from '../snapshot-table.ts'
 import { Counts } from './counts.ts'
-import { mendL1Entry, mendL2Entry } from './mend.ts'
+import { mendL1Entry, mendL2Entry, mendSubclusters } from './mend.ts'
 import type { Report } from './report.ts'
 
 export interface CheckedImage {
@@ -73,7 +74,7 @@ export class References {
     this.#image = image
     this.#report = report
     this.#options = options
-    this.#layout = new L2Layout(image.header.version, image.header.clusterBits)
+    this.#layout = new L2Layout(image.header)
     this.#clusters = Math.ceil(image.file.size / this.#layout.clusterSize)
     this.#table = new Uint8Array(this.#layout.clusterSize)
   }
@@ -179,7 +180,7 @@ export class References {
   }
 
   async #l2Table(offset: number, shared: SharedTable): Promise<void> {
-    const { clusterSize, entries } = this.#layout
+    const { clusterSize, entries, extended } = this.#layout
     this.region(offset, clusterSize, shared.times)
     const bytes = this.#table
     await this.#image.file.read(offset, bytes, plainIo)
@@ -187,19 +188,20 @@ export class References {
     let mended = false
     let expected = 0
     for (let index = 0; index < entries; index++) {
-      let high = highOf(view, index)
-      let low = lowOf(view, index)
-      if (high === 0 && low === 0) continue
-      const run = this.#soundRun(view, index, high, low)
+      const word = this.#layout.wordOf(index)
+      let high = highOf(view, word)
+      let low = lowOf(view, word)
+      if (high === 0 && low === 0 && !extended) continue
+      const run = extended ? 0 : this.#soundRun(view, index, high, low)
       if (run > 0) {
         expected = this.#countRun(high, low, run, shared, expected)
         index += run - 1
         continue
       }
-      if (this.#layout.faultOf(high, low) !== undefined || this.#isOutside(high, low)) {
+      if (this.#layout.faultAt(view, index) !== undefined || this.#isOutside(high, low)) {
         if (this.#l2Fault(view, index)) mended = true
-        high = highOf(view, index)
-        low = lowOf(view, index)
+        high = highOf(view, word)
+        low = lowOf(view, word)
         if (!this.#options.mend) {
           this.#countBroken(high, low, shared)
           continue
@@ -265,7 +267,9 @@ export class References {
   /** An entry that stays broken: whatever it may refer to counts as in use. */
   #countBroken(high: number, low: number, shared: SharedTable): void {
     const { clusterSize } = this.#layout
-    const compressed = this.#layout.kindOf(high, low) === kind.compressed
+    const entryKind = this.#layout.kindOf(high, low)
+    if (entryKind === kind.unallocated) return
+    const compressed = entryKind === kind.compressed
     if (shared.active) this.#countStatistics(compressed, false)
     const offset = compressed
       ? this.#layout.compressedOffset(high, low)
@@ -293,20 +297,22 @@ export class References {
   /** Reports a broken entry and, if that is wanted, mends it in `view`. */
   #l2Fault(view: DataView, index: number): boolean {
     const { mend } = this.#options
-    const mended = mendL2Entry(
-      highOf(view, index),
-      lowOf(view, index),
-      this.#layout,
-      this.#image.file.size,
-    )
+    const word = this.#layout.wordOf(index)
+    const high = highOf(view, word)
+    const low = lowOf(view, word)
+    if (this.#layout.faultOf(high, low) === undefined && !this.#isOutside(high, low)) {
+      this.#report.corruption(mendSubclusters(view, index, this.#layout), mend)
+      return mend
+    }
+    const mended = mendL2Entry(high, low, this.#layout, this.#image.file.size)
     this.incomplete ||= mended.lost
     // What lies behind the end of the file is reported when it is counted.
     if (mended.message !== undefined && (mend || !mended.outside)) {
       this.#report.corruption(mended.message, mend)
     }
     if (!mend) return false
-    view.setUint32(index * entrySize, mended.high)
-    view.setUint32(index * entrySize + 4, mended.low)
+    setEntry(view, word, mended.high, mended.low)
+    if (this.#layout.faultAt(view, index) !== undefined) mendSubclusters(view, index, this.#layout)
     return true
   }
 

@@ -50,7 +50,7 @@ export async function mendCopiedFlags(
   all: boolean,
 ): Promise<void> {
   const { file, header } = image
-  const layout = new L2Layout(header.version, header.clusterBits)
+  const layout = new L2Layout(header)
   const l1 = new Uint8Array(header.l1Size * entrySize)
   await file.read(header.l1TableOffset, l1, plainIo)
   const view = viewOf(l1)
@@ -101,8 +101,9 @@ class FlagMender {
   mendL2(view: DataView): boolean {
     let changed = false
     for (let index = 0; index < this.#layout.entries; index++) {
-      const high = highOf(view, index)
-      const low = lowOf(view, index)
+      const word = this.#layout.wordOf(index)
+      const high = highOf(view, word)
+      const low = lowOf(view, word)
       if ((high === 0 && low === 0) || this.#layout.faultOf(high, low) !== undefined) continue
       const entryKind = this.#layout.kindOf(high, low)
       if (entryKind !== kind.data && entryKind !== kind.zeroAllocated) continue
@@ -110,7 +111,7 @@ class FlagMender {
         `OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${count}`
       const own = this.#judge(isCopied(high), clusterOf(high, low), what)
       if (own === undefined) continue
-      setEntry(view, index, own ? high + 2 ** 31 : high - 2 ** 31, low)
+      setEntry(view, word, own ? high + 2 ** 31 : high - 2 ** 31, low)
       changed = true
     }
     return changed

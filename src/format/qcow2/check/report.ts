@@ -23,7 +23,8 @@ export class Report {
 
   /** A fault that contradicts the format; `ERROR` or, where it is mended, `Repairing`. */
   corruption(text: string, fixed = false): void {
-    this.say(`${fixed ? 'Repairing' : 'ERROR'} ${text}`)
+    const what = fixed ? 'Repairing' : 'ERROR'
+    this.say(text.startsWith(':') ? what + text : `${what} ${text}`)
     if (fixed) this.corruptionsFixed++
     else this.corruptions++
   }

@@ -1,0 +1,58 @@
+/**
+ * Where the guest's data lies, and who gives out the space for it: the image file, in clusters that
+ * are counted.
+ */
+import type { BlockLayer, Completion } from '../../block/layer.ts'
+import type { Allocator } from './allocator.ts'
+import type { FreeReason } from './frees.ts'
+import type { ImageFile } from './image-file.ts'
+import type { HostOffset, HostRun } from './offsets.ts'
+
+export interface GuestSpace {
+  /** What plain data is read from and written to, at its host offset. */
+  readonly layer: BlockLayer
+  /** Bytes that can be read there. */
+  readonly size: number
+  /** Space for up to `count` consecutive clusters of the disk, of which the first is at `guest`. */
+  take(count: number, guest: number): HostRun | Promise<HostRun>
+  /** Space that was taken and that nothing has referred to. */
+  giveBack(run: HostRun): Completion
+  /** Clusters that the tables in memory no longer refer to. */
+  free(offset: HostOffset, count: number, reason: FreeReason): void
+  /** Whether space that was just taken reads as zeroes already. Notes that it is used. */
+  claim(offset: number, length: number): boolean
+}
+
+export class ImageSpace implements GuestSpace {
+  readonly #file: ImageFile
+  readonly #allocator: Allocator
+
+  constructor(file: ImageFile, allocator: Allocator) {
+    this.#file = file
+    this.#allocator = allocator
+  }
+
+  get layer(): BlockLayer {
+    return this.#file.layer
+  }
+
+  get size(): number {
+    return this.#file.size
+  }
+
+  take(count: number): HostRun | Promise<HostRun> {
+    return this.#allocator.take(count)
+  }
+
+  giveBack(run: HostRun): Completion {
+    return this.#allocator.giveBack(run)
+  }
+
+  free(offset: HostOffset, count: number, reason: FreeReason): void {
+    this.#allocator.free(offset, count, reason)
+  }
+
+  claim(offset: number, length: number): boolean {
+    return this.#file.claim(offset, length)
+  }
+}
