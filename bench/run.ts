@@ -11,9 +11,10 @@ import { run } from './process.ts'
 import { convert } from './rows/convert.ts'
 import { img } from './rows/img.ts'
 import { nbd } from './rows/nbd.ts'
+import { qcow2Write } from './rows/qcow2-write.ts'
 import type { Row } from './rows/row.ts'
 
-const rows: readonly Row[] = [convert, img, nbd]
+const rows: readonly Row[] = [convert, img, nbd, qcow2Write]
 
 const { values } = parseArgs({
   options: {
