@@ -32,11 +32,12 @@ export const convert: Row = {
   async *measure({ folder, runs, quick }) {
     const raw = path.join(folder, 'disk.raw')
     const qcow2 = path.join(folder, 'disk.qcow2')
-    await makeDisk(raw, (quick ? 128 : 1024) * MiB)
+    const size = quick ? '128 MiB' : '4 GiB'
+    await makeDisk(raw, (quick ? 128 : 4096) * MiB)
     await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, qcow2])
     const cases = [
-      { name: 'convert raw → qcow2', from: ['raw', raw], to: 'qcow2' },
-      { name: 'convert qcow2 → raw', from: ['qcow2', qcow2], to: 'raw' },
+      { name: `convert ${size} raw → qcow2`, from: ['raw', raw], to: 'qcow2' },
+      { name: `convert ${size} qcow2 → raw`, from: ['qcow2', qcow2], to: 'raw' },
     ]
     for (const { name, from, to } of cases) {
       const out = path.join(folder, 'out')

@@ -6,6 +6,10 @@
  * Only one piece is written at a time: a file system lets one writer into a file, and the others
  * would burn a processor each while they wait (three times the system time, measured on ext4).
  * Compressing takes longer than that, so compressed pieces are dealt with together.
+ *
+ * Few workers begin, and one more joins when the next piece to be written has not been read yet
+ * again and again. Where reading is the faster side, what is written is then still in the processor's cache,
+ * which is a tenth of the time; a slow source gets all of them.
  */
 import type { BlockLayer } from '../../block/layer.ts'
 import { neverAborted, plainWriteIo } from '../../block/layer.ts'
@@ -20,7 +24,7 @@ import { CommandFailure } from './failure.ts'
 export interface PipelineOptions {
   readonly source: ConvertSource
   readonly target: Edge
-  /** Pieces in flight. */
+  /** Most pieces in flight. */
   readonly workers: number
   /** Whether writes may start in any order. */
   readonly anyOrder: boolean
@@ -42,6 +46,12 @@ export interface PipelineOptions {
 /** Zeroes are written in steps of this, so that progress shows. */
 const maxZeroLength = 256 * MiB
 
+/** Workers to begin with: one writes, one is ready, one reads. */
+const firstWorkers = 3
+
+/** Pieces that may come late, one after the other, before another worker joins. */
+const patience = 4
+
 /** Smallest piece that salvaging tells good from bad. */
 const sectorSize = 512
 
@@ -59,6 +69,11 @@ class Pipeline {
   #taking: Promise<unknown> = Promise.resolve()
   /** Settles when the piece before has passed its turn on. */
   #turn: Promise<void> = Promise.resolve()
+  readonly #workers: Promise<void>[] = []
+  /** Pieces that have been read and wait for their turn. */
+  #ready = 0
+  /** Pieces in a row whose turn came before they had been read. */
+  #starved = 0
   #failure: { readonly error: unknown } | undefined
 
   constructor(options: PipelineOptions) {
@@ -76,7 +91,11 @@ class Pipeline {
   }
 
   async run(): Promise<void> {
-    await Promise.all(Array.from({ length: this.#options.workers }, () => this.#work()))
+    const { workers, anyOrder, compressed } = this.#options
+    const first = anyOrder || compressed ? workers : Math.min(workers, firstWorkers)
+    for (let number = 0; number < first; number++) this.#workers.push(this.#work())
+    // More of them may join meanwhile.
+    for (const worker of this.#workers) await worker
     if (this.#failure) throw this.#failure.error
   }
 
@@ -94,11 +113,20 @@ class Pipeline {
         } finally {
           passTurn()
         }
+        this.#joinIfStarved()
         this.#options.progress(piece.length)
       }
     } catch (error) {
       this.#failure ??= { error }
     }
+  }
+
+  /** Where the writer has waited for a read again and again, one more reads from now on. */
+  #joinIfStarved(): void {
+    this.#starved = this.#ready === 0 ? this.#starved + 1 : 0
+    if (this.#starved < patience || this.#workers.length >= this.#options.workers) return
+    this.#starved = 0
+    this.#workers.push(this.#work())
   }
 
   /** The next piece that has to be worked on, and its place in the order of writes. */
@@ -144,7 +172,11 @@ class Pipeline {
       await this.#rate.take(piece.length, neverAborted)
       await this.#read(piece.offset, data)
     }
-    if (!this.#options.anyOrder) await turn
+    if (!this.#options.anyOrder) {
+      this.#ready++
+      await turn
+      this.#ready--
+    }
     if (this.#failure) return
     const writing =
       piece.status === 'data' && data
@@ -241,15 +273,20 @@ interface Run {
 /** The longest runs of blocks that are all zero, or all not. */
 function* runsOf(data: Uint8Array, block: number): Generator<Run> {
   let start = 0
-  let zero = isZero(data.subarray(0, block))
+  let zero = isZeroBlock(data, 0, block)
   for (let at = block; at < data.length; at += block) {
-    const nextZero = isZero(data.subarray(at, at + block))
+    const nextZero = isZeroBlock(data, at, block)
     if (nextZero === zero) continue
     yield { start, end: at, zero }
     start = at
     zero = nextZero
   }
   if (data.length > 0) yield { start, end: data.length, zero }
+}
+
+/** Most blocks of data say so by their first byte; a view of each would cost more than looking. */
+function isZeroBlock(data: Uint8Array, at: number, block: number): boolean {
+  return data[at] === 0 && isZero(data.subarray(at, at + block))
 }
 
 /** What went wrong, in as few words as the system has for it. */

@@ -5,7 +5,7 @@ import type { Edge } from '../../graph/edge.ts'
 import { chainExtentAt } from '../../graph/status.ts'
 
 /** Longest piece of data that is read at once. */
-export const maxPieceLength = 2 * MiB
+export const maxPieceLength = 4 * MiB
 
 /** An input image at its place in the output. */
 export interface SourceImage {
