@@ -37,7 +37,8 @@ const maxRunsInFlight = 16
 const maxJoinedWrite = 512 * 1024
 
 export class ClusterLayer implements BlockLayer {
-  readonly capabilities: Capabilities
+  capabilities: Capabilities
+  readonly setReadOnly?: BlockLayer['setReadOnly']
   readonly image?: ImageFacts
   readonly check?: ImageCheck
   readonly backingLink?: BackingLink
@@ -52,15 +53,15 @@ export class ClusterLayer implements BlockLayer {
   constructor(map: ClusterMap, backing: BlockLayer | undefined) {
     this.#map = map
     this.#backing = backing
-    this.capabilities = {
-      write: !map.readOnly,
-      resize: !map.readOnly,
-      backing: true,
-      fua: 'emulated',
-      writeZeroes: map.zeroClusters ? 'native' : 'emulated',
-      discard: 'native',
-      extents: 'native',
-      zeroInit: true,
+    this.capabilities = capabilitiesOf(map)
+    const switchMap = map.setReadOnly?.bind(map)
+    if (switchMap) {
+      this.setReadOnly = async (readOnly, io) => {
+        await this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, async () => {
+          await switchMap(readOnly, io)
+          this.capabilities = capabilitiesOf(map)
+        })
+      }
     }
     this.image = map.abilities.image
     this.check = map.abilities.check
@@ -121,7 +122,7 @@ export class ClusterLayer implements BlockLayer {
     const whole = this.#whole(offset, length, this.#map.clusterSize)
     if (whole.length === 0) return
     await this.#exclusively(whole.offset, whole.length, io, () =>
-      this.#map.discard(whole.offset, whole.length, io),
+      this.#map.discard(whole.offset, whole.length, io, this.#backing !== undefined),
     )
   }
 
@@ -406,6 +407,19 @@ export class ClusterLayer implements BlockLayer {
     io: WriteIo,
   ): Completion {
     return this.#exclusively(offset, source.length, io, () => encode(offset, source, io))
+  }
+}
+
+function capabilitiesOf(map: ClusterMap): Capabilities {
+  return {
+    write: !map.readOnly,
+    resize: !map.readOnly,
+    backing: true,
+    fua: 'emulated',
+    writeZeroes: map.zeroClusters ? 'native' : 'emulated',
+    discard: 'native',
+    extents: 'native',
+    zeroInit: true,
   }
 }
 

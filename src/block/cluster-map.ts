@@ -52,13 +52,18 @@ export interface ClusterMap extends AsyncDisposable {
   allocate(offset: number, length: number, io: Io): Allocation | Promise<Allocation>
   /** Makes whole subclusters read as zeroes; deallocates them if `io.mayUnmap`. */
   zero(offset: number, length: number, io: ZeroIo): Completion
-  /** Drops whole clusters. What they read as afterwards is the format's choice, never stale data. */
-  discard(offset: number, length: number, io: Io): Completion
+  /**
+   * Drops whole clusters. What they read as afterwards is the format's choice, never stale data.
+   * `backed`: there is a backing file, whatever the image records.
+   */
+  discard(offset: number, length: number, io: Io, backed: boolean): Completion
   /** Decodes [`offset`, `offset + target.length`), a part of a run that `map` called `encoded`. */
   readEncoded?(offset: number, target: Uint8Array, io: Io): Completion
   /** Stores one whole cluster compressed, or plainly where that is no smaller. */
   writeEncoded?(offset: number, source: Uint8Array, io: WriteIo): Completion
   truncate(size: number, io: Io): Completion
+  /** Begins or ceases to be writable; runs alone. When it rejects everything is as before. */
+  setReadOnly?(readOnly: boolean, io: Io): Promise<void>
   /** Data and metadata on stable storage, in the order that a crash between cannot corrupt. */
   flush(io: Io): Completion
 }

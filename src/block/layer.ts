@@ -127,6 +127,13 @@ export interface Abilities {
    * alone. Nobody reads between that and what went before.
    */
   makeEmpty?(io: Io): Promise<void>
+  /** Shows another backing file, or none, from now on. Nothing is in flight meanwhile. */
+  setBacking?(backing: BlockLayer | undefined): void
+  /**
+   * Begins or ceases to be writable, without changing what is read. Children are writable
+   * already, or still. Runs alone; when it rejects everything is as before.
+   */
+  setReadOnly?(readOnly: boolean, io: Io): Promise<void>
   /** What the layer uses and shares on a child; undefined where that is the usual of the role. */
   childPermissions?(role: ChildRole, needs: Permissions): Permissions | undefined
 }

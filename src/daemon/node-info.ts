@@ -1,5 +1,6 @@
 /** A node, as `query-named-block-nodes` describes it. */
 import { alignUp } from '../bytes/range.ts'
+import { filenameOf } from '../graph/chain.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { backingOf } from '../graph/status.ts'
 import {
@@ -113,12 +114,4 @@ async function describeImages(
     'format-specific': image?.specific?.(),
     'backing-image': below && (await describeImages(below, rest)),
   }
-}
-
-/** Of the image, or of what it lies in. */
-function filenameOf(node: BlockNode): string {
-  const own = node.layer.image?.filename
-  if (own !== undefined) return own
-  const storage = node.children.get('file')?.node
-  return storage ? filenameOf(storage) : `json:{"driver": "${node.driver}"}`
 }

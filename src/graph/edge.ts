@@ -47,6 +47,8 @@ export class Edge implements BlockLayer {
   readonly drain: DrainHandler | undefined
   /** The node at the upper end, once it is open; undefined for users outside the graph. */
   owner: BlockNode | undefined
+  /** Who relies on this edge staying where it is, if anybody does; as messages name them. */
+  frozen: string | undefined
   #node: BlockNode
   #permissions: Permissions
   #readable = false

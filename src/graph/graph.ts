@@ -9,6 +9,7 @@
 import type { BlockDriver, NodeOptions, OpenContext } from '../block/driver.ts'
 import { type BlockLayer, everyPermission, neverAborted, type Permission } from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
+import { switchAccess } from './access.ts'
 import type { DrainHandler, Edge } from './edge.ts'
 import type { BlockNode } from './node.ts'
 import { NodeOpener } from './node-opener.ts'
@@ -171,7 +172,7 @@ export class Graph implements AsyncDisposable {
             .filter(({ owner }) => !owner || !below.has(owner))
             .map((edge) => ({ edge, to: filter }))
         })
-        this.#shape.retarget(moves)
+        this.#shape.change({ moves })
       },
     )
   }
@@ -183,10 +184,70 @@ export class Graph implements AsyncDisposable {
       const below = filter.children.get('file')?.node
       if (!below) throw new TypeError(`${filter.name} is no filter`)
       const moves = [...filter.parents].map((edge) => ({ edge, to: below }))
-      this.#shape.retarget(moves, filter)
+      this.#shape.change({ moves, leaving: filter })
     })
     this.#shape.kept.delete(filter)
     await this.#shape.close(filter)
+  }
+
+  /**
+   * Gives a node another backing file, or none. The image's record of it is not touched; what was
+   * the backing file is closed if nobody else keeps it.
+   */
+  async setBacking(node: BlockNode, to: BlockNode | undefined): Promise<void> {
+    await this.changed([node], (shape) => {
+      const former = node.children.get('backing')?.node
+      const edge = shape.setBacking(node, to)
+      return { edges: edge ? [edge] : [], nodes: former ? [former] : [] }
+    })
+  }
+
+  /**
+   * Lets all users of a node, or those that `which` chooses, use another node instead. Whatever
+   * nobody uses or keeps afterwards is closed.
+   */
+  async replace(
+    node: BlockNode,
+    to: BlockNode,
+    which: (edge: Edge) => boolean = () => true,
+  ): Promise<void> {
+    await this.changed([node, to], (shape) => {
+      const moves = [...node.parents].filter(which).map((edge) => ({ edge, to }))
+      shape.change({ moves })
+      return { nodes: [node] }
+    })
+  }
+
+  /**
+   * Changes the shape in one turn while `nodes` are drained, with the primitives of `GraphShape`;
+   * then disposes the edges and closes the unused nodes that `change` names. `prepare` comes
+   * first, drained already: it may use the nodes, but no edge from outside the graph.
+   */
+  async changed(
+    nodes: readonly BlockNode[],
+    change: (shape: GraphShape) => { edges?: readonly Edge[]; nodes?: readonly BlockNode[] },
+    prepare: () => Promise<void> = async () => {},
+  ): Promise<void> {
+    const left = await this.drained(nodes, async () => {
+      await prepare()
+      return change(this.#shape)
+    })
+    for (const edge of left.edges ?? []) await edge[Symbol.asyncDispose]()
+    for (const node of left.nodes ?? []) await this.#shape.closeUnused(node)
+  }
+
+  /** Takes away the mark of a node that stays although nobody uses it. */
+  disown(node: BlockNode): void {
+    this.#shape.kept.delete(node)
+  }
+
+  /**
+   * Makes a node writable, with the storage below it, or read-only. When that is refused, by a
+   * user, a lock of another process or the file system, everything is as before.
+   */
+  async setReadOnly(node: BlockNode, readOnly: boolean): Promise<void> {
+    if (node.flags.readOnly === readOnly) return
+    await this.drained([node], () => switchAccess(this.#shape, node, readOnly))
   }
 
   /** Closes everything, users first. The first failure is thrown after all is closed. */

@@ -166,7 +166,8 @@ export class NodeOpener {
     let layer: L | undefined
     try {
       layer = await open(this.#context(name, driver, common, lineage, children))
-      const settings: NodeSettings = { ...common, name, driver, flags: common }
+      const kind = this.#drivers.find((each) => each.name === driver)?.kind ?? 'filter'
+      const settings: NodeSettings = { ...common, name, driver, kind, flags: common }
       const node = new BlockNode(settings, layer)
       this.#shape.register(node, children)
       return { node, layer }

@@ -7,7 +7,7 @@
  * without a promise and without being tracked: nothing can happen while it runs.
  */
 import diagnostics from 'node:diagnostics_channel'
-import type { OpenFlags } from '../block/driver.ts'
+import type { BlockDriver, OpenFlags } from '../block/driver.ts'
 import { joinExtents } from '../block/extent.ts'
 import {
   type BlockLayer,
@@ -27,6 +27,7 @@ import { alignDown, alignUp, type ByteRange } from '../bytes/range.ts'
 import { isZero } from '../bytes/zero.ts'
 import { BlockError } from '../errors.ts'
 import { BitmapTable } from './bitmap-table.ts'
+import { OperationBlockers } from './blockers.ts'
 import type { Edge } from './edge.ts'
 import { FittedLayer } from './fitted-layer.ts'
 import { NodeStatistics, type RequestKind } from './statistics.ts'
@@ -41,6 +42,8 @@ export type DiscardMode = 'ignore' | 'unmap'
 export interface NodeSettings {
   readonly name: string
   readonly driver: string
+  /** What kind of driver it is; `filter` for layers that code has put into the graph. */
+  readonly kind: BlockDriver['kind']
   readonly flags: OpenFlags
   /** Whether discards reach the layer. */
   readonly discard: DiscardMode
@@ -50,7 +53,8 @@ export interface NodeSettings {
 export class BlockNode implements AsyncDisposable {
   readonly name: string
   readonly driver: string
-  readonly flags: OpenFlags
+  /** Whether it shows its child's data unchanged, at the same place. */
+  readonly isFilter: boolean
   readonly detectZeroes: DetectZeroes
   readonly discardMode: DiscardMode
   readonly statistics = new NodeStatistics()
@@ -61,6 +65,9 @@ export class BlockNode implements AsyncDisposable {
   readonly parents = new Set<Edge>()
   /** Who is told of what changes: the dirty bitmaps of this node, and jobs that follow it. */
   readonly bitmaps = new BitmapTable(this)
+  /** What may not be done to it, because of jobs. */
+  readonly blockers: OperationBlockers
+  #flags: OpenFlags
   readonly #fitted: FittedLayer
   readonly #requests = new RangeLock()
   #closed = false
@@ -74,7 +81,9 @@ export class BlockNode implements AsyncDisposable {
   constructor(settings: NodeSettings, layer: BlockLayer) {
     this.name = settings.name
     this.driver = settings.driver
-    this.flags = settings.flags
+    this.isFilter = settings.kind === 'filter'
+    this.blockers = new OperationBlockers(settings.name)
+    this.#flags = settings.flags
     this.detectZeroes = settings.detectZeroes
     this.discardMode = settings.discard
     this.layer = layer
@@ -83,6 +92,15 @@ export class BlockNode implements AsyncDisposable {
 
   get size(): number {
     return this.layer.size
+  }
+
+  get flags(): OpenFlags {
+    return this.#flags
+  }
+
+  /** For the graph: how the node is open from now on. */
+  setFlags(flags: OpenFlags): void {
+    this.#flags = flags
   }
 
   get readOnly(): boolean {

@@ -2,7 +2,7 @@
  * The nodes and edges themselves, and the primitive changes of their shape. Each either happens
  * whole or leaves everything as it was. `Graph` offers them to the world, `NodeOpener` to drivers.
  */
-import type { ChildRole, Permissions } from '../block/layer.ts'
+import { type ChildRole, everyPermission, noPermission, type Permissions } from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
 import { type DrainHandler, Edge, type EdgeUser } from './edge.ts'
 import type { BlockNode } from './node.ts'
@@ -119,12 +119,15 @@ export class GraphShape {
   }
 
   /**
-   * Moves edges to other nodes, or leaves them where they are and throws. A filter that is
-   * `leaving` holds its children no longer, so nothing of it conflicts with its former users.
+   * Moves edges to other nodes and takes edges away, or leaves everything where it is and throws.
+   * A filter that is `leaving` holds its children no longer, so nothing of it conflicts with its
+   * former users. Edges that were dropped are the caller's to dispose.
    */
-  retarget(moves: readonly Move[], leaving?: BlockNode): void {
+  change({ moves = [], dropped = [], leaving, frozen = 'heeded' }: ShapeChange): void {
+    if (frozen === 'heeded') for (const { edge, to } of moves) checkFrozen(edge, to)
+    for (const { edge, to } of moves) checkLoop(edge, to)
     const back = moves.map(({ edge }) => ({ edge, to: edge.node }))
-    const held = [...(leaving?.children.values() ?? [])]
+    const held = [...(leaving?.children.values() ?? []), ...dropped]
     for (const move of moves) moveEdge(move)
     for (const edge of held) edge.node.parents.delete(edge)
     try {
@@ -135,6 +138,68 @@ export class GraphShape {
       throw error
     }
   }
+
+  /**
+   * Gives a node another backing file, or none; throws and changes nothing when that is refused.
+   * Returns the edge that the node no longer has, if any, for the caller to dispose.
+   */
+  setBacking(node: BlockNode, to: BlockNode | undefined): Edge | undefined {
+    const edge = node.children.get('backing')
+    if (edge?.node === to) return undefined
+    if (edge && to) {
+      this.change({ moves: [{ edge, to }] })
+      return undefined
+    }
+    const { setBacking } = node.layer
+    if (!setBacking) {
+      throw new BlockError('UNSUPPORTED', `'${node.driver}' does not support a backing file`, {
+        node: node.name,
+        errno: 'ENOTSUP',
+      })
+    }
+    if (edge) {
+      checkFrozen(edge, undefined)
+      this.#removeBacking(node, edge)
+    } else if (to) {
+      this.#addBacking(node, to)
+    }
+    return edge
+  }
+
+  #removeBacking(node: BlockNode, edge: Edge): void {
+    node.children.delete('backing')
+    try {
+      this.change({ dropped: [edge] })
+    } catch (error) {
+      node.children.set('backing', edge)
+      throw error
+    }
+    node.layer.setBacking?.(undefined)
+  }
+
+  #addBacking(node: BlockNode, to: BlockNode): void {
+    if (standsOn(to, node)) throw loopError(node.name, 'backing', to)
+    const release = (edge: Edge) => this.#disconnect(edge)
+    const nothing = { uses: noPermission, shares: everyPermission }
+    const user = { node: node.name }
+    const edge = new Edge(to, { role: 'backing', user, ...nothing, release })
+    edge.owner = node
+    node.children.set('backing', edge)
+    to.parents.add(edge)
+    try {
+      refreshPermissions(this.nodes.values())
+    } catch (error) {
+      node.children.delete('backing')
+      to.parents.delete(edge)
+      throw error
+    }
+    node.layer.setBacking?.(edge)
+  }
+
+  /** Works the permissions out anew after something that they depend on has changed. */
+  refresh(): void {
+    refreshPermissions(this.nodes.values())
+  }
 }
 
 /** An edge and the node that it is to point at. */
@@ -143,8 +208,44 @@ export interface Move {
   readonly to: BlockNode
 }
 
+export interface ShapeChange {
+  readonly moves?: readonly Move[]
+  readonly dropped?: readonly Edge[]
+  readonly leaving?: BlockNode
+  /** Whoever has frozen the edges may move them all the same. */
+  readonly frozen?: 'heeded' | 'own'
+}
+
 function moveEdge({ edge, to }: Move): void {
   edge.node.parents.delete(edge)
   edge.retarget(to)
   to.parents.add(edge)
+}
+
+function checkFrozen(edge: Edge, to: BlockNode | undefined): void {
+  if (edge.frozen === undefined || edge.node === to) return
+  throw new BlockError(
+    'BUSY',
+    `Cannot change frozen '${edge.name}' link from '${edge.owner?.name ?? ''}' to '${edge.node.name}'`,
+    { node: edge.owner?.name, errno: 'EPERM', cause: edge.frozen },
+  )
+}
+
+function checkLoop(edge: Edge, to: BlockNode): void {
+  const { owner } = edge
+  if (owner && standsOn(to, owner)) throw loopError(owner.name, edge.name, to)
+}
+
+function loopError(parent: string, role: string, child: BlockNode): BlockError {
+  return new BlockError(
+    'INVALID_ARGUMENT',
+    `Making '${child.name}' a ${role} child of '${parent}' would create a cycle`,
+    { node: parent, errno: 'EINVAL' },
+  )
+}
+
+/** Whether `below` is the node itself or anything that it stands on. */
+function standsOn(node: BlockNode, below: BlockNode): boolean {
+  if (node === below) return true
+  return [...node.children.values()].some((edge) => standsOn(edge.node, below))
 }

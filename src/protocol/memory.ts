@@ -29,11 +29,10 @@ export interface MemoryOptions {
 
 /** A write or zeroing behind the end makes the disk longer, as it does a file. */
 export class MemoryLayer implements BlockLayer {
-  readonly capabilities: Capabilities
   readonly limits: Limits
   readonly image: ImageFacts
   readonly #bytes: SparseBytes
-  readonly #readOnly: boolean
+  #readOnly: boolean
   #size: number
   #closed = false
 
@@ -42,7 +41,6 @@ export class MemoryLayer implements BlockLayer {
     this.#size = options.size
     this.#readOnly = options.readOnly ?? false
     this.#bytes = content
-    this.capabilities = memoryCapabilities(!this.#readOnly)
     this.limits = memoryLimits(options.alignment ?? 1)
     this.image = { allocatedSize: async () => this.#bytes.allocated }
   }
@@ -56,6 +54,10 @@ export class MemoryLayer implements BlockLayer {
 
   get size(): number {
     return this.#size
+  }
+
+  get capabilities(): Capabilities {
+    return this.#readOnly ? capabilities.readOnly : capabilities.writable
   }
 
   read(offset: number, target: Uint8Array, _io: Io): void {
@@ -98,6 +100,10 @@ export class MemoryLayer implements BlockLayer {
       : { kind: 'zero', offset, length: run.length, allocated: false }
   }
 
+  async setReadOnly(readOnly: boolean): Promise<void> {
+    this.#readOnly = readOnly
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closed = true
   }
@@ -124,6 +130,8 @@ export function memoryCapabilities(write: boolean): Capabilities {
     zeroInit: true,
   }
 }
+
+const capabilities = { readOnly: memoryCapabilities(false), writable: memoryCapabilities(true) }
 
 export function memoryLimits(alignment: number): Limits {
   return {

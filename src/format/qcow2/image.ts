@@ -34,7 +34,8 @@ export class Qcow2Image {
   readonly header: HeaderState
   readonly faults: Faults
   readonly layout: L2Layout
-  readonly readOnly: boolean
+  readonly #settings: ImageSettings
+  #readOnly: boolean
   readonly l2Tables: L2Tables
   readonly refcounts: Refcounts
   readonly frees: PendingFrees
@@ -52,12 +53,12 @@ export class Qcow2Image {
     refcounts: Refcounts,
     settings: ImageSettings,
   ) {
-    const { readOnly } = settings
     this.file = file
     this.header = header
     this.faults = faults
     this.layout = l2Tables.layout
-    this.readOnly = readOnly
+    this.#settings = settings
+    this.#readOnly = settings.readOnly
     this.l2Tables = l2Tables
     this.refcounts = refcounts
     this.frees = new PendingFrees(this.layout.clusterSize)
@@ -95,6 +96,28 @@ export class Qcow2Image {
     const l2Tables = await L2Tables.open(file, header, layout, faults, capacity.l2Tables)
     const refcounts = await Refcounts.open(file, state, faults, capacity.refcountBlocks)
     return new Qcow2Image(file, state, faults, l2Tables, refcounts, settings)
+  }
+
+  get readOnly(): boolean {
+    return this.#readOnly
+  }
+
+  /**
+   * Begins or ceases to be writable, after what opening or closing would do. Nobody else uses the
+   * disk meanwhile; the file is writable all the time.
+   */
+  async setReadOnly(readOnly: boolean): Promise<void> {
+    if (readOnly === this.#readOnly) return
+    if (readOnly) {
+      await this.writeBack.finish()
+      await this.file.trim()
+    } else {
+      const settings = { ...this.#settings, readOnly }
+      await prepareWriting(this.header, this.file, this.faults, settings)
+      await this.#reload()
+      this.writeBack.setLazy(isLazy(this.header.current, settings))
+    }
+    this.#readOnly = readOnly
   }
 
   /**

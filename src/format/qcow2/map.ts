@@ -35,7 +35,6 @@ export class Qcow2Map implements ClusterMap {
   readonly limits: Limits
   readonly clusterSize: number
   readonly subclusterSize: number
-  readonly readOnly: boolean
   readonly zeroClusters: boolean
   readonly abilities: Omit<Abilities, 'compressed'>
   readonly #image: Qcow2Image
@@ -61,7 +60,6 @@ export class Qcow2Map implements ClusterMap {
     this.abilities = { backingLink: backingLink(image), ...abilities }
     this.clusterSize = layout.clusterSize
     this.subclusterSize = layout.subclusterSize
-    this.readOnly = image.readOnly
     this.zeroClusters = layout.version >= 3
     const { limits } = space.layer
     this.limits = {
@@ -75,6 +73,10 @@ export class Qcow2Map implements ClusterMap {
 
   get size(): number {
     return this.#image.header.current.size
+  }
+
+  get readOnly(): boolean {
+    return this.#image.readOnly
   }
 
   map(offset: number, length: number, _io: Io): Extent | Promise<Extent> {
@@ -115,8 +117,8 @@ export class Qcow2Map implements ClusterMap {
     })
   }
 
-  async discard(offset: number, length: number, _io: Io): Promise<void> {
-    const backed = this.#image.header.current.backingFile !== undefined
+  async discard(offset: number, length: number, _io: Io, shows: boolean): Promise<void> {
+    const backed = shows || this.#image.header.current.backingFile !== undefined
     // Version 2 can only say "ask the backing file", which would bring old data back.
     if (backed && !this.zeroClusters) return
     await this.#eachEntry(offset, offset + length, backed ? 'create' : 'skip', (table, index) =>
@@ -136,6 +138,10 @@ export class Qcow2Map implements ClusterMap {
 
   async truncate(size: number, io: Io): Promise<void> {
     await this.#image.resize(size, io)
+  }
+
+  async setReadOnly(readOnly: boolean): Promise<void> {
+    await this.#image.setReadOnly(readOnly)
   }
 
   flush(io: Io): Completion {

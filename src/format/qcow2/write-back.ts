@@ -39,7 +39,7 @@ export interface WriteBackParts {
   readonly frees: PendingFrees
   readonly allocator: Allocator
   /** Postpone refcounts until the image is closed. */
-  readonly lazy: boolean
+  lazy: boolean
   /** Kinds of freed clusters whose space goes back to the file system. */
   readonly discards: ReadonlySet<FreeReason>
 }
@@ -82,6 +82,10 @@ export class WriteBack {
       return cycle()
     })
     return this.#queued
+  }
+
+  setLazy(lazy: boolean): void {
+    this.#parts.lazy = lazy
   }
 
   /** For closing: afterwards the counts on disk are exact and the dirty bit is clear. */

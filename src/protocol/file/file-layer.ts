@@ -11,7 +11,6 @@ import type {
   Completion,
   Extent,
   ImageFacts,
-  ImageLocks,
   Io,
   Limits,
   WriteIo,
@@ -19,7 +18,7 @@ import type {
 } from '../../block/layer.ts'
 import { GiB, MiB } from '../../bytes/range.ts'
 import { zeroes } from '../../bytes/zero.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, systemError } from '../../errors.ts'
 import { BufferedTransfer, type Transfer } from './buffered.ts'
 import { discardOnDevice } from './device.ts'
 import { DirectTransfer } from './direct.ts'
@@ -54,13 +53,14 @@ const zeroChunk = MiB
 export class FileLayer implements BlockLayer {
   readonly limits: Limits
   readonly image: ImageFacts
-  readonly locks?: ImageLocks
+  readonly locks?: FileLocks
   readonly #file: OpenFile
   readonly #options: FileLayerOptions
   readonly #transfer: Transfer
   readonly #flusher: Flusher
   readonly #holes: Holes
   readonly #zeroing: Zeroing
+  #readOnly: boolean
   #size: number
   #disposing: Promise<void> | undefined
 
@@ -68,6 +68,7 @@ export class FileLayer implements BlockLayer {
   constructor(file: OpenFile, options: FileLayerOptions) {
     this.#file = file
     this.#options = options
+    this.#readOnly = options.readOnly
     this.#size = options.size
     const alignment = options.directAlignment
     this.#transfer = alignment ? new DirectTransfer(file, alignment) : new BufferedTransfer(file)
@@ -84,7 +85,7 @@ export class FileLayer implements BlockLayer {
   }
 
   get capabilities(): Capabilities {
-    const write = !this.#options.readOnly
+    const write = !this.#readOnly
     const isFile = this.#options.kind === 'file'
     return {
       write,
@@ -146,6 +147,22 @@ export class FileLayer implements BlockLayer {
     }
     this.#size = size
     this.#flusher.wrote()
+  }
+
+  /** By a second descriptor, since one cannot change how it was opened. */
+  async setReadOnly(readOnly: boolean): Promise<void> {
+    if (readOnly) await this.#flush()
+    const { directAlignment } = this.#options
+    const access = readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR
+    const flags = directAlignment === undefined ? access : access + fs.constants.O_DIRECT
+    try {
+      await this.#file.reopen(flags, (_, next) => this.locks?.moveTo(next))
+    } catch (error) {
+      if (error instanceof BlockError) throw error
+      const { path, node } = this.#file
+      throw systemError(error, `Could not reopen '${path}'`, { path, node })
+    }
+    this.#readOnly = readOnly
   }
 
   extentAt(offset: number, length: number, _io: Io): Extent {
@@ -227,7 +244,7 @@ export class FileLayer implements BlockLayer {
 
   #checkWritable(end: number): void {
     const { path, node } = this.#file
-    if (this.#options.readOnly) {
+    if (this.#readOnly) {
       throw new BlockError('READ_ONLY', `${path} is opened read-only`, { path, node })
     }
     if (end > this.#size && this.#options.kind === 'device') {

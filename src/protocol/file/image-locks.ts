@@ -53,6 +53,15 @@ export class FileLocks implements ImageLocks {
     this.#held = wanted
   }
 
+  /** Takes the same locks with another descriptor of the file, before the former is closed. */
+  moveTo(fd: number): void {
+    const { sys, path, node } = this.#file
+    for (const byte of this.#held) {
+      if (sys.shareLock(fd, byte)) continue
+      throw new BlockError('BUSY', `Failed to lock byte ${byte}`, { path, node })
+    }
+  }
+
   #take(byte: number): void {
     const { fd, sys } = this.#file
     let taken: boolean

@@ -6,6 +6,7 @@ import type { Sys } from '../../sys/sys.ts'
 
 const openFd = promisify(fs.open)
 const closeFd = promisify(fs.close)
+const fstat = promisify(fs.fstat)
 
 export interface FileNames {
   readonly path: string
@@ -61,6 +62,27 @@ export class OpenFile implements FileNames {
     } finally {
       this.leave()
     }
+  }
+
+  /**
+   * Opens the same file with other flags in the place of this descriptor; nothing is in flight.
+   * `settle` gets both before the former is closed. Whatever fails leaves the former in place.
+   */
+  async reopen(flags: number, settle: (former: number, next: number) => void): Promise<void> {
+    const former = this.fd
+    const next = await openFd(this.path, flags, 0o644)
+    try {
+      const [before, after] = await Promise.all([fstat(former), fstat(next)])
+      if (before.dev !== after.dev || before.ino !== after.ino) {
+        throw new BlockError('IO', `${this.path} is another file by now`, this.#place())
+      }
+      settle(former, next)
+    } catch (error) {
+      await closeFd(next)
+      throw error
+    }
+    this.#fd = next
+    await closeFd(former)
   }
 
   /** A `BlockError` that says what was being done to which file. */

@@ -1,0 +1,67 @@
+/**
+ * Switching a node, and the storage below it, between read-only and writable. From below when it
+ * becomes writable, from above when it ceases to be: a format changes its storage in the course.
+ */
+import { plainIo } from '../block/layer.ts'
+import { BlockError } from '../errors.ts'
+import type { BlockNode } from './node.ts'
+import type { GraphShape } from './shape.ts'
+
+/** While the node is drained. */
+export async function switchAccess(
+  shape: GraphShape,
+  node: BlockNode,
+  readOnly: boolean,
+): Promise<void> {
+  const nodes = affected(node, readOnly)
+  if (readOnly) nodes.reverse()
+  const done: BlockNode[] = []
+  try {
+    for (const each of nodes) {
+      await switchOne(shape, each, readOnly)
+      done.push(each)
+    }
+  } catch (error) {
+    // What has been writable can be so again, and the other way round: nothing has changed.
+    for (const each of done.reverse()) await switchOne(shape, each, !readOnly)
+    throw error
+  }
+}
+
+/** The node and its storage as far as that has to follow, the lowest first. */
+function affected(node: BlockNode, readOnly: boolean): BlockNode[] {
+  const below = ['file', 'data-file']
+    .map((name) => node.children.get(name)?.node)
+    .filter((child) => child !== undefined)
+    // Others may go on writing to storage that a read-only node no longer writes to.
+    .filter((child) => child.flags.readOnly !== readOnly && (!readOnly || child.parents.size === 1))
+  return [...below.flatMap((child) => affected(child, readOnly)), node]
+}
+
+async function switchOne(shape: GraphShape, node: BlockNode, readOnly: boolean): Promise<void> {
+  if (readOnly) await switchLayer(node, readOnly)
+  const before = node.flags
+  node.setFlags({ ...before, readOnly })
+  try {
+    shape.refresh()
+    if (!readOnly) await switchLayer(node, readOnly)
+  } catch (error) {
+    node.setFlags(before)
+    shape.refresh()
+    throw error
+  }
+}
+
+async function switchLayer(node: BlockNode, readOnly: boolean): Promise<void> {
+  const { layer } = node
+  if (layer.setReadOnly) return await layer.setReadOnly(readOnly, plainIo)
+  // A layer without anything to switch forwards to its child, which is writable by now.
+  if (!readOnly && !layer.capabilities.write) {
+    throw new BlockError(
+      'UNSUPPORTED',
+      `Block format '${node.driver}' used by node '${node.name}' does not support reopening files`,
+      { node: node.name, errno: 'ENOTSUP' },
+    )
+  }
+  if (readOnly) await layer.flush(plainIo)
+}
