@@ -20,6 +20,7 @@ import {
   type CompressedWriter,
   type Extent,
   type HostRange,
+  type ImageAmend,
   type ImageCheck,
   type ImageFacts,
   type Io,
@@ -40,6 +41,7 @@ export class ClusterLayer implements BlockLayer {
   capabilities: Capabilities
   readonly setReadOnly?: BlockLayer['setReadOnly']
   readonly image?: ImageFacts
+  readonly amend?: ImageAmend
   readonly check?: ImageCheck
   readonly backingLink?: BackingLink
   readonly compressed?: CompressedWriter
@@ -64,6 +66,7 @@ export class ClusterLayer implements BlockLayer {
       }
     }
     this.image = map.abilities.image
+    this.amend = map.abilities.amend
     this.check = map.abilities.check
     this.backingLink = map.abilities.backingLink
     const encode = map.writeEncoded?.bind(map)
@@ -416,7 +419,9 @@ function capabilitiesOf(map: ClusterMap): Capabilities {
     resize: !map.readOnly,
     backing: true,
     fua: 'emulated',
-    writeZeroes: map.zeroClusters ? 'native' : 'emulated',
+    get writeZeroes() {
+      return map.zeroClusters ? 'native' : 'emulated'
+    },
     discard: 'native',
     extents: 'native',
     zeroInit: true,

@@ -61,6 +61,8 @@ export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
   /** On failure everything that it opened itself is closed again. */
   open(options: Options, context: OpenContext): Promise<BlockLayer>
   readonly creator?: ImageCreator<CreateOptions>
+  /** What `amend -o help` lists; absent where an image's options cannot be changed. */
+  readonly amendOptions?: readonly CreateOptionInfo[]
 }
 
 /** Making new images. Separate from opening: the two have few options in common. */

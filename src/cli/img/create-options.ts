@@ -40,17 +40,21 @@ export function offeredOptions(
 
 /** What `-o help` prints. */
 export function optionHelp(format: string, filename: string | undefined): string {
-  const offered = offeredOptions(formatCreator(format), filename)
-  const lines = offered
-    .map((option) => optionLine(option))
-    .sort()
-    .join('')
+  const lines = optionLines(offeredOptions(formatCreator(format), filename))
   if (filename !== undefined) return `Supported options:\n${lines}`
   return (
     `Supported ${format} options:\n${lines}\n` +
     'The protocol level may support further options.\n' +
     'Specify the target filename to include those options.\n'
   )
+}
+
+/** A line an option, in order of their names. */
+export function optionLines(offered: readonly CreateOptionInfo[]): string {
+  return offered
+    .map((option) => optionLine(option))
+    .sort()
+    .join('')
 }
 
 const typeNames = { size: 'size', str: 'str', bool: 'bool (on/off)', num: 'num' }

@@ -7,7 +7,7 @@ import type { ImgCommand } from './img-command.ts'
 
 /** The commands that exist, and those of qemu-img that do not yet. */
 const commands: Readonly<Record<string, (() => Promise<ImgCommand>) | 'unsupported'>> = {
-  amend: 'unsupported',
+  amend: async () => (await import('./amend.ts')).amend,
   bench: 'unsupported',
   bitmap: 'unsupported',
   check: async () => (await import('./check.ts')).check,

@@ -24,6 +24,11 @@ export class Progress {
     if (percent - this.#shown > step) this.#print(Math.min(percent, 100))
   }
 
+  /** As `add`, to where the work has come. */
+  reach(done: number): void {
+    this.add(done - this.#done)
+  }
+
   /** The work is done. */
   finish(): void {
     this.#print(100)

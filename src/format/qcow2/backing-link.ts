@@ -42,7 +42,7 @@ async function changeBacking(image: Qcow2Image, to: BackingRecord | undefined): 
 }
 
 /** Puts a header with its extensions and the backing file's name in the place of the present one. */
-async function writeHead(image: Qcow2Image, next: Header): Promise<void> {
+export async function writeHead(image: Qcow2Image, next: Header): Promise<void> {
   const { file, faults } = image
   const head = encodeHead(next, faults)
   if (head.length > sectorSize) {

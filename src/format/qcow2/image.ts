@@ -65,8 +65,8 @@ export class Qcow2Image {
     this.allocator = new Allocator(refcounts, this.frees, file, header.current, faults)
     this.space = new ImageSpace(file, this.allocator)
     const { frees, allocator } = this
-    const lazy = isLazy(header.current, settings)
     const { discards } = settings
+    const isWritable = () => !this.#readOnly
     this.writeBack = new WriteBack({
       file,
       header,
@@ -74,7 +74,9 @@ export class Qcow2Image {
       refcounts,
       frees,
       allocator,
-      lazy,
+      get lazy() {
+        return isWritable() && isLazy(header.current, settings)
+      },
       discards,
     })
     l2Tables.makeRoom = () => this.writeBack.flushChanges()
@@ -115,7 +117,6 @@ export class Qcow2Image {
       const settings = { ...this.#settings, readOnly }
       await prepareWriting(this.header, this.file, this.faults, settings)
       await this.#reload()
-      this.writeBack.setLazy(isLazy(this.header.current, settings))
     }
     this.#readOnly = readOnly
   }
@@ -317,5 +318,5 @@ async function repairCounts(state: HeaderState, file: ImageFile, faults: Faults)
 
 function isLazy(header: Header, settings: ImageSettings): boolean {
   const recorded = (header.compatibleFeatures & compatible.lazyRefcounts) !== 0n
-  return !settings.readOnly && header.version >= 3 && (settings.lazyRefcounts ?? recorded)
+  return header.version >= 3 && (settings.lazyRefcounts ?? recorded)
 }

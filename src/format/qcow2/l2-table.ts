@@ -51,7 +51,8 @@ export type L2Features = Pick<Header, 'version' | 'clusterBits'> &
 
 /** Numbers that follow from the header. Set once. */
 export class L2Layout {
-  readonly version: 2 | 3
+  /** Changed by `amend`. */
+  version: 2 | 3
   readonly clusterBits: number
   readonly clusterSize: number
   /** Entries have two words, and clusters have subclusters. */

@@ -35,7 +35,6 @@ export class Qcow2Map implements ClusterMap {
   readonly limits: Limits
   readonly clusterSize: number
   readonly subclusterSize: number
-  readonly zeroClusters: boolean
   readonly abilities: Omit<Abilities, 'compressed'>
   readonly #image: Qcow2Image
   readonly #runs: Runs
@@ -60,7 +59,6 @@ export class Qcow2Map implements ClusterMap {
     this.abilities = { backingLink: backingLink(image), ...abilities }
     this.clusterSize = layout.clusterSize
     this.subclusterSize = layout.subclusterSize
-    this.zeroClusters = layout.version >= 3
     const { limits } = space.layer
     this.limits = {
       ...limits,
@@ -77,6 +75,10 @@ export class Qcow2Map implements ClusterMap {
 
   get readOnly(): boolean {
     return this.#image.readOnly
+  }
+
+  get zeroClusters(): boolean {
+    return this.#image.layout.version >= 3
   }
 
   map(offset: number, length: number, _io: Io): Extent | Promise<Extent> {

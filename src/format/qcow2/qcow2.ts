@@ -2,6 +2,8 @@
 import { ClusterLayer } from '../../block/cluster-layer.ts'
 import type { BlockDriver, OpenContext } from '../../block/driver.ts'
 import type { Abilities, BlockLayer } from '../../block/layer.ts'
+import { imageAmend } from './amend/amend.ts'
+import { amendOptionInfo } from './amend/options.ts'
 import { backingLink } from './backing-link.ts'
 import { creator } from './create.ts'
 import type { Qcow2CreateOptions } from './create-options.ts'
@@ -18,6 +20,7 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
   parse: parseOptions,
   probe: isQcow2,
   creator,
+  amendOptions: amendOptionInfo,
   async open(options, context) {
     const file = await context.child('file', options.file)
     const { readOnly, check } = context.flags
@@ -36,6 +39,7 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
 function abilitiesOf(image: Qcow2Image): Abilities {
   return {
     image: imageFacts(image),
+    amend: imageAmend(image),
     backingLink: backingLink(image),
     check: { run: ({ repair }) => image.check(repair) },
   }

@@ -17,7 +17,8 @@ import { Table } from './table.ts'
 import { TableCache } from './table-cache.ts'
 
 export class Refcounts {
-  readonly layout: RefcountLayout
+  /** Changes with the width of refcounts, in `reload`. */
+  layout: RefcountLayout
   readonly cache: TableCache
   /** Blocks with changes. */
   readonly changedBlocks = new Set<Table>()
@@ -65,6 +66,7 @@ export class Refcounts {
     this.changedBlocks.clear()
     this.changedTable.clear()
     this.cache.clear()
+    this.layout = new RefcountLayout(this.#header.current.refcountOrder, this.#clusterSize)
     this.#table = new Table(table, offset, this.changedTable, false)
   }
 

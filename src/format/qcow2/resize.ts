@@ -38,17 +38,18 @@ export async function resizeImage(image: Qcow2Image, size: number, io: Io): Prom
 
 function checkNewSize(image: Qcow2Image, size: number): void {
   const header = image.header.current
-  const { version, nbSnapshots, clusterBits } = header
+  const { version, nbSnapshots } = header
   if (size % sectorSize !== 0) {
-    throw image.faults.invalid(`The new size must be a multiple of ${sectorSize}`)
+    throw image.faults.refuse(
+      'INVALID_ARGUMENT',
+      `The new size must be a multiple of ${sectorSize}`,
+    )
   }
   if (version < 3 && nbSnapshots > 0) {
-    throw image.faults.unsupported("Can't resize a version 2 image which has snapshots")
+    throw image.faults.refuse('UNSUPPORTED', "Can't resize a v2 image which has snapshots")
   }
   if (size > maxDiskSize || l1SizeFor(size, header) * entrySize > maxL1Bytes) {
-    throw image.faults.invalid(
-      `${size} bytes are too large for clusters of ${2 ** clusterBits} bytes`,
-    )
+    throw image.faults.refuse('INVALID_ARGUMENT', 'Failed to grow the L1 table: File too large')
   }
 }
 

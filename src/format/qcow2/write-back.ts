@@ -38,8 +38,8 @@ export interface WriteBackParts {
   readonly refcounts: Refcounts
   readonly frees: PendingFrees
   readonly allocator: Allocator
-  /** Postpone refcounts until the image is closed. */
-  lazy: boolean
+  /** Postpone refcounts until the image is closed. May change between cycles. */
+  readonly lazy: boolean
   /** Kinds of freed clusters whose space goes back to the file system. */
   readonly discards: ReadonlySet<FreeReason>
 }
@@ -82,10 +82,6 @@ export class WriteBack {
       return cycle()
     })
     return this.#queued
-  }
-
-  setLazy(lazy: boolean): void {
-    this.#parts.lazy = lazy
   }
 
   /** For closing: afterwards the counts on disk are exact and the dirty bit is clear. */

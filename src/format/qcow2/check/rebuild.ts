@@ -10,7 +10,7 @@ import { hostOffset } from '../offsets.ts'
 import type { RefcountLayout } from '../refcount.ts'
 import type { CheckRequest } from './check.ts'
 import { type Counts, pieceLength } from './counts.ts'
-import type { References } from './references.ts'
+import type { CheckedImage, References } from './references.ts'
 import { clustersOf, type StoredCounts } from './stored-counts.ts'
 
 /** Changes `references` to what is right afterwards. */
@@ -19,19 +19,44 @@ export async function rebuildRefcounts(
   stored: StoredCounts,
   { counts }: References,
 ): Promise<void> {
+  forgetOldStructures(request, stored, counts)
+  await writeRefcounts(request, stored.layout, counts, {
+    first: clustersOf(request),
+    refcountOrder: request.header.refcountOrder,
+  })
+}
+
+export interface NewRefcounts {
+  /** The cluster from which on the file is free. */
+  readonly first: number
+  /** That of `layout`. */
+  readonly refcountOrder: number
+  /** Called with blocks that are written, and blocks to write. */
+  readonly report?: (current: number, total: number) => void
+}
+
+/**
+ * Writes a new refcount table and its blocks, from cluster `first` on, and switches the header to
+ * them. `counts` get what they take up themselves.
+ */
+export async function writeRefcounts(
+  request: Pick<CheckRequest, 'file' | 'faults' | 'header' | 'state'>,
+  layout: RefcountLayout,
+  counts: Counts,
+  { first, refcountOrder, report = () => {} }: NewRefcounts,
+): Promise<void> {
   const { file, header, state } = request
   const clusterSize = 2 ** header.clusterBits
-  forgetOldStructures(request, stored, counts)
-  const plan = planStructures(request, stored.layout, counts)
-  for (let at = 0; at < plan.blocks.length + plan.tableClusters; at++)
-    counts.set(plan.first + at, 1)
-  checkWidths(request, stored.layout, counts)
+  const plan = planStructures(request, layout, counts, first)
+  counts.addRange(plan.first, plan.blocks.length + plan.tableClusters, 1)
+  checkWidths(request, layout, counts)
 
   const table = new Uint8Array(plan.tableClusters * clusterSize)
   for (const [at, index] of plan.blocks.entries()) {
     const offset = hostOffset((plan.first + at) * clusterSize)
     setShared(viewOf(table), index, offset)
-    await file.write(offset, blockOf(stored.layout, counts, index, clusterSize))
+    await file.write(offset, blockOf(layout, counts, index, clusterSize))
+    report(at + 1, plan.blocks.length)
   }
   const tableOffset = (plan.first + plan.blocks.length) * clusterSize
   await file.write(tableOffset, table)
@@ -39,6 +64,7 @@ export async function rebuildRefcounts(
 
   state.current.refcountTableOffset = tableOffset
   state.current.refcountTableClusters = plan.tableClusters
+  state.current.refcountOrder = refcountOrder
   await state.write({ ...state.current }, file)
   await file.flush()
 }
@@ -59,9 +85,13 @@ interface Plan {
   readonly tableClusters: number
 }
 
-function planStructures(request: CheckRequest, layout: RefcountLayout, counts: Counts): Plan {
+function planStructures(
+  request: CheckedImage,
+  layout: RefcountLayout,
+  counts: Counts,
+  first: number,
+): Plan {
   const clusterSize = 2 ** request.header.clusterBits
-  const first = clustersOf(request)
   const used = usedBlocks(layout, counts)
   for (let clusters = 1; ; ) {
     const last = Math.floor((first + clusters - 1) / layout.entries)
@@ -90,7 +120,7 @@ function usedBlocks(layout: RefcountLayout, counts: Counts): Set<number> {
   return used
 }
 
-function checkWidths(request: CheckRequest, layout: RefcountLayout, counts: Counts): void {
+function checkWidths(request: CheckedImage, layout: RefcountLayout, counts: Counts): void {
   for (const start of counts.pieceStarts()) {
     for (let cluster = start; cluster < start + pieceLength; cluster++) {
       if (counts.get(cluster) <= layout.max) continue
