@@ -1,9 +1,10 @@
 /** The image that `img convert` writes to. */
+
+import { createImage, formatCreator, protocolOf } from '../../create-image.ts'
 import { BlockError, inContext } from '../../errors.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
-import { createImage, formatCreator, protocolOf } from '../create-image.ts'
 import { openImage } from '../open-image.ts'
 import type { ConvertArguments } from './convert-arguments.ts'
 import { type CreateValue, offeredOptions, parseCreateOptions } from './create-options.ts'

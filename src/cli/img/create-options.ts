@@ -1,8 +1,8 @@
 /** `-o name=value,…` of new images: what a format offers, checked, listed and shown. */
 import type { CreateOptionInfo } from '../../block/driver.ts'
+import { type Creating, formatCreator, protocolOf } from '../../create-image.ts'
 import { BlockError } from '../../errors.ts'
 import type { NamedIo } from '../command.ts'
-import { type Creating, formatCreator, protocolOf } from '../create-image.ts'
 import { escapeCommas, parseOptionString } from '../keyval.ts'
 import { CommandFailure } from './failure.ts'
 import { parseSizeText, warnOfHex } from './size-text.ts'

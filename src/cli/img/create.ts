@@ -1,11 +1,11 @@
 /** `img create`: makes an image, empty or on top of a backing file. */
 import { alignUp } from '../../bytes/range.ts'
+import { createImage, formatCreator, protocolOf } from '../../create-image.ts'
 import { BlockError, inContext } from '../../errors.ts'
 import { resolveRecorded } from '../../graph/filename.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
-import { createImage, formatCreator, protocolOf } from '../create-image.ts'
 import { imageGraph, openBacking } from '../open-image.ts'
 import { Arguments, object } from './arguments.ts'
 import {

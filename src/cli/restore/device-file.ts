@@ -3,10 +3,10 @@ import { FileTarget } from '../../archive/vma/file-target.ts'
 import { isVmstate, type VmaDevice } from '../../archive/vma/header.ts'
 import { imageTarget, type RestoreTarget, type StateTarget } from '../../archive/vma/restore.ts'
 import { alignUp } from '../../bytes/range.ts'
+import { createImage } from '../../create-image.ts'
 import { openDisk } from '../../disk.ts'
 import { drivers } from '../../drivers.ts'
 import { Graph } from '../../graph/graph.ts'
-import { createImage } from '../create-image.ts'
 import type { NewFiles } from './new-files.ts'
 
 export const deviceFormats = ['raw', 'qcow2'] as const

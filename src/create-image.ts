@@ -1,12 +1,12 @@
 /** Makes new images: the storage first, by its protocol, then the format into it. */
 import { rm } from 'node:fs/promises'
-import type { BlockDriver, ImageCreator, NodeOptions } from '../block/driver.ts'
-import { neverAborted } from '../block/layer.ts'
-import { alignUp, maxDiskSize } from '../bytes/range.ts'
-import { drivers } from '../drivers.ts'
-import { BlockError } from '../errors.ts'
-import { optionsOfFilename } from '../graph/filename.ts'
-import type { Graph } from '../graph/graph.ts'
+import type { BlockDriver, ImageCreator, NodeOptions } from './block/driver.ts'
+import { neverAborted } from './block/layer.ts'
+import { alignUp, maxDiskSize } from './bytes/range.ts'
+import { drivers } from './drivers.ts'
+import { BlockError } from './errors.ts'
+import { optionsOfFilename } from './graph/filename.ts'
+import type { Graph } from './graph/graph.ts'
 
 /** QEMU counts disks in sectors: a new raw image is rounded up to whole ones. */
 const sectorSize = 512
