@@ -23,13 +23,16 @@ import {
   type ImageAmend,
   type ImageCheck,
   type ImageFacts,
+  type InternalSnapshots,
   type Io,
   type Limits,
   plainWriteIo,
+  type VmState,
   type WriteIo,
   type ZeroIo,
 } from './layer.ts'
 import { RangeLock } from './range-lock.ts'
+import { vmStateIn } from './vm-state.ts'
 
 /** Runs of one request that are read at the same time. */
 const maxRunsInFlight = 16
@@ -45,6 +48,8 @@ export class ClusterLayer implements BlockLayer {
   readonly check?: ImageCheck
   readonly backingLink?: BackingLink
   readonly compressed?: CompressedWriter
+  readonly snapshots?: InternalSnapshots
+  readonly vmState?: VmState
   readonly #map: ClusterMap
   readonly #lock = new RangeLock()
   /** For joining data with its surroundings. */
@@ -69,6 +74,12 @@ export class ClusterLayer implements BlockLayer {
     this.amend = map.abilities.amend
     this.check = map.abilities.check
     this.backingLink = map.abilities.backingLink
+    const { stateArea, abilities } = map
+    if (abilities.snapshots) this.snapshots = this.#runAlone(abilities.snapshots)
+    if (stateArea) {
+      const alone = (work: () => Promise<void>, io: Io) => this.#alone(io, work)
+      this.vmState = vmStateIn(stateArea, this, !map.readOnly, alone)
+    }
     const encode = map.writeEncoded?.bind(map)
     if (encode) {
       this.compressed = {
@@ -134,7 +145,7 @@ export class ClusterLayer implements BlockLayer {
   }
 
   async truncate(size: number, io: Io): Promise<void> {
-    await this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, async () => {
+    await this.#alone(io, async () => {
       const before = this.#map.size
       await this.#map.truncate(size, io)
       // Neither what the last cluster held behind the former end, from before the disk was cut off
@@ -164,6 +175,29 @@ export class ClusterLayer implements BlockLayer {
     // It has begun to load the table. If that fails, who asks again will hear of it.
     run.catch(() => {})
     return undefined
+  }
+
+  async #alone<T>(io: Io, work: () => Promise<T>): Promise<T> {
+    return await this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, work)
+  }
+
+  #runAlone(snapshots: InternalSnapshots): InternalSnapshots {
+    return {
+      create: (snapshot, io) => this.#alone(io, () => snapshots.create(snapshot, io)),
+      apply: (selector, io) => this.#alone(io, () => snapshots.apply(selector, io)),
+      delete: (selector, io) => this.#alone(io, () => snapshots.delete(selector, io)),
+      open: (selector, io) => this.#alone(io, () => snapshots.open(selector, io)),
+    }
+  }
+
+  /** Where what `offset` belongs to ends: the disk, or the state of a machine behind it. */
+  #endOf(offset: number): number {
+    return this.#isState(offset) ? Number.MAX_SAFE_INTEGER : this.#map.size
+  }
+
+  #isState(offset: number): boolean {
+    const { stateArea } = this.#map
+    return stateArea !== undefined && offset >= this.#map.size && offset >= stateArea.offset
   }
 
   async #exclusively(
@@ -239,7 +273,7 @@ export class ClusterLayer implements BlockLayer {
       case 'encoded':
         return this.#map.readEncoded!(offset, target, io)
       case 'backing':
-        return readBacking(this.#backing, offset, target, io)
+        return readBacking(this.#isState(offset) ? undefined : this.#backing, offset, target, io)
     }
   }
 
@@ -342,7 +376,7 @@ export class ClusterLayer implements BlockLayer {
 
   /** Whether tables in memory say that a range reads as zeroes. */
   #isBlank(offset: number, length: number, io: Io): boolean {
-    const end = Math.min(offset + length, this.#map.size)
+    const end = Math.min(offset + length, this.#endOf(offset))
     for (let at = offset; at < end; ) {
       const run = this.#mapNow(at, end - at, io)
       if (!run || !this.#readsAsZero(run, at)) return false
@@ -353,7 +387,7 @@ export class ClusterLayer implements BlockLayer {
 
   /** Fills `target` with what a range reads as now; zeroes behind the end of the disk. */
   async #readShown(offset: number, target: Uint8Array, io: Io): Promise<void> {
-    const inside = Math.min(target.length, Math.max(0, this.#map.size - offset))
+    const inside = Math.min(target.length, Math.max(0, this.#endOf(offset) - offset))
     if (inside < target.length) target.fill(0, inside)
     if (inside > 0) await this.#readRuns(offset, target.subarray(0, inside), io)
   }
@@ -400,7 +434,8 @@ export class ClusterLayer implements BlockLayer {
 
   #readsAsZero(run: Extent, offset: number): boolean {
     if (run.kind === 'zero') return true
-    return run.kind === 'backing' && offset >= (this.#backing?.size ?? 0)
+    if (run.kind !== 'backing') return false
+    return this.#isState(offset) || offset >= (this.#backing?.size ?? 0)
   }
 
   #writeEncoded(

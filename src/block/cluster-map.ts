@@ -10,7 +10,7 @@
  * - `allocate`, `link`, `zero`, `discard`, `writeEncoded` of one cluster never run at the same
  *   time as each other or as a read or write of that cluster's data; those of different clusters
  *   do, so the map guards what they share (refcounts, tables) itself;
- * - `truncate` runs alone.
+ * - `truncate` and the verbs of `abilities.snapshots` run alone.
  */
 import type { ByteRange } from '../bytes/range.ts'
 import type {
@@ -38,8 +38,10 @@ export interface ClusterMap extends AsyncDisposable {
   readonly readOnly: boolean
   /** Whether `zero` can mark clusters instead of having zeroes written. */
   readonly zeroClusters: boolean
-  /** Offered to callers as they are. */
-  readonly abilities: Omit<Abilities, 'compressed'>
+  /** Offered to callers as they are, apart from `snapshots`, whose verbs the engine runs alone. */
+  readonly abilities: Omit<Abilities, 'compressed' | 'vmState'>
+  /** Where the map can keep the state of a virtual machine; see `StateArea`. */
+  readonly stateArea?: StateArea
   /**
    * The first run at `offset`, at most `length` long, as long as the cached tables tell. Answers
    * at once when they are cached. `host.writable` says that the run may be overwritten in place.
@@ -66,6 +68,19 @@ export interface ClusterMap extends AsyncDisposable {
   setReadOnly?(readOnly: boolean, io: Io): Promise<void>
   /** Data and metadata on stable storage, in the order that a crash between cannot corrupt. */
   flush(io: Io): Completion
+}
+
+/**
+ * Bytes behind the end of the disk, mapped and allocated with the verbs above at `offset` and
+ * behind. They show no backing file.
+ */
+export interface StateArea {
+  /** First byte; moves when the size of the disk changes. */
+  readonly offset: number
+  /** Whether the tables reach up to `end`, as they have to before anything is allocated there. */
+  reaches(end: number): boolean
+  /** Makes them reach. Runs alone. */
+  extend(end: number, io: Io): Promise<void>
 }
 
 /**

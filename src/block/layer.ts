@@ -222,7 +222,7 @@ export interface BackingLink {
 /** What a new internal snapshot is called, and what was going on when it was taken. */
 export interface NewSnapshot {
   readonly name: string
-  /** The lowest number that is free, unless given. */
+  /** One more than the highest number among the ids, unless given. */
   readonly id?: string
   /** Bytes of the VM state that lies in the active state area and belongs to the snapshot. */
   readonly vmStateSize?: number
@@ -241,7 +241,11 @@ export interface InternalSnapshots {
   open(selector: string, io: Io): Promise<void>
 }
 
-/** Bytes behind the end of the disk, at their own offsets from 0: where QEMU keeps a machine's state. */
+/**
+ * Bytes behind the end of the disk, at their own offsets from 0: where QEMU keeps a machine's state.
+ * Requests may have any alignment; overlapping ones are not in flight together. What was written is
+ * on stable storage after a flush of the layer, and moves into the snapshot that `create` makes of it.
+ */
 export interface VmState {
   /** Fills `target`; what was never written reads as zeroes. */
   read(offset: number, target: Uint8Array, io: Io): Completion
