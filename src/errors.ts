@@ -155,4 +155,5 @@ const errnoText: Readonly<Record<string, string>> = {
   ESHUTDOWN: 'Cannot send after transport endpoint shutdown',
   ECANCELED: 'Operation canceled',
   EDQUOT: 'Disk quota exceeded',
+  ENOMEDIUM: 'No medium found',
 }

@@ -78,7 +78,7 @@ export class ClusterLayer implements BlockLayer {
     if (abilities.snapshots) this.snapshots = this.#runAlone(abilities.snapshots)
     if (stateArea) {
       const alone = (work: () => Promise<void>, io: Io) => this.#alone(io, work)
-      this.vmState = vmStateIn(stateArea, this, !map.readOnly, alone)
+      this.vmState = vmStateIn(stateArea, this, () => !map.readOnly, alone)
     }
     const encode = map.writeEncoded?.bind(map)
     if (encode) {

@@ -12,7 +12,7 @@ import type { BlockLayer, Completion, Io, VmState, WriteIo } from './layer.ts'
 export function vmStateIn(
   area: StateArea,
   layer: BlockLayer,
-  writable: boolean,
+  writable: () => boolean,
   alone: (work: () => Promise<void>, io: Io) => Promise<void>,
 ): VmState {
   const read = (offset: number, target: Uint8Array, io: Io): Completion => {
@@ -32,7 +32,7 @@ export function vmStateIn(
     await inPieces(layer, whole, (from, part) => layer.write(from + at - inside, part, io))
   }
   const write = (offset: number, source: Uint8Array, io: WriteIo): Completion => {
-    if (!writable) {
+    if (!writable()) {
       const message = 'the image is read-only: no state of a machine can be written to it'
       throw new BlockError('READ_ONLY', message, { errno: 'EPERM' })
     }

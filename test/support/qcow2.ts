@@ -2,15 +2,19 @@
 import { ClusterLayer } from '../../src/block/cluster-layer.ts'
 import { type BlockLayer, neverAborted } from '../../src/block/layer.ts'
 import { creator } from '../../src/format/qcow2/create.ts'
+import { imageFacts } from '../../src/format/qcow2/facts.ts'
 import { Qcow2Image } from '../../src/format/qcow2/image.ts'
 import { Qcow2Map } from '../../src/format/qcow2/map.ts'
+import { guardTemplates } from '../../src/format/qcow2/metadata-guard.ts'
 import type { ImageSettings } from '../../src/format/qcow2/settings.ts'
+import { internalSnapshots } from '../../src/format/qcow2/snapshots.ts'
 import { MemoryLayer } from '../../src/protocol/memory.ts'
 
 export const testSettings: ImageSettings = {
   name: 'disk0',
   readOnly: false,
   cacheCleanSeconds: 0,
+  guarded: guardTemplates.cached,
   discards: new Set(['request', 'snapshot', 'other']),
 }
 
@@ -34,5 +38,9 @@ export async function openImage(
   backing?: BlockLayer,
 ): Promise<OpenTestImage> {
   const image = await Qcow2Image.open(file, { ...testSettings, ...settings })
-  return { image, layer: new ClusterLayer(new Qcow2Map(image, {}), backing) }
+  return { image, layer: new ClusterLayer(mapOf(image), backing) }
+}
+
+function mapOf(image: Qcow2Image): Qcow2Map {
+  return new Qcow2Map(image, { image: imageFacts(image), snapshots: internalSnapshots(image) })
 }

@@ -6,11 +6,10 @@
  * are taken whole where they fit, so sequential writes stay contiguous in the file.
  */
 import type { Completion } from '../../block/layer.ts'
-import { rangesOverlap } from '../../bytes/range.ts'
 import { type Faults, hex } from './faults.ts'
 import type { FreedRun, FreeReason, PendingFrees } from './frees.ts'
-import type { Header } from './header.ts'
 import type { ImageFile } from './image-file.ts'
+import type { MetadataGuard } from './metadata-guard.ts'
 import { type HostOffset, type HostRun, hostOffset } from './offsets.ts'
 import type { Refcounts } from './refcounts.ts'
 import type { Table } from './table.ts'
@@ -26,7 +25,7 @@ export class Allocator {
   readonly #refcounts: Refcounts
   readonly #frees: PendingFrees
   readonly #file: ImageFile
-  readonly #header: Header
+  readonly #metadata: MetadataGuard
   readonly #faults: Faults
   readonly #clusterSize: number
   /** No cluster below is free. */
@@ -38,15 +37,15 @@ export class Allocator {
     refcounts: Refcounts,
     frees: PendingFrees,
     file: ImageFile,
-    header: Header,
+    metadata: MetadataGuard,
     faults: Faults,
   ) {
     this.#refcounts = refcounts
     this.#frees = frees
     this.#file = file
-    this.#header = header
+    this.#metadata = metadata
     this.#faults = faults
-    this.#clusterSize = 2 ** header.clusterBits
+    this.#clusterSize = file.clusterSize
   }
 
   /**
@@ -271,27 +270,7 @@ export class Allocator {
 
   /** A broken image may call the header or a table free; they are not handed out. */
   #guard(first: number, count: number): void {
-    const offset = first * this.#clusterSize
-    const length = count * this.#clusterSize
-    const { l1TableOffset, l1Size, refcountTableOffset, refcountTableClusters } = this.#header
-    const hit =
-      first === 0
-        ? 'the header'
-        : rangesOverlap(offset, length, l1TableOffset, l1Size * 8)
-          ? 'the L1 table'
-          : rangesOverlap(
-                offset,
-                length,
-                refcountTableOffset,
-                refcountTableClusters * this.#clusterSize,
-              )
-            ? 'the refcount table'
-            : undefined
-    if (hit === undefined) return
-    throw this.#faults.corrupt(
-      `the refcounts call ${hex(offset)} free, where ${hit} lies; check and repair the image`,
-      offset,
-    )
+    this.#metadata.check(first * this.#clusterSize, count * this.#clusterSize)
   }
 
   #wrongCount(cluster: number, count: number) {

@@ -1,6 +1,6 @@
 /** Where the clusters of persistent bitmaps lie: enough to count them. */
 import { plainIo } from '../../block/layer.ts'
-import { alignUp } from '../../bytes/range.ts'
+import { alignUp, type ByteRange } from '../../bytes/range.ts'
 import { struct, u8, u16, u32, u64 } from '../../bytes/struct.ts'
 import { extensionType } from './extensions.ts'
 import type { Faults } from './faults.ts'
@@ -35,6 +35,14 @@ export interface BitmapDirectory {
   readonly offset: number
   readonly length: number
   readonly bitmaps: readonly BitmapPlace[]
+}
+
+/** Where the directory lies, whatever is to be thought of it. */
+export function readBitmapPlace(header: Header): ByteRange | undefined {
+  const extension = header.extensions.find(({ type }) => type === extensionType.bitmaps)
+  if (!extension || extension.data.length < bitmapsExtension.size) return undefined
+  const { directorySize, directoryOffset } = bitmapsExtension.decode(extension.data)
+  return { offset: directoryOffset, length: Math.min(directorySize, maxBitmapDirectoryBytes) }
 }
 
 /** The directory of bitmaps that are to be trusted; undefined where there are none. */

@@ -153,6 +153,7 @@ async function preallocate(
     readOnly: false,
     lazyRefcounts: false,
     cacheCleanSeconds: 0,
+    guarded: [],
     discards: new Set(),
   })
   const map = new Qcow2Map(image, {})

@@ -1,9 +1,9 @@
 /** What `info` shows of an image. */
 import type { ImageFacts } from '../../block/layer.ts'
-import { alignUp } from '../../bytes/range.ts'
 import { compatible, compressionTypes, type Header, incompatible } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import { readSnapshotTable } from './snapshot-table.ts'
+import { stateOffset } from './state-area.ts'
 
 export function imageFacts(image: Qcow2Image): ImageFacts {
   const storage = image.file.layer.image
@@ -12,7 +12,7 @@ export function imageFacts(image: Qcow2Image): ImageFacts {
     filename: storage?.filename,
     clusterSize: image.layout.clusterSize,
     get vmStateOffset() {
-      return alignUp(current.size, image.layout.coverage)
+      return stateOffset(current.size, image.layout)
     },
     allocatedSize: storage?.allocatedSize?.bind(storage),
     snapshots: async () => (await readSnapshotTable(image.file, current, image.faults)).snapshots,

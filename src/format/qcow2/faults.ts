@@ -41,6 +41,15 @@ export class Faults {
     return this.#error('INVALID_ARGUMENT', message, undefined, 'EINVAL')
   }
 
+  /** The caller named something that is not there, or that is there already. */
+  missing(message: string): BlockError {
+    return this.#error('INVALID_ARGUMENT', message, undefined, 'ENOENT')
+  }
+
+  exists(message: string): BlockError {
+    return this.#error('INVALID_ARGUMENT', message, undefined, 'EEXIST')
+  }
+
   #error(code: BlockErrorCode, message: string, offset: number | undefined, errno: string) {
     const node = this.#node
     return new BlockError(code, `${this.#subject()}: ${message}`, {

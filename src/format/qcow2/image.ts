@@ -1,11 +1,12 @@
 /** An open image: its parts put together, and what needs several of them. */
 import { type BlockLayer, type CheckResult, type Io, plainIo } from '../../block/layer.ts'
-import { rangesOverlap } from '../../bytes/range.ts'
 import { Allocator } from './allocator.ts'
 import { checkImage } from './check/check.ts'
 import { CompressedClusters } from './compressed.ts'
+import { Corruption } from './corruption.ts'
 import { Faults } from './faults.ts'
 import { type FreeReason, PendingFrees } from './frees.ts'
+import { guardMetadata } from './guarded-tables.ts'
 import { type GuestSpace, ImageSpace } from './guest-space.ts'
 import {
   autoclear,
@@ -17,8 +18,9 @@ import {
 } from './header.ts'
 import { HeaderState } from './header-state.ts'
 import { ImageFile } from './image-file.ts'
-import { clusterOf, entrySize, highOf, kind, L2Layout, lowOf } from './l2-table.ts'
+import { clusterOf, highOf, kind, L2Layout, lowOf } from './l2-table.ts'
 import { L2Tables } from './l2-tables.ts'
+import { MetadataGuard } from './metadata-guard.ts'
 import { hostOffset } from './offsets.ts'
 import { Refcounts } from './refcounts.ts'
 import { resizeImage } from './resize.ts'
@@ -43,6 +45,8 @@ export class Qcow2Image {
   readonly space: GuestSpace
   readonly writeBack: WriteBack
   readonly compressed: CompressedClusters
+  readonly guard: MetadataGuard
+  readonly corruption: Corruption
   #cleaner: NodeJS.Timeout | undefined
 
   private constructor(
@@ -52,7 +56,11 @@ export class Qcow2Image {
     l2Tables: L2Tables,
     refcounts: Refcounts,
     settings: ImageSettings,
+    guard: MetadataGuard,
+    corruption: Corruption,
   ) {
+    this.guard = guard
+    this.corruption = corruption
     this.file = file
     this.header = header
     this.faults = faults
@@ -62,7 +70,7 @@ export class Qcow2Image {
     this.l2Tables = l2Tables
     this.refcounts = refcounts
     this.frees = new PendingFrees(this.layout.clusterSize)
-    this.allocator = new Allocator(refcounts, this.frees, file, header.current, faults)
+    this.allocator = new Allocator(refcounts, this.frees, file, guard, faults)
     this.space = new ImageSpace(file, this.allocator)
     const { frees, allocator } = this
     const { discards } = settings
@@ -79,6 +87,7 @@ export class Qcow2Image {
       },
       discards,
     })
+    corruption.alone = (work) => this.writeBack.alone(work)
     l2Tables.makeRoom = () => this.writeBack.flushChanges()
     refcounts.makeRoom = () => this.writeBack.writeBlocks()
     this.compressed = new CompressedClusters(this)
@@ -95,9 +104,19 @@ export class Qcow2Image {
     if (!settings.readOnly) await prepareWriting(state, file, faults, settings)
     const layout = new L2Layout(header)
     const capacity = cacheCapacity(settings, header)
-    const l2Tables = await L2Tables.open(file, header, layout, faults, capacity.l2Tables)
-    const refcounts = await Refcounts.open(file, state, faults, capacity.refcountBlocks)
-    return new Qcow2Image(file, state, faults, l2Tables, refcounts, settings)
+    const corruption = new Corruption(state, file, faults, settings.name)
+    // What is only checked needs no guard, and has to be opened however broken it is.
+    const kinds = settings.check ? [] : settings.guarded
+    const guard = new MetadataGuard(kinds, file.clusterSize, (message, at) =>
+      corruption.signal(message, at),
+    )
+    const { l2Tables: l2Capacity, refcountBlocks } = capacity
+    const l2Tables = await L2Tables.open(file, header, layout, faults, guard, l2Capacity)
+    const refcounts = await Refcounts.open(file, state, faults, guard, refcountBlocks)
+    const parts = [guard, corruption] as const
+    const image = new Qcow2Image(file, state, faults, l2Tables, refcounts, settings, ...parts)
+    if (!settings.readOnly) await guardMetadata(image)
+    return image
   }
 
   get readOnly(): boolean {
@@ -116,7 +135,8 @@ export class Qcow2Image {
     } else {
       const settings = { ...this.#settings, readOnly }
       await prepareWriting(this.header, this.file, this.faults, settings)
-      await this.#reload()
+      await this.reload()
+      await guardMetadata(this)
     }
     this.#readOnly = readOnly
   }
@@ -133,7 +153,7 @@ export class Qcow2Image {
     if (!this.readOnly && !this.marked) await this.writeBack.finish()
     const header = this.header.current
     const result = await checkImage({ file, faults, header, state: this.header, repair })
-    if (repair !== 'none') await this.#reload()
+    if (repair !== 'none') await this.reload()
     return result
   }
 
@@ -156,15 +176,19 @@ export class Qcow2Image {
       } else {
         const table = l2Tables.cached(l2Tables.offsetAt(l1Index))
         if (table) {
+          this.checkTable(table)
           table.pins++
           return table
         }
         const loaded = await l2Tables.load(l1Index)
-        // Unless the entry has got another table meanwhile.
-        if (l2Tables.cached(l2Tables.offsetAt(l1Index)) === loaded) return loaded
         loaded.unpin()
       }
     }
+  }
+
+  /** Throws if a table of the disk's own, which is about to change, lies on other metadata. */
+  checkTable(table: Table): void {
+    if (!table.dirty) this.guard.checkTable('active-l2', table.offset, this.layout.clusterSize)
   }
 
   /** An L2 entry is about to lose its clusters. */
@@ -200,19 +224,6 @@ export class Qcow2Image {
     }
   }
 
-  /** Which of the tables that never move lies in a range of the file, if any; for messages. */
-  metadataAt(offset: number, length: number): string | undefined {
-    const { l1TableOffset, l1Size, refcountTableOffset, refcountTableClusters } =
-      this.header.current
-    if (rangesOverlap(offset, length, l1TableOffset, l1Size * entrySize)) {
-      return 'where the L1 table lies'
-    }
-    const refcountTableBytes = refcountTableClusters * this.layout.clusterSize
-    return rangesOverlap(offset, length, refcountTableOffset, refcountTableBytes)
-      ? 'where the refcount table lies'
-      : undefined
-  }
-
   async resize(size: number, io: Io): Promise<void> {
     await resizeImage(this, size, io)
   }
@@ -221,13 +232,18 @@ export class Qcow2Image {
   async close(): Promise<void> {
     clearInterval(this.#cleaner)
     if (this.readOnly) return
+    // What seems free in a corrupt image may not be.
+    if (this.corruption.found) this.frees.take()
     await this.writeBack.finish()
+    await this.corruption.settled()
     await this.file.trim()
   }
 
-  async #reload(): Promise<void> {
+  /** Forgets the tables and reads them again: what the header points at has been changed. */
+  async reload(): Promise<void> {
     await this.l2Tables.reload()
     await this.refcounts.reload()
+    if (!this.readOnly) await guardMetadata(this)
     this.allocator.reset()
     this.compressed.reset()
   }

@@ -15,6 +15,7 @@ import {
   setCopied,
   setEntry,
 } from './l2-table.ts'
+import type { MetadataGuard } from './metadata-guard.ts'
 import { type HostOffset, hostOffset } from './offsets.ts'
 import { Table } from './table.ts'
 import { TableCache } from './table-cache.ts'
@@ -31,6 +32,7 @@ export class L2Tables {
   readonly #file: ImageFile
   readonly #header: Header
   readonly #faults: Faults
+  readonly #guard: MetadataGuard
   #l1: Table
   /** Makes room in the cache by writing tables. Set once, by whoever knows how to. */
   makeRoom: () => Promise<void> = async () => {}
@@ -40,9 +42,11 @@ export class L2Tables {
     header: Header,
     layout: L2Layout,
     faults: Faults,
+    guard: MetadataGuard,
     capacity: number,
     l1: Uint8Array,
   ) {
+    this.#guard = guard
     this.#file = file
     this.#header = header
     this.#faults = faults
@@ -57,9 +61,10 @@ export class L2Tables {
     header: Header,
     layout: L2Layout,
     faults: Faults,
+    guard: MetadataGuard,
     capacity: number,
   ): Promise<L2Tables> {
-    return new L2Tables(file, header, layout, faults, capacity, await readL1(file, header))
+    return new L2Tables(file, header, layout, faults, guard, capacity, await readL1(file, header))
   }
 
   /** Forgets everything and reads the L1 table again: somebody else has changed the file. */
@@ -75,8 +80,14 @@ export class L2Tables {
     return this.#l1
   }
 
-  /** Where the L2 table of an L1 entry lies; 0 where there is none. */
+  /** Entries that there is memory for: those of the file's table, rounded up. */
+  get #entries(): number {
+    return this.#l1.bytes.length / entrySize
+  }
+
+  /** Where the L2 table of an L1 entry, also of one behind the end, lies; 0 where there is none. */
   offsetAt(l1Index: number): HostOffset {
+    if (l1Index >= this.#entries) return hostOffset(0)
     const high = highOf(this.#l1.view, l1Index)
     const low = lowOf(this.#l1.view, l1Index)
     if (high === 0 && low === 0) return hostOffset(0)
@@ -87,18 +98,19 @@ export class L2Tables {
 
   /** Whether the L2 table belongs to the active disk alone. */
   isOwn(l1Index: number): boolean {
-    return isCopied(highOf(this.#l1.view, l1Index))
+    return l1Index < this.#entries && isCopied(highOf(this.#l1.view, l1Index))
   }
 
   /** Whether an L1 entry, also one behind the end, has no L2 table. */
   isMissing(l1Index: number): boolean {
     const { view } = this.#l1
-    if ((l1Index + 1) * entrySize > view.byteLength) return true
+    if (l1Index >= this.#entries) return true
     return lowOf(view, l1Index) === 0 && highOf(view, l1Index) === 0
   }
 
   /** The L2 table of an L1 entry if it is in memory; undefined also where the entry is broken. */
   peek(l1Index: number): Table | undefined {
+    if (l1Index >= this.#entries) return undefined
     const high = highOf(this.#l1.view, l1Index)
     const low = lowOf(this.#l1.view, l1Index)
     if (l1Fault(high, low, this.layout.clusterSize) !== undefined) return undefined
@@ -120,6 +132,8 @@ export class L2Tables {
 
   /** Puts a table of `bytes` into an L1 entry. Its cluster was just allocated. */
   adopt(l1Index: number, offset: HostOffset, bytes: Uint8Array): Table {
+    this.#guard.checkTable('active-l1', this.#l1.offset, this.#l1.bytes.length)
+    this.#guard.add('active-l2', offset, bytes.length)
     const table = new Table(bytes, offset, this.changed, true)
     this.cache.hasRoom()
     this.cache.add(offset / this.layout.clusterSize, table)
@@ -136,6 +150,7 @@ export class L2Tables {
       this.cache.get(key)?.retire()
       this.cache.drop(key)
     }
+    this.#guard.remove('active-l2', key * this.layout.clusterSize, this.layout.clusterSize)
     setEntry(this.#l1.view, l1Index, 0, 0)
     this.#l1.touch(l1Index * entrySize)
   }
@@ -146,6 +161,8 @@ export class L2Tables {
     const bytes = new Uint8Array(alignUp(entries * entrySize, sectorSize))
     bytes.set(old.bytes.subarray(0, Math.min(old.bytes.length, bytes.length)))
     this.#l1 = new Table(bytes, offset, this.changedL1, true)
+    this.#guard.remove('active-l1', old.offset, old.bytes.length)
+    this.#guard.add('active-l1', offset, bytes.length)
     old.retire()
     return old
   }

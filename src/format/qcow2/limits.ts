@@ -19,6 +19,8 @@ export const maxBackingNameBytes = 1023
 export const maxSnapshots = 65_536
 /** Bytes of the snapshot table. */
 export const maxSnapshotTableBytes = 64 * MiB
+/** Bytes of the name, and of the id, of a new snapshot. */
+export const maxSnapshotNameBytes = 255
 /** Bytes of extra data in one snapshot's entry. */
 export const maxSnapshotExtraBytes = KiB
 

@@ -3,16 +3,8 @@
  * when they are written, zeroed or discarded. It changes tables in memory only; `write-back.ts`
  * brings them to the disk in an order that a crash cannot harm.
  */
-import type { ClusterMap } from '../../block/cluster-map.ts'
-import type {
-  Abilities,
-  Completion,
-  Extent,
-  Io,
-  Limits,
-  WriteIo,
-  ZeroIo,
-} from '../../block/layer.ts'
+import type { ClusterMap, StateArea } from '../../block/cluster-map.ts'
+import type { Completion, Extent, Io, Limits, WriteIo, ZeroIo } from '../../block/layer.ts'
 import { backingLink } from './backing-link.ts'
 import { ClusterAllocation } from './cluster-allocation.ts'
 import { EntryChanges } from './entry-changes.ts'
@@ -22,6 +14,7 @@ import { kind } from './l2-table.ts'
 import type { HostRun } from './offsets.ts'
 import { Reach, type Reached } from './reach.ts'
 import { ClusterRuns, type Run, type Runs } from './runs.ts'
+import { stateArea } from './state-area.ts'
 import { SubclusterRuns } from './subcluster-runs.ts'
 import type { Table } from './table.ts'
 
@@ -35,7 +28,8 @@ export class Qcow2Map implements ClusterMap {
   readonly limits: Limits
   readonly clusterSize: number
   readonly subclusterSize: number
-  readonly abilities: Omit<Abilities, 'compressed'>
+  readonly abilities: ClusterMap['abilities']
+  readonly stateArea?: StateArea
   readonly #image: Qcow2Image
   readonly #runs: Runs
   readonly #reach: Reach
@@ -44,7 +38,7 @@ export class Qcow2Map implements ClusterMap {
   readonly #sparse: boolean
   #closed: Promise<void> | undefined
 
-  constructor(image: Qcow2Image, abilities: Omit<Abilities, 'compressed'>, sparse = false) {
+  constructor(image: Qcow2Image, abilities: ClusterMap['abilities'], sparse = false) {
     const { layout, l2Tables, space } = image
     const fault = (table: Table, index: number, what: string): never => {
       throw this.#fault(table, index, what)
@@ -57,6 +51,8 @@ export class Qcow2Map implements ClusterMap {
     this.#reach = new Reach(layout, fault)
     this.#changes = new EntryChanges(image, fault)
     this.abilities = { backingLink: backingLink(image), ...abilities }
+    // A data file has no place behind the end of the disk.
+    if (!layout.external) this.stateArea = stateArea(image)
     this.clusterSize = layout.clusterSize
     this.subclusterSize = layout.subclusterSize
     const { limits } = space.layer
@@ -98,33 +94,43 @@ export class Qcow2Map implements ClusterMap {
     length: number,
     _io: Io,
   ): ClusterAllocation | Promise<ClusterAllocation> {
-    const { l2Tables, layout } = this.#image
-    const l1Index = layout.l1Index(offset)
-    const table = l2Tables.isOwn(l1Index) ? l2Tables.cached(l2Tables.offsetAt(l1Index)) : undefined
-    if (!table) return this.#allocateSlowly(l1Index, offset, length)
-    table.pins++
-    return this.#allocateIn(table, l1Index, offset, length)
+    const { l2Tables, layout, corruption } = this.#image
+    try {
+      corruption.refuse()
+      const l1Index = layout.l1Index(offset)
+      const own = l2Tables.isOwn(l1Index)
+      const table = own ? l2Tables.cached(l2Tables.offsetAt(l1Index)) : undefined
+      if (!table) return this.#change(() => this.#allocateSlowly(l1Index, offset, length))
+      this.#image.checkTable(table)
+      table.pins++
+      const allocation = this.#allocateIn(table, l1Index, offset, length)
+      return allocation instanceof Promise ? this.#change(() => allocation) : allocation
+    } catch (error) {
+      return this.#change(() => Promise.reject(error))
+    }
   }
 
   async zero(offset: number, length: number, io: ZeroIo): Promise<void> {
     const { layout } = this.#image
     // The disk's last subcluster may be cut off by its end; it is zeroed whole.
     const end = Math.ceil((offset + length) / layout.subclusterSize) * layout.subclusterSize
-    await this.#eachEntry(offset, end, 'create', (table, index, from, to) => {
+    const zero = (table: Table, index: number, from: number, to: number) => {
       if (to - from < layout.clusterSize) {
         this.#changes.zeroPart(table, index, from, to, io.mayUnmap)
       } else {
         this.#changes.zero(table, index, io.mayUnmap)
       }
-    })
+    }
+    await this.#change(() => this.#eachEntry(offset, end, 'create', zero))
   }
 
   async discard(offset: number, length: number, _io: Io, shows: boolean): Promise<void> {
     const backed = shows || this.#image.header.current.backingFile !== undefined
     // Version 2 can only say "ask the backing file", which would bring old data back.
     if (backed && !this.zeroClusters) return
-    await this.#eachEntry(offset, offset + length, backed ? 'create' : 'skip', (table, index) =>
-      this.#changes.discard(table, index, backed),
+    const discard = (table: Table, index: number) => this.#changes.discard(table, index, backed)
+    await this.#change(() =>
+      this.#eachEntry(offset, offset + length, backed ? 'create' : 'skip', discard),
     )
   }
 
@@ -133,13 +139,12 @@ export class Qcow2Map implements ClusterMap {
   }
 
   async writeEncoded(offset: number, source: Uint8Array, io: WriteIo): Promise<void> {
-    if (!(await this.#image.compressed.write(offset, source))) {
-      await this.#writePlain(offset, source, io)
-    }
+    const stored = await this.#change(() => this.#image.compressed.write(offset, source))
+    if (!stored) await this.#writePlain(offset, source, io)
   }
 
   async truncate(size: number, io: Io): Promise<void> {
-    await this.#image.resize(size, io)
+    await this.#change(() => this.#image.resize(size, io))
   }
 
   async setReadOnly(readOnly: boolean): Promise<void> {
@@ -153,6 +158,28 @@ export class Qcow2Map implements ClusterMap {
   [Symbol.asyncDispose](): Promise<void> {
     this.#closed ??= this.#image.close()
     return this.#closed
+  }
+
+  /** Whether the image takes writes, and a range of its clusters holds no metadata. */
+  #isWritable(offset: number, length: number): boolean {
+    const { corruption, guard, layout } = this.#image
+    if (this.readOnly || corruption.found) return false
+    return layout.external || !guard.covers(offset, length)
+  }
+
+  /**
+   * Runs what changes the image, unless that has been found corrupt. If it is found so now, the
+   * image is marked before the caller hears of it.
+   */
+  async #change<T>(work: () => Promise<T>): Promise<T> {
+    const { corruption } = this.#image
+    corruption.refuse()
+    try {
+      return await work()
+    } catch (error) {
+      await corruption.settled()
+      throw error
+    }
   }
 
   async #load(offset: number, length: number): Promise<Extent> {
@@ -186,16 +213,13 @@ export class Qcow2Map implements ClusterMap {
     const { length } = run
     const cluster = run.cluster!
     const start = cluster + (offset % this.clusterSize)
-    const place = this.#image.metadataAt(cluster, start + length - cluster)
-    if (place !== undefined)
-      throw this.#faultAt(table, offset, `points to ${hex(cluster)}, ${place}`)
     const inside = Math.min(length, space.size - start)
     if (inside <= 0) return this.#behindFile(table, offset, run)
     const host = {
       layer: space.layer,
       offset: start,
       length: inside,
-      writable: run.copied && !this.readOnly,
+      writable: run.copied && this.#isWritable(start, inside),
       sparse: this.#sparse,
     }
     return run.kind === kind.zeroAllocated
@@ -247,6 +271,9 @@ export class Qcow2Map implements ClusterMap {
       const reached = this.#reach.of(table, offset, length)
       const { index, count } = reached
       if (reached.kept !== undefined) {
+        if (!layout.external) {
+          this.#image.guard.check(reached.kept, count * this.clusterSize)
+        }
         return this.#allocation(table, l1Index, reached, { offset: reached.kept, count })
       }
       const guest = l1Index * layout.coverage + index * this.clusterSize

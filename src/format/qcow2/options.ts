@@ -4,6 +4,12 @@ import { missing, OptionReader } from '../../block/options.ts'
 import { isPowerOfTwo, KiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import type { FreeReason } from './frees.ts'
+import {
+  type GuardedKind,
+  type GuardTemplate,
+  guardedKinds,
+  guardTemplates,
+} from './metadata-guard.ts'
 import type { ImageSettings } from './settings.ts'
 
 export interface Qcow2Options {
@@ -24,7 +30,6 @@ const refcountShare = 256 * KiB
 export function parseOptions(options: Readonly<Record<string, unknown>>): Qcow2Options {
   const reader = new OptionReader(options)
   refuseUnsupported(reader)
-  checkOverlapOption(reader)
   const file = reader.take('file') as NodeReference | undefined
   if (file === undefined) throw missing('file')
   const parsed: Qcow2Options = {
@@ -34,6 +39,8 @@ export function parseOptions(options: Readonly<Record<string, unknown>>): Qcow2O
       lazyRefcounts: reader.boolean('lazy-refcounts'),
       ...cacheSizes(reader),
       cacheCleanSeconds: cleanInterval(reader),
+      guarded: guardedBy(reader),
+      keepDiscarded: reader.boolean('discard-no-unref') ?? false,
       discards: discardReasons(reader),
     },
   }
@@ -80,36 +87,23 @@ function discardReasons(reader: OptionReader): ReadonlySet<FreeReason> {
   return reasons
 }
 
-/**
- * Writes over the header, the L1 and the refcount table are refused whatever is chosen here; the
- * more costly checks that QEMU offers are accepted and not made.
- */
-function checkOverlapOption(reader: OptionReader): void {
-  const templates = ['none', 'constant', 'cached', 'all'] as const
+/** A template, or an object with a template and single kinds added to it or taken off. */
+function guardedBy(reader: OptionReader): readonly GuardedKind[] {
   const value = reader.take('overlap-check')
-  const inner = new OptionReader(
-    typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {},
-  )
-  const chosen = new OptionReader({
-    'overlap-check': typeof value === 'object' ? undefined : value,
-  })
-  chosen.oneOf('overlap-check', templates)
-  inner.oneOf('template', templates)
-  for (const part of overlapParts) inner.boolean(part)
+  const isObject = typeof value === 'object' && value !== null
+  const inner = new OptionReader(isObject ? (value as Record<string, unknown>) : {})
+  const plain = new OptionReader({ 'overlap-check': isObject ? undefined : value })
+  const names = Object.keys(guardTemplates) as GuardTemplate[]
+  const template = plain.oneOf('overlap-check', names) ?? inner.oneOf('template', names) ?? 'cached'
+  const guarded = new Set<GuardedKind>(guardTemplates[template])
+  for (const kind of guardedKinds) {
+    const wanted = inner.boolean(kind)
+    if (wanted === true) guarded.add(kind)
+    if (wanted === false) guarded.delete(kind)
+  }
   inner.finish()
+  return [...guarded]
 }
-
-const overlapParts = [
-  'main-header',
-  'active-l1',
-  'active-l2',
-  'refcount-table',
-  'refcount-block',
-  'snapshot-table',
-  'inactive-l1',
-  'inactive-l2',
-  'bitmap-directory',
-]
 
 function refuseUnsupported(reader: OptionReader): void {
   for (const name of ['encrypt', 'data-file']) {
@@ -117,15 +111,6 @@ function refuseUnsupported(reader: OptionReader): void {
     throw new BlockError('UNSUPPORTED', `The qcow2 option '${name}' is not supported yet`, {
       errno: 'ENOTSUP',
     })
-  }
-  if (reader.boolean('discard-no-unref')) {
-    throw new BlockError(
-      'UNSUPPORTED',
-      "The qcow2 option 'discard-no-unref' is not supported yet",
-      {
-        errno: 'ENOTSUP',
-      },
-    )
   }
 }
 

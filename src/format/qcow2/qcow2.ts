@@ -13,6 +13,7 @@ import { Qcow2Image } from './image.ts'
 import { isSparse } from './image-file.ts'
 import { Qcow2Map } from './map.ts'
 import { parseOptions, type Qcow2Options } from './options.ts'
+import { internalSnapshots } from './snapshots.ts'
 
 export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
   name: 'qcow2',
@@ -41,6 +42,7 @@ function abilitiesOf(image: Qcow2Image): Abilities {
     image: imageFacts(image),
     amend: imageAmend(image),
     backingLink: backingLink(image),
+    snapshots: internalSnapshots(image),
     check: { run: ({ repair }) => image.check(repair) },
   }
 }

@@ -11,6 +11,7 @@ import type { HeaderState } from './header-state.ts'
 import type { ImageFile } from './image-file.ts'
 import { entrySize, rawOf, setShared } from './l2-table.ts'
 import { maxHostOffset, maxRefcountTableBytes } from './limits.ts'
+import type { MetadataGuard } from './metadata-guard.ts'
 import { type HostOffset, type HostRun, hostOffset } from './offsets.ts'
 import { RefcountLayout } from './refcount.ts'
 import { Table } from './table.ts'
@@ -26,6 +27,7 @@ export class Refcounts {
   readonly #file: ImageFile
   readonly #header: HeaderState
   readonly #faults: Faults
+  readonly #guard: MetadataGuard
   readonly #clusterSize: number
   #table: Table
   /** Makes room in the cache by writing blocks. Set once, by whoever knows how to. */
@@ -35,9 +37,11 @@ export class Refcounts {
     file: ImageFile,
     header: HeaderState,
     faults: Faults,
+    guard: MetadataGuard,
     capacity: number,
     table: Uint8Array,
   ) {
+    this.#guard = guard
     const { refcountOrder, clusterBits, refcountTableOffset } = header.current
     this.#file = file
     this.#header = header
@@ -53,10 +57,11 @@ export class Refcounts {
     file: ImageFile,
     header: HeaderState,
     faults: Faults,
+    guard: MetadataGuard,
     capacity: number,
   ): Promise<Refcounts> {
     const table = await readRefcountTable(file, header)
-    return new Refcounts(file, header, faults, capacity, table)
+    return new Refcounts(file, header, faults, guard, capacity, table)
   }
 
   /** Forgets everything and reads the table again: somebody else has changed the file. */
@@ -94,6 +99,12 @@ export class Refcounts {
     return hostOffset(offset)
   }
 
+  /** As `blockOffset`, and 0 for an entry that makes no sense. */
+  blockPlace(index: number): number {
+    const offset = rawOf(this.#table.view, index)
+    return offset % this.#clusterSize === 0 && offset <= maxHostOffset ? offset : 0
+  }
+
   /** A block in memory; undefined when it has to be loaded or does not exist. */
   cached(index: number): Table | undefined {
     return this.cache.get(index)
@@ -118,6 +129,7 @@ export class Refcounts {
   }
 
   set(block: Table, cluster: number, value: number): void {
+    if (!block.dirty) this.#guard.checkTable('refcount-block', block.offset, this.#clusterSize)
     const index = cluster % this.layout.entries
     this.layout.set(block.view, index, value)
     block.touch(this.layout.byteOf(index))
@@ -151,6 +163,8 @@ export class Refcounts {
     bytes.set(oldTable.bytes)
     const offset = hostOffset((first + blocks) * this.#clusterSize)
     this.#table = new Table(bytes, offset, this.changedTable, true)
+    this.#guard.remove('refcount-table', oldTable.offset, oldTable.bytes.length)
+    this.#guard.add('refcount-table', offset, size)
     oldTable.retire()
     for (let at = 0; at < blocks; at++) {
       const counted = Math.min(this.layout.entries, used - at * this.layout.entries)
@@ -166,6 +180,7 @@ export class Refcounts {
   #adopt(index: number, cluster: number, bytes: Uint8Array): Table {
     const offset = hostOffset(cluster * this.#clusterSize)
     const block = new Table(bytes, offset, this.changedBlocks, true)
+    this.#guard.add('refcount-block', offset, bytes.length)
     this.cache.hasRoom()
     this.cache.add(index, block)
     setShared(this.#table.view, index, offset)

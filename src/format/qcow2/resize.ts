@@ -24,7 +24,7 @@ export async function resizeImage(image: Qcow2Image, size: number, io: Io): Prom
   const before = header.size
   if (size === before) return
   await dropBehind(image, alignUp(Math.min(size, before), image.layout.clusterSize), io)
-  if (size > before) await growL1(image, size)
+  if (size > before) await growL1(image, l1SizeFor(size, header))
   else await image.writeBack.flushChanges()
   header.size = size
   try {
@@ -91,10 +91,10 @@ async function dropTable(image: Qcow2Image, l1Index: number): Promise<void> {
   l2Tables.drop(l1Index)
 }
 
-async function growL1(image: Qcow2Image, size: number): Promise<void> {
+/** Moves the L1 table to a larger place, in memory; a flush puts it in force. Runs alone. */
+export async function growL1(image: Qcow2Image, entries: number): Promise<void> {
   const { layout, allocator, l2Tables, file } = image
   const header = image.header.current
-  const entries = l1SizeFor(size, header)
   if (entries <= header.l1Size) return
   const clusters = (count: number) => Math.ceil((count * entrySize) / layout.clusterSize)
   const run = await allocator.takeWhole(clusters(entries))

@@ -2,6 +2,7 @@
 import { MiB } from '../../bytes/range.ts'
 import type { FreeReason } from './frees.ts'
 import type { Header } from './header.ts'
+import type { GuardedKind } from './metadata-guard.ts'
 
 /** Bytes of L2 tables kept in memory, unless the disk needs less or the user wants otherwise. */
 const defaultL2CacheBytes = 32 * MiB
@@ -23,6 +24,10 @@ export interface ImageSettings {
   readonly refcountCacheBytes?: number
   /** Tables that were not used for so long are dropped from memory; 0: never. */
   readonly cacheCleanSeconds: number
+  /** Metadata that nothing may be written over; see `MetadataGuard`. */
+  readonly guarded: readonly GuardedKind[]
+  /** A guest's discards leave clusters where they are, marked as zero. */
+  readonly keepDiscarded?: boolean
   /** Kinds of freed clusters whose space goes back to the file system. */
   readonly discards: ReadonlySet<FreeReason>
 }

@@ -21,10 +21,14 @@ export const snapshotEntry = struct('big', {
   extraDataSize: u32,
 })
 
-/** The part of the extra data that is defined. */
+const entryAlignment = 8
+
+/** The part of the extra data that every version 3 image has. */
 export const snapshotExtra = struct('big', { vmStateSize: u64, diskSize: u64 })
 
 export interface Snapshot extends SnapshotFacts {
+  /** The whole entry as it is in the file: when others come and go it is kept to the byte. */
+  readonly entry: Uint8Array
   readonly l1TableOffset: number
   readonly l1Size: number
   /** Bytes of the disk at that time; undefined in old version 2 images, whose disks never change. */
@@ -61,7 +65,7 @@ export async function readSnapshotTable(
     await file.read(offset, entry, plainIo)
     snapshots.push(decodeSnapshot(entry))
     checkL1(snapshots[index], file, header, faults, offset)
-    at = alignUp(at + length, 8)
+    at = alignUp(at + length, entryAlignment)
   }
   return { snapshots, length: at }
 }
@@ -73,6 +77,7 @@ function decodeSnapshot(entry: Uint8Array): Snapshot {
   const idAt = snapshotEntry.size + fields.extraDataSize
   const nameAt = idAt + fields.idSize
   return {
+    entry,
     id: Buffer.from(entry.subarray(idAt, nameAt)).toString('utf8'),
     name: Buffer.from(entry.subarray(nameAt, nameAt + fields.nameSize)).toString('utf8'),
     l1TableOffset: fields.l1TableOffset,
@@ -83,6 +88,47 @@ function decodeSnapshot(entry: Uint8Array): Snapshot {
     vmClockNanoseconds: fields.vmClockNanoseconds,
     icount: icountIn(extra),
   }
+}
+
+/** What is recorded of a new snapshot. */
+export interface SnapshotRecord extends SnapshotFacts {
+  readonly l1TableOffset: number
+  readonly l1Size: number
+  readonly diskSize: number
+}
+
+export function encodeSnapshot(record: SnapshotRecord): Uint8Array {
+  const id = Buffer.from(record.id)
+  const name = Buffer.from(record.name)
+  const icount = new Uint8Array(8).fill(0xff)
+  if (record.icount !== undefined) viewOf(icount).setBigUint64(0, BigInt(record.icount))
+  const fields = snapshotEntry.encode({
+    l1TableOffset: record.l1TableOffset,
+    l1Size: record.l1Size,
+    idSize: id.length,
+    nameSize: name.length,
+    dateSeconds: record.date.seconds,
+    dateNanoseconds: record.date.nanoseconds,
+    vmClockNanoseconds: record.vmClockNanoseconds,
+    // The field of old; whoever knows the extra data ignores it.
+    vmStateSize: record.vmStateSize < 2 ** 32 ? record.vmStateSize : 0,
+    extraDataSize: snapshotExtra.size + icount.length,
+  })
+  const { vmStateSize, diskSize } = record
+  return Buffer.concat([fields, snapshotExtra.encode({ vmStateSize, diskSize }), icount, id, name])
+}
+
+/** Entries behind each other, each beginning at a multiple of eight. */
+export function joinEntries(entries: readonly Uint8Array[]): Uint8Array {
+  const starts: number[] = []
+  let end = 0
+  for (const { length } of entries) {
+    starts.push(alignUp(end, entryAlignment))
+    end = starts[starts.length - 1] + length
+  }
+  const table = new Uint8Array(end)
+  for (const [index, entry] of entries.entries()) table.set(entry, starts[index])
+  return table
 }
 
 /** Written since QEMU 5.2, behind what older ones wrote; all ones where it was not counted. */

@@ -66,6 +66,11 @@ export class WriteBack {
     this.#parts = parts
   }
 
+  /** Kinds of freed clusters whose space goes back to the file system. */
+  get discards(): ReadonlySet<FreeReason> {
+    return this.#parts.discards
+  }
+
   /** All changes, and all data written before, on stable storage. */
   flush(io: Io): Completion {
     if (this.#busy === 0 && !this.#hasChanges()) return this.#parts.file.layer.flush(io)
@@ -101,6 +106,11 @@ export class WriteBack {
       await this.#cycle(!this.#parts.lazy)
       await work()
     })
+  }
+
+  /** Runs `work` while nobody else writes the header; changes in memory are not written before. */
+  async alone(work: () => Promise<void>): Promise<void> {
+    await this.#inTurn(work)
   }
 
   /** Makes room in the cache of refcount blocks. */

@@ -27,7 +27,7 @@ export class Counts {
     const piece = this.#pieceOf(cluster)
     const at = cluster % pieceLength
     const sum = piece[at] + amount
-    if (sum < large) piece[at] = sum
+    if (piece[at] !== large && sum < large) piece[at] = sum
     else this.set(cluster, this.get(cluster) + amount)
   }
 
@@ -87,6 +87,15 @@ export class Counts {
       if (at >= 0) return index * pieceLength + at
     }
     return -1
+  }
+
+  clone(): Counts {
+    const copy = new Counts()
+    for (const [index, piece] of Object.entries(this.#pieces)) {
+      copy.#pieces[Number(index)] = piece?.slice()
+    }
+    for (const [cluster, count] of this.#large) copy.#large.set(cluster, count)
+    return copy
   }
 
   #pieceOf(cluster: number): Uint8Array {

@@ -1,0 +1,88 @@
+/**
+ * What happens when an image turns out to be corrupt while it is in use: its header is marked, so
+ * that nobody opens it for writing before a repair, and until it is closed it is read but not
+ * changed any more. What was changed before is still written when it is closed.
+ */
+import diagnostics from 'node:diagnostics_channel'
+import { BlockError } from '../../errors.ts'
+import type { Faults } from './faults.ts'
+import { incompatible } from './header.ts'
+import type { HeaderState } from './header-state.ts'
+import type { ImageFile } from './image-file.ts'
+
+/** One message for an image that was found corrupt. */
+export interface CorruptImage {
+  /** Name of its node. */
+  readonly node: string
+  readonly message: string
+  /** Byte of the file. */
+  readonly offset: number
+}
+
+const channel = diagnostics.channel('image:corrupt')
+
+export class Corruption {
+  readonly #header: HeaderState
+  readonly #file: ImageFile
+  readonly #faults: Faults
+  readonly #node: string
+  #refusal: BlockError | undefined
+  /** The writing of the mark. Never rejects: an image that cannot be marked is refused all the same. */
+  #marking: Promise<void> | undefined
+  /** Runs work while nobody else writes the header. Set once, by whoever knows how to. */
+  alone: (work: () => Promise<void>) => Promise<void> = (work) => work()
+
+  constructor(header: HeaderState, file: ImageFile, faults: Faults, node: string) {
+    this.#header = header
+    this.#file = file
+    this.#faults = faults
+    this.#node = node
+  }
+
+  get found(): boolean {
+    return this.#refusal !== undefined
+  }
+
+  /** Throws if something was found before. */
+  refuse(): void {
+    if (this.#refusal) throw this.#refusal
+  }
+
+  /** Returns the error for whoever found it. */
+  signal(message: string, offset: number): BlockError {
+    const first = !this.#refusal
+    this.giveUp(message)
+    if (first) {
+      const found: CorruptImage = { node: this.#node, message, offset }
+      channel.publish(found)
+      this.#marking = this.#mark().catch(() => {})
+    }
+    return this.#faults.corrupt(`${message}; the image is marked as corrupt, repair it`, offset)
+  }
+
+  /** Refuses changes from now on; the image is not marked. */
+  giveUp(reason: string): void {
+    const { message } = this.#faults.corrupt(`no more changes are made: ${reason}`)
+    this.#refusal ??= new BlockError('CORRUPT_IMAGE', message, {
+      node: this.#node,
+      errno: 'ENOMEDIUM',
+    })
+  }
+
+  /** Settles when the mark is on stable storage. */
+  async settled(): Promise<void> {
+    await this.#marking
+  }
+
+  async #mark(): Promise<void> {
+    // Version 2 has no room for a mark.
+    if (this.#header.current.version < 3) return
+    this.#header.current.incompatibleFeatures |= incompatible.corrupt
+    await this.alone(async () => {
+      const marked = { ...this.#header.stored }
+      marked.incompatibleFeatures |= incompatible.corrupt
+      await this.#header.write(marked, this.#file)
+      await this.#file.flush()
+    })
+  }
+}

@@ -1,0 +1,203 @@
+import { describe, expect, it } from 'vitest'
+import { newImage, openImage } from '../../../test/support/qcow2.ts'
+import { Random, seedNote } from '../../../test/support/random.ts'
+import {
+  type BlockLayer,
+  type NewSnapshot,
+  plainIo,
+  plainWriteIo,
+  plainZeroIo,
+} from '../../block/layer.ts'
+import type { Qcow2Image } from './image.ts'
+
+const MiB = 1024 * 1024
+
+async function contentOf(layer: BlockLayer): Promise<Buffer> {
+  const bytes = Buffer.alloc(layer.size)
+  await layer.read(0, bytes, plainIo)
+  return bytes
+}
+
+/** No errors and no leaks, in the file as it is. */
+async function expectClean(image: Qcow2Image, note = ''): Promise<void> {
+  const { corruptions, leaks, checkErrors, messages } = await image.check('none')
+  expect([corruptions, leaks, checkErrors], `${note}: ${messages.join('; ')}`).toEqual([0, 0, 0])
+}
+
+const create = (layer: BlockLayer, snapshot: NewSnapshot) =>
+  layer.snapshots!.create(snapshot, plainIo)
+const list = async (image: BlockLayer) => (await image.image?.snapshots?.()) ?? []
+
+describe('internal snapshots', () => {
+  it('bring back the disk, whatever was written, zeroed or discarded since', async () => {
+    const file = await newImage({ size: 4 * MiB })
+    const { layer, image } = await openImage(file)
+    await layer.write(0, Buffer.alloc(MiB, 1), plainWriteIo)
+    await layer.compressed!.write(2 * MiB, Buffer.alloc(65536, 2), plainWriteIo)
+    const before = await contentOf(layer)
+    await create(layer, { name: 'one' })
+    await expectClean(image, 'created')
+    await layer.write(512 * 1024, Buffer.alloc(MiB, 3), plainWriteIo)
+    await layer.writeZeroes(0, 128 * 1024, { ...plainZeroIo, mayUnmap: true })
+    await layer.discard(2 * MiB, 65536, plainIo)
+    await expectClean(image, 'written')
+    await layer.snapshots!.apply('one', plainIo)
+    expect(Buffer.compare(await contentOf(layer), before)).toBe(0)
+    await expectClean(image, 'applied')
+    await layer.snapshots!.delete('1', plainIo)
+    expect(Buffer.compare(await contentOf(layer), before)).toBe(0)
+    await expectClean(image, 'deleted')
+  })
+
+  it('are numbered behind the highest number, and found by id before name', async () => {
+    const { layer } = await openImage(await newImage({ size: MiB }))
+    await create(layer, { name: 'a', id: '7' })
+    expect(await create(layer, { name: '7' })).toMatchObject({ id: '8', name: '7' })
+    await expect(create(layer, { name: 'b', id: '8' })).rejects.toMatchObject({ errno: 'EEXIST' })
+    await layer.snapshots!.delete('7', plainIo)
+    await expect(layer.snapshots!.delete('a', plainIo)).rejects.toMatchObject({ errno: 'ENOENT' })
+  })
+
+  it('take the size of the disk back with them', async () => {
+    const file = await newImage({ size: MiB, cluster_size: 512 })
+    const { layer, image } = await openImage(file)
+    await layer.write(0, Buffer.alloc(MiB, 1), plainWriteIo)
+    await create(layer, { name: 'small' })
+    await layer.truncate(8 * MiB, plainIo)
+    await layer.write(7 * MiB, Buffer.alloc(512, 2), plainWriteIo)
+    await create(layer, { name: 'large' })
+    await layer.snapshots!.apply('small', plainIo)
+    expect(layer.size).toBe(MiB)
+    await expectClean(image)
+    await layer.snapshots!.apply('large', plainIo)
+    expect(layer.size).toBe(8 * MiB)
+    expect((await contentOf(layer))[7 * MiB]).toBe(2)
+    await expectClean(image)
+  })
+
+  it('are refused before anything changes when refcounts would overflow', async () => {
+    for (const refcount_bits of [1, 2]) {
+      const file = await newImage({ size: MiB, refcount_bits })
+      const { layer, image } = await openImage(file)
+      await layer.write(0, Buffer.alloc(1024, 1), plainWriteIo)
+      for (let count = 2; count < 2 ** refcount_bits; count++) await create(layer, { name: 'x' })
+      await layer.flush(plainIo)
+      const before = await contentOf(file)
+      await expect(create(layer, { name: 'y' })).rejects.toMatchObject({ errno: 'EINVAL' })
+      expect(Buffer.compare(await contentOf(file), before)).toBe(0)
+      await expectClean(image)
+    }
+  })
+
+  it('carry the state of a machine, which the disk has no more', async () => {
+    const file = await newImage({ size: MiB })
+    const { layer, image } = await openImage(file)
+    const state = Buffer.alloc(300_000, 0x5a)
+    await layer.vmState!.write(0, state, plainWriteIo)
+    const vmStateSize = state.length
+    const facts = await create(layer, { name: 'vm', vmStateSize, vmClockNanoseconds: 5, icount: 9 })
+    expect(await list(layer)).toMatchObject([{ ...facts, icount: 9 }])
+    await expectClean(image)
+    const read = async (from: BlockLayer) => {
+      const bytes = Buffer.alloc(state.length)
+      await from.vmState!.read(0, bytes, plainIo)
+      return bytes
+    }
+    expect((await read(layer)).every((byte) => byte === 0)).toBe(true)
+    await layer[Symbol.asyncDispose]()
+
+    const shown = await openImage(file, { readOnly: true })
+    await shown.layer.snapshots!.open('vm', plainIo)
+    expect(Buffer.compare(await read(shown.layer), state)).toBe(0)
+    await shown.layer[Symbol.asyncDispose]()
+    const again = await openImage(file)
+    await again.layer.snapshots!.apply('vm', plainIo)
+    expect(Buffer.compare(await read(again.layer), state)).toBe(0)
+    await expectClean(again.image)
+  })
+
+  it('show themselves in an image that is read only', async () => {
+    const file = await newImage({ size: MiB })
+    const { layer } = await openImage(file)
+    await layer.write(0, Buffer.alloc(4096, 1), plainWriteIo)
+    await create(layer, { name: 'then' })
+    await layer.write(0, Buffer.alloc(4096, 2), plainWriteIo)
+    await layer.truncate(2 * MiB, plainIo)
+    await expect(layer.snapshots!.open('then', plainIo)).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+    })
+    await layer[Symbol.asyncDispose]()
+    const shown = await openImage(file, { readOnly: true })
+    await shown.layer.snapshots!.open('then', plainIo)
+    expect(shown.layer.size).toBe(MiB)
+    expect((await contentOf(shown.layer))[0]).toBe(1)
+  })
+
+  const variants = [
+    { cluster_size: 512 },
+    { cluster_size: 512, refcount_bits: 64 },
+    { cluster_size: 1024, refcount_bits: 4 },
+    { cluster_size: 4096, lazy_refcounts: true },
+    { cluster_size: 4096, compat: '0.10' },
+    { cluster_size: 65536, refcount_bits: 8 },
+    { cluster_size: 16384, extended_l2: true },
+  ]
+  for (const variant of variants) {
+    const title = Object.entries(variant).join(' ').replaceAll(',', '=')
+    it(`keep every disk through random work: ${title} (${seedNote})`, async () => {
+      const random = new Random()
+      const file = await newImage({ size: MiB, ...variant })
+      const { layer, image } = await openImage(file)
+      let disk = Buffer.alloc(MiB)
+      const kept = new Map<string, Buffer>()
+      for (let step = 0; step < 60; step++) {
+        const choice = random.next()
+        const [offset, length] = random.range(layer.size, 512, 65536)
+        const ids = [...kept.keys()]
+        if (choice < 0.5) {
+          const bytes = random.bytes(length)
+          await layer.write(offset, bytes, plainWriteIo)
+          disk.set(bytes, offset)
+        } else if (choice < 0.6) {
+          await layer.writeZeroes(offset, length, { ...plainZeroIo, mayUnmap: random.chance(0.5) })
+          disk.fill(0, offset, offset + length)
+        } else if (choice < 0.65 && layer.compressed) {
+          const { unit } = layer.compressed
+          const at = offset - (offset % unit)
+          const bytes = Buffer.alloc(Math.min(unit, layer.size - at), random.below(256))
+          await layer.compressed.write(at, bytes, plainWriteIo)
+          disk.set(bytes, at)
+        } else if (
+          choice < 0.7 &&
+          (layer.size === MiB || kept.size === 0) &&
+          !('compat' in variant)
+        ) {
+          const size = 512 * (1024 + random.below(4096))
+          await layer.truncate(size, plainIo)
+          const next = Buffer.alloc(size)
+          disk.copy(next)
+          disk = next
+        } else if (choice < 0.85 && kept.size < 8) {
+          const { id } = await create(layer, { name: `at ${step}` })
+          kept.set(id, Buffer.from(disk))
+        } else if (choice < 0.92 && ids.length > 0) {
+          const id = random.pick(ids)
+          await layer.snapshots!.apply(id, plainIo)
+          disk = Buffer.from(kept.get(id)!)
+        } else if (ids.length > 0) {
+          const id = random.pick(ids)
+          await layer.snapshots!.delete(id, plainIo)
+          kept.delete(id)
+        }
+        expect(Buffer.compare(await contentOf(layer), disk), `step ${step}`).toBe(0)
+        if (!('lazy_refcounts' in variant)) await expectClean(image, `step ${step}`)
+      }
+      await layer[Symbol.asyncDispose]()
+      for (const [id, content] of kept) {
+        const shown = await openImage(file, { readOnly: true })
+        await shown.layer.snapshots!.open(id, plainIo)
+        expect(Buffer.compare(await contentOf(shown.layer), content), `snapshot ${id}`).toBe(0)
+      }
+    })
+  }
+})
