@@ -1,6 +1,7 @@
 /** The one list of drivers. Probing asks the formats in this order. */
 import { vma } from './archive/vma/driver.ts'
 import type { BlockDriver } from './block/driver.ts'
+import { blkdebug } from './filter/blkdebug/blkdebug.ts'
 import { copyBeforeWrite } from './filter/copy-before-write.ts'
 import { qcow2 } from './format/qcow2/qcow2.ts'
 import { raw } from './format/raw.ts'
@@ -22,6 +23,7 @@ const all = [
   raw,
   vma,
   // filters
+  blkdebug,
   copyBeforeWrite,
 ]
 

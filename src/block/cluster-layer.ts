@@ -106,7 +106,7 @@ export class ClusterLayer implements BlockLayer {
     const { length } = target
     if (!this.#lock.blocks(offset, length)) {
       const run = this.#mapNow(offset, length, io)
-      if (run && run.length >= length && run.kind === 'data' && run.host) {
+      if (run && run.length >= length && run.kind === 'data' && run.host && !watched(run.host)) {
         const done = run.host.layer.read(run.host.offset, target, io)
         return done instanceof Promise ? this.#lock.hold(offset, length, done) : undefined
       }
@@ -120,7 +120,7 @@ export class ClusterLayer implements BlockLayer {
     const { length } = source
     if (!this.#lock.blocks(offset, length)) {
       const run = this.#mapNow(offset, length, io)
-      if (run && run.length >= length && inPlace(run)) {
+      if (run && run.length >= length && inPlace(run) && !watched(run.host)) {
         const done = run.host.layer.write(run.host.offset, source, io)
         return done instanceof Promise ? this.#lock.hold(offset, length, done) : undefined
       }
@@ -264,6 +264,14 @@ export class ClusterLayer implements BlockLayer {
   }
 
   #readRun(run: Extent, offset: number, target: Uint8Array, io: Io): Completion {
+    const watcher = run.kind === 'data' ? hostOf(run).layer : this.#map
+    const event = watcher.debugEvent && readEvents[run.kind]
+    const held = event && watcher.debugEvent?.(event)
+    if (held) return held.then(() => this.#readRunNow(run, offset, target, io))
+    return this.#readRunNow(run, offset, target, io)
+  }
+
+  #readRunNow(run: Extent, offset: number, target: Uint8Array, io: Io): Completion {
     switch (run.kind) {
       case 'data':
         return hostOf(run).layer.read(hostOf(run).offset, target, io)
@@ -284,6 +292,7 @@ export class ClusterLayer implements BlockLayer {
       const length = Math.min(run.length, source.length - at)
       const part = source.subarray(at, at + length)
       if (inPlace(run)) {
+        if (run.host.layer.debugEvent) await run.host.layer.debugEvent('write_aio')
         await run.host.layer.write(run.host.offset, part, io)
         at += length
       } else {
@@ -294,6 +303,7 @@ export class ClusterLayer implements BlockLayer {
 
   /** Writes the first part of `source` into new clusters; returns how many bytes that were. */
   async #writeNew(offset: number, source: Uint8Array, io: WriteIo): Promise<number> {
+    if (this.#map.debugEvent) await this.#map.debugEvent('cluster_alloc')
     const allocated = this.#map.allocate(offset, source.length, io)
     const allocation = allocated instanceof Promise ? await allocated : allocated
     const { guest } = allocation
@@ -323,11 +333,13 @@ export class ClusterLayer implements BlockLayer {
       (before === 0 && after === 0) ||
       (zeroed && this.#isBlank(guest.offset, before, io) && this.#isBlank(dataEnd, after, io))
     if (alone) {
+      if (host.layer.debugEvent) await host.layer.debugEvent('write_aio')
       await host.layer.write(host.offset + before, data, io)
     } else if (guest.length <= maxJoinedWrite) {
       await this.#writeJoined(guest, host, zeroed, before, data, io)
     } else {
       await this.#writeAround(guest.offset, host, host.offset, before, io)
+      if (host.layer.debugEvent) await host.layer.debugEvent('write_aio')
       await host.layer.write(host.offset + before, data, io)
       await this.#writeAround(dataEnd, host, host.offset + before + data.length, after, io)
     }
@@ -345,6 +357,7 @@ export class ClusterLayer implements BlockLayer {
     const joined = this.#spare.take(guest.length)
     const dataEnd = before + data.length
     try {
+      if (this.#map.debugEvent) await this.#map.debugEvent('cow_read')
       if (before > 0 && dataEnd < guest.length && data.length < guest.length / 2) {
         // Reading what is overwritten too is cheaper than reading twice.
         await this.#readShown(guest.offset, joined, io)
@@ -355,6 +368,7 @@ export class ClusterLayer implements BlockLayer {
       joined.set(data, before)
       const start = zeroed && isZero(joined.subarray(0, before)) ? before : 0
       const end = zeroed && isZero(joined.subarray(dataEnd)) ? dataEnd : joined.length
+      if (host.layer.debugEvent) await host.layer.debugEvent('write_aio')
       await host.layer.write(host.offset + start, joined.subarray(start, end), io)
     } finally {
       this.#spare.giveBack(joined)
@@ -370,7 +384,9 @@ export class ClusterLayer implements BlockLayer {
   ): Promise<void> {
     if (length === 0) return
     const bytes = new Uint8Array(length)
+    if (this.#map.debugEvent) await this.#map.debugEvent('cow_read')
     await this.#readShown(offset, bytes, io)
+    if (host.layer.debugEvent) await host.layer.debugEvent('cow_write')
     await host.layer.write(hostOffset, bytes, io)
   }
 
@@ -461,6 +477,19 @@ function capabilitiesOf(map: ClusterMap): Capabilities {
     extents: 'native',
     zeroInit: true,
   }
+}
+
+/** What blkdebug is told before a run is read. */
+const readEvents = {
+  data: 'read_aio',
+  backing: 'read_backing_aio',
+  encoded: 'read_compressed',
+  zero: undefined,
+} as const
+
+/** Whether somebody below wants to know what is done, so that it takes the long way. */
+function watched(host: HostRange): boolean {
+  return host.layer.debugEvent !== undefined
 }
 
 type InPlace = Extent & { readonly host: HostRange }

@@ -42,6 +42,8 @@ export interface ClusterMap extends AsyncDisposable {
   readonly abilities: Omit<Abilities, 'compressed' | 'vmState'>
   /** Where the map can keep the state of a virtual machine; see `StateArea`. */
   readonly stateArea?: StateArea
+  /** Of the image file, for what the engine does that is not on one host range. */
+  readonly debugEvent?: Abilities['debugEvent']
   /**
    * The first run at `offset`, at most `length` long, as long as the cached tables tell. Answers
    * at once when they are cached. `host.writable` says that the run may be overwritten in place.

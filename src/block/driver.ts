@@ -37,8 +37,11 @@ export interface OpenContext extends Io {
   /** Name of the node being opened, for messages. */
   readonly name: string
   readonly flags: OpenFlags
-  /** Opens, or finds, a child that the user named. Closed by the graph, not by the layer. */
-  child(role: ChildRole, reference: NodeReference): Promise<BlockLayer>
+  /**
+   * Opens, or finds, a child that the user named. Closed by the graph, not by the layer. It is
+   * called as its role unless it gets another name.
+   */
+  child(role: ChildRole, reference: NodeReference, name?: string): Promise<BlockLayer>
   /**
    * Opens a child that the image names. The open policy may refuse it with `PERMISSION`.
    * `filename` is as recorded, relative names being relative to the image; `format` is the

@@ -12,7 +12,6 @@ import type {
 } from './layer.ts'
 
 export class Filter implements BlockLayer {
-  readonly image?: ImageFacts
   protected readonly next: BlockLayer
 
   constructor(next: BlockLayer) {
@@ -29,6 +28,14 @@ export class Filter implements BlockLayer {
 
   get limits(): Limits {
     return this.next.limits
+  }
+
+  /** What is true of the data, whoever shows it; not the format's own facts. */
+  get image(): ImageFacts | undefined {
+    const below = this.next.image
+    if (!below) return undefined
+    const { filename, clusterSize } = below
+    return { filename, clusterSize, allocatedSize: below.allocatedSize?.bind(below) }
   }
 
   read(offset: number, target: Uint8Array, io: Io): Completion {

@@ -12,6 +12,7 @@
  * keeps it.
  */
 import type { ByteRange } from '../bytes/range.ts'
+import type { Breakpoints, DebugEvent } from './debug.ts'
 
 /** Settled already, or a promise of it. */
 export type Completion = void | Promise<void>
@@ -122,6 +123,9 @@ export interface Abilities {
   readonly bitmaps?: PersistentBitmaps
   readonly amend?: ImageAmend
   readonly activity?: ImageActivity
+  /** Told where a request is, when that is blkdebug or passes the news on to one; see `debug.ts`. */
+  readonly debugEvent?: (event: DebugEvent) => Completion
+  readonly breakpoints?: Breakpoints
   /**
    * Drops all data of an overlay, so that its backing file shows everywhere; after a commit. Runs
    * alone. Nobody reads between that and what went before.
@@ -303,9 +307,10 @@ export interface ImageActivity {
 /**
  * What a child is to its parent. It decides the permissions on the edge and the flags that the
  * child inherits; the child's name in the graph is the role's, `filtered` children being called
- * `file` as in QEMU.
+ * `file` as in QEMU, unless the parent names it. `data` is one of several children that hold the
+ * disk, or something beside it (quorum's and blkverify's, the log of blklogwrites).
  */
-export type ChildRole = 'file' | 'data-file' | 'backing' | 'filtered' | 'target'
+export type ChildRole = 'file' | 'data-file' | 'backing' | 'filtered' | 'target' | 'data'
 
 /** What the user of a node may do to it, and what it lets others do meanwhile. */
 export type Permission = 'consistentRead' | 'write' | 'writeUnchanged' | 'resize'

@@ -71,12 +71,47 @@ export class OptionReader {
     throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' does not accept value '${value}'`)
   }
 
+  /** An array, or what dotted keys with numbers (`name.0`, `name.1`, …) make of one. */
+  list(name: string): readonly unknown[] | undefined {
+    const value = this.take(name)
+    if (value === undefined || Array.isArray(value)) return value
+    if (typeof value !== 'object' || value === null) throw new UnknownOption(name)
+    const elements = Object.entries(value)
+    return Array.from(elements, (_, index) => {
+      const found = elements.find(([key]) => key === String(index))
+      if (found) return found[1]
+      const stray = elements.find(([key]) => !/^\d+$/.test(key) || Number(key) >= elements.length)
+      const [key, member] = stray ?? [String(index), undefined]
+      throw new UnknownOption(leafName(`${name}.${key}`, member))
+    })
+  }
+
+  /** Names of the options that nobody has taken. */
+  left(): Iterable<string> {
+    return this.#left.keys()
+  }
+
   /** Throws when an option is left that nobody has taken. */
   finish(): void {
-    for (const name of this.#left.keys()) {
-      throw new BlockError('INVALID_ARGUMENT', `Parameter '${name}' is unexpected`)
-    }
+    for (const [name, value] of this.#left) throw new UnknownOption(leafName(name, value))
   }
+}
+
+/** An option that its driver does not have; whoever knows the driver may say so in other words. */
+export class UnknownOption extends BlockError {
+  readonly option: string
+
+  constructor(option: string) {
+    super('INVALID_ARGUMENT', `Parameter '${option}' is unexpected`)
+    this.option = option
+  }
+}
+
+/** The first member of an object, with dots, as it was written. */
+function leafName(name: string, value: unknown): string {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return name
+  for (const [key, member] of Object.entries(value)) return leafName(`${name}.${key}`, member)
+  return name
 }
 
 /**

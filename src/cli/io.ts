@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline'
 import { BlockError, firstFailure } from '../errors.ts'
 import type { CliIo, NamedIo } from './command.ts'
 import { OptionParser } from './getopt.ts'
+import { showBreakpoints } from './io/breakpoints.ts'
 import { commands } from './io/command-table.ts'
 import { openImageIn } from './io/control.ts'
 import { type ImageSettings, settingsFromOptions } from './io/image.ts'
@@ -128,13 +129,18 @@ function failure(message: string): CommandError {
 
 async function runSession(line: CommandLine, io: NamedIo): Promise<number> {
   await using session = new Session(io, commands, line.misalign)
-  if (line.image) await openImageIn(session, line.image)
-  const status =
-    line.commands.length > 0
-      ? await runAll(line.commands, session)
-      : await runInteractively(io, session)
-  await session.close()
-  return status
+  const showNoMore = showBreakpoints((text) => io.stdout.write(text))
+  try {
+    if (line.image) await openImageIn(session, line.image)
+    const status =
+      line.commands.length > 0
+        ? await runAll(line.commands, session)
+        : await runInteractively(io, session)
+    await session.close()
+    return status
+  } finally {
+    showNoMore()
+  }
 }
 
 async function runAll(lines: readonly string[], session: Session): Promise<number> {

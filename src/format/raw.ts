@@ -31,7 +31,6 @@ interface RawOptions {
  * what the guest has written into its header.
  */
 class RawLayer extends Filter {
-  override readonly image?: ImageFacts
   readonly #offset: number
   readonly #size: number | undefined
   readonly #guarded: boolean
@@ -41,7 +40,11 @@ class RawLayer extends Filter {
     this.#offset = options.offset
     this.#size = options.size
     this.#guarded = options.probed
-    this.image = file.image
+  }
+
+  /** The file's own. */
+  override get image(): ImageFacts | undefined {
+    return this.next.image
   }
 
   override get size(): number {
@@ -54,12 +57,19 @@ class RawLayer extends Filter {
   }
 
   override read(offset: number, target: Uint8Array, io: Io): Completion {
+    const event = this.next.debugEvent
+    if (event) return after(event('read_aio'), () => this.#read(offset, target, io))
+    return this.#read(offset, target, io)
+  }
+
+  #read(offset: number, target: Uint8Array, io: Io): Completion {
     return this.next.read(offset + this.#offset, target, io)
   }
 
   override write(offset: number, source: Uint8Array, io: WriteIo): Completion {
-    if (this.#guarded && offset < guardedLength) return this.#writeHead(offset, source, io)
-    return this.next.write(offset + this.#offset, source, io)
+    const event = this.next.debugEvent
+    if (event) return after(event('write_aio'), () => this.#write(offset, source, io))
+    return this.#write(offset, source, io)
   }
 
   override writeZeroes(offset: number, length: number, io: ZeroIo): Completion {
@@ -80,6 +90,11 @@ class RawLayer extends Filter {
     return found instanceof Promise ? found.then((run) => this.#here(run)) : this.#here(found)
   }
 
+  #write(offset: number, source: Uint8Array, io: WriteIo): Completion {
+    if (this.#guarded && offset < guardedLength) return this.#writeHead(offset, source, io)
+    return this.next.write(offset + this.#offset, source, io)
+  }
+
   async #writeHead(offset: number, source: Uint8Array, io: WriteIo): Promise<void> {
     const head = new Uint8Array(Math.min(guardedLength, this.size))
     await this.next.read(this.#offset, head, io)
@@ -98,6 +113,11 @@ class RawLayer extends Filter {
       host: { layer: this.next, offset: run.offset, length, writable: true },
     }
   }
+}
+
+/** Goes on once a breakpoint lets it. */
+function after(held: Completion, work: () => Completion): Completion {
+  return held ? held.then(work) : work()
 }
 
 /** Bytes at the start that formats are recognised by, in the granularity of writes. */

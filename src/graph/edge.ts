@@ -3,6 +3,7 @@
  * caller). It says what the user does and what it lets others do, and it is the `BlockLayer` that
  * the user works with, so a node can be put in between without the user noticing.
  */
+import type { DebugEvent } from '../block/debug.ts'
 import {
   type BackingLink,
   type BlockLayer,
@@ -35,6 +36,8 @@ export interface DrainHandler {
 
 export interface EdgeSettings extends Permissions {
   readonly role: ChildRole | 'root'
+  /** As the user calls this child, where that is not after the role. */
+  readonly name?: string
   readonly user: EdgeUser
   readonly drain?: DrainHandler
   /** Called once, when the user lets go. */
@@ -43,6 +46,8 @@ export interface EdgeSettings extends Permissions {
 
 export class Edge implements BlockLayer {
   readonly role: ChildRole | 'root'
+  /** The child's name at its parent. */
+  readonly name: string
   readonly user: EdgeUser
   readonly drain: DrainHandler | undefined
   /** The node at the upper end, once it is open; undefined for users outside the graph. */
@@ -65,17 +70,13 @@ export class Edge implements BlockLayer {
   /** Made by the graph only. */
   constructor(node: BlockNode, settings: EdgeSettings) {
     this.role = settings.role
+    this.name = settings.name ?? (settings.role === 'filtered' ? 'file' : settings.role)
     this.user = settings.user
     this.drain = settings.drain
     this.#node = node
     this.#release = settings.release
     this.#permissions = settings
     this.grant(settings)
-  }
-
-  /** The child's name at its parent. */
-  get name(): string {
-    return this.role === 'filtered' ? 'file' : this.role
   }
 
   get node(): BlockNode {
@@ -119,6 +120,10 @@ export class Edge implements BlockLayer {
 
   get backingLink(): BackingLink | undefined {
     return this.#node.layer.backingLink
+  }
+
+  get debugEvent(): ((event: DebugEvent) => Completion) | undefined {
+    return this.#node.layer.debugEvent
   }
 
   read(offset: number, target: Uint8Array, io?: Partial<Io>): Completion {

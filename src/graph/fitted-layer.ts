@@ -12,12 +12,13 @@ import { inPieces } from './pieces.ts'
 export class FittedLayer {
   readonly #name: string
   readonly #layer: BlockLayer
-  readonly #noFlush: boolean
+  readonly #flush: (io: Io) => Promise<void>
 
-  constructor(name: string, layer: BlockLayer, noFlush: boolean) {
+  /** `flush` makes what was written stable, where the layer cannot do that with a write. */
+  constructor(name: string, layer: BlockLayer, flush: (io: Io) => Promise<void>) {
     this.#name = name
     this.#layer = layer
-    this.#noFlush = noFlush
+    this.#flush = flush
   }
 
   get nativeFua(): boolean {
@@ -42,12 +43,13 @@ export class FittedLayer {
   }
 
   async write(offset: number, source: Uint8Array, io: WriteIo): Promise<void> {
-    await this.#writeBytes(offset, source, io)
+    await this.#writeBytes(offset, source, this.#passedOn(io))
     await this.#completeFua(io)
   }
 
   /** The aligned middle by the layer's own means, the ragged ends as bytes. */
-  async writeZeroes(offset: number, length: number, io: ZeroIo): Promise<void> {
+  async writeZeroes(offset: number, length: number, zeroIo: ZeroIo): Promise<void> {
+    const io = this.#passedOn(zeroIo)
     const { alignment } = this.#layer.limits
     const end = offset + length
     const middle = Math.min(end, alignUp(offset, alignment))
@@ -63,7 +65,7 @@ export class FittedLayer {
       }
     }
     await this.#zeroBytes(middleEnd, end - middleEnd, io)
-    await this.#completeFua(io)
+    await this.#completeFua(zeroIo)
   }
 
   /** Reads the aligned surroundings of a range, piece by piece, and copies the range out. */
@@ -90,11 +92,18 @@ export class FittedLayer {
     const start = alignDown(offset, alignment)
     const end = alignUp(offset + source.length, alignment)
     const whole = new Uint8Array(end - start)
-    if (start < offset) await this.#layer.read(start, whole.subarray(0, alignment), io)
+    const { debugEvent } = this.#layer
+    if (start < offset) {
+      await debugEvent?.('pwritev_rmw_head')
+      await this.#layer.read(start, whole.subarray(0, alignment), io)
+      await debugEvent?.('pwritev_rmw_after_head')
+    }
     const last = end - alignment
     const lastIsRead = last === start && start < offset
     if (end > offset + source.length && !lastIsRead) {
+      await debugEvent?.('pwritev_rmw_tail')
       await this.#layer.read(last, whole.subarray(last - start), io)
+      await debugEvent?.('pwritev_rmw_after_tail')
     }
     whole.set(source, offset - start)
     await this.#writeAligned(start, whole, io)
@@ -120,7 +129,12 @@ export class FittedLayer {
     }
   }
 
+  /** Without the flag where one flush at the end does what it asks for, once. */
+  #passedOn<T extends WriteIo>(io: T): T {
+    return io.fua && !this.nativeFua ? { ...io, fua: false } : io
+  }
+
   async #completeFua(io: WriteIo): Promise<void> {
-    if (io.fua && !this.nativeFua && !this.#noFlush) await this.#layer.flush(io)
+    if (io.fua && !this.nativeFua) await this.#flush(io)
   }
 }

@@ -16,6 +16,7 @@ import { NodeOpener } from './node-opener.ts'
 import { type NodeDefaults, rootDefaults, takeCommonOptions } from './node-options.ts'
 import { allowAll, type OpenPolicy } from './open-policy.ts'
 import { GraphShape } from './shape.ts'
+import { filteredChild } from './status.ts'
 
 export interface GraphOptions {
   readonly drivers: readonly BlockDriver[]
@@ -106,7 +107,7 @@ export class Graph implements AsyncDisposable {
       shares: new Set(attachment.shares ?? everyPermission),
     }
     const user = { description: attachment.description }
-    const edge = this.#shape.connect(node, 'root', user, permissions, attachment.drain)
+    const edge = this.#shape.connect(node, 'root', user, permissions, attachment)
     for (const drain of this.#drains) {
       if (standsOn(node, drain.nodes)) hold(edge, drain)
     }
@@ -181,7 +182,7 @@ export class Graph implements AsyncDisposable {
   async dropFilter(filter: BlockNode): Promise<void> {
     await this.drained([filter], () => {
       // Only now: what stood below it may have been taken out in the meantime.
-      const below = filter.children.get('file')?.node
+      const below = filteredChild(filter)
       if (!below) throw new TypeError(`${filter.name} is no filter`)
       const moves = [...filter.parents].map((edge) => ({ edge, to: below }))
       this.#shape.change({ moves, leaving: filter })

@@ -12,7 +12,7 @@ import {
   type Permissions,
   permissionSet,
 } from '../block/layer.ts'
-import { missing } from '../block/options.ts'
+import { missing, UnknownOption } from '../block/options.ts'
 import { BlockError, errnoOf, inContext } from '../errors.ts'
 import type { Edge } from './edge.ts'
 import { hasProtocol, optionsOfFilename, resolveRecorded } from './filename.ts'
@@ -70,7 +70,7 @@ export class NodeOpener {
         errno: 'EINVAL',
       })
     }
-    const parsed = driver.parse(rest)
+    const parsed = parseOptions(driver, rest, role)
     const open = (attempt: CommonOptions) =>
       this.build(driver.name, attempt, lineage, (context) => driver.open(parsed, context))
     try {
@@ -165,7 +165,7 @@ export class NodeOpener {
     const children = new Map<string, Edge>()
     let layer: L | undefined
     try {
-      layer = await open(this.#context(name, driver, common, lineage, children))
+      layer = await open(this.#context(name, common, lineage, children))
       const kind = this.#drivers.find((each) => each.name === driver)?.kind ?? 'filter'
       const settings: NodeSettings = { ...common, name, driver, kind, flags: common }
       const node = new BlockNode(settings, layer)
@@ -184,16 +184,19 @@ export class NodeOpener {
 
   #context(
     name: string,
-    driver: string,
     common: CommonOptions,
     lineage: Lineage,
     children: Map<string, Edge>,
   ): OpenContext {
-    const isFormat = this.#drivers.find((each) => each.name === driver)?.kind === 'format'
-    const connect = async (role: ChildRole, reference: NodeReference, images = lineage.images) => {
+    const connect = async (
+      role: ChildRole,
+      reference: NodeReference,
+      childName?: string,
+      images = lineage.images,
+    ) => {
       const inherited = { ...lineage, images, defaults: childDefaults(role, common) }
-      // Below a format lies storage; a filter may stand on an image of any format.
-      const kind = role === 'filtered' && isFormat ? 'file' : role
+      // Without a driver it is storage, below a filter too; only other roles are probed.
+      const kind = role === 'filtered' ? 'file' : role
       const child = await this.#resolve(reference, kind, inherited)
       try {
         const edge = this.#shape.connect(
@@ -201,6 +204,7 @@ export class NodeOpener {
           role,
           { node: name },
           openingPermissions(role, common),
+          { name: childName },
         )
         children.set(edge.name, edge)
         return edge
@@ -222,12 +226,30 @@ export class NodeOpener {
         await this.#policy({ role, filename, recorded, format, image })
         const options = this.withFile(filename, format === undefined ? {} : { driver: format })
         try {
-          return await connect(role, options, images)
+          return await connect(role, options, undefined, images)
         } catch (error) {
           throw role === 'backing' ? inContext('Could not open backing file', error) : error
         }
       },
     }
+  }
+}
+
+/** The driver's own options. One that it does not have is refused in QEMU's words. */
+function parseOptions(driver: BlockDriver, options: NodeOptions, role: ChildRole | 'root') {
+  try {
+    return driver.parse(options)
+  } catch (error) {
+    if (!(error instanceof UnknownOption)) throw error
+    const ofStorage = driver.kind === 'protocol' || driver.parseFilename !== undefined
+    const storage = ofStorage || role === 'file' || role === 'filtered'
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      storage
+        ? `Block protocol '${driver.name}' doesn't support the option '${error.option}'`
+        : `Block format '${driver.name}' does not support the option '${error.option}'`,
+      { errno: 'EINVAL', cause: error },
+    )
   }
 }
 

@@ -7,6 +7,7 @@
  * without a promise and without being tracked: nothing can happen while it runs.
  */
 import diagnostics from 'node:diagnostics_channel'
+import type { DebugEvent } from '../block/debug.ts'
 import type { BlockDriver, OpenFlags } from '../block/driver.ts'
 import { joinExtents } from '../block/extent.ts'
 import {
@@ -87,7 +88,7 @@ export class BlockNode implements AsyncDisposable {
     this.detectZeroes = settings.detectZeroes
     this.discardMode = settings.discard
     this.layer = layer
-    this.#fitted = new FittedLayer(settings.name, layer, settings.flags.noFlush)
+    this.#fitted = new FittedLayer(settings.name, layer, (io) => this.#flushLayer(io))
   }
 
   get size(): number {
@@ -189,11 +190,12 @@ export class BlockNode implements AsyncDisposable {
   /** Everything that was written, and has settled, is on stable storage afterwards. */
   flush(io: Partial<Io> = plainIo): Completion {
     this.#checkOpen()
-    if (this.flags.noFlush || this.readOnly || this.#flushed === this.#written) return
+    if (this.flags.noFlush || this.readOnly) return
+    if (this.#flushed === this.#written) return this.#tell('flush_to_os')
     const upTo = this.#written
     const full = { ...plainIo, ...io }
     return this.#track('flush', 0, 0, false, full, async () => {
-      await this.layer.flush(full)
+      await this.#flushLayer(full)
       if (upTo > this.#flushed) this.#flushed = upTo
     })
   }
@@ -265,6 +267,21 @@ export class BlockNode implements AsyncDisposable {
     this.#closed = true
     await this.#requests.idle()
     await this.layer[Symbol.asyncDispose]()
+  }
+
+  /** Flushes the layer, and lets a blkdebug below it know. */
+  async #flushLayer(io: Io): Promise<void> {
+    if (this.flags.noFlush) return
+    await this.#tell('flush_to_os')
+    if (this.#flushed !== this.#written) await this.#tell('flush_to_disk')
+    await this.layer.flush(io)
+  }
+
+  /** Tells a blkdebug, if that is what the node stands on. */
+  #tell(event: DebugEvent): Completion {
+    for (const { role, debugEvent } of this.children.values()) {
+      if (debugEvent && (role === 'file' || role === 'filtered')) return debugEvent(event)
+    }
   }
 
   #enter(kind: RequestKind, offset: number, length: number, signal: AbortSignal): void {

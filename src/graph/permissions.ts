@@ -62,6 +62,7 @@ function childPermissions(node: BlockNode, edge: Edge, needs: Permissions): Perm
   if (own) return own
   switch (edge.role) {
     case 'filtered':
+    case 'data':
       return needs
     case 'file':
     case 'data-file':

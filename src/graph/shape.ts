@@ -71,13 +71,13 @@ export class GraphShape {
     role: ChildRole | 'root',
     user: EdgeUser,
     wants: Permissions,
-    drain?: DrainHandler,
+    { drain, name }: { readonly drain?: DrainHandler; readonly name?: string } = {},
   ): Edge {
     if (this.nodes.get(node.name) !== node) {
       throw new BlockError('CLOSED', `${node.name} is closed`, { node: node.name })
     }
     const release = (edge: Edge) => this.#disconnect(edge)
-    const edge = new Edge(node, { role, user, ...wants, drain, release })
+    const edge = new Edge(node, { role, name, user, ...wants, drain, release })
     node.parents.add(edge)
     try {
       refreshPermissions(this.nodes.values())

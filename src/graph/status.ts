@@ -47,9 +47,14 @@ export async function chainExtentAt(
 
 /** The backing file of a node, looked for through filters. */
 export function backingOf(node: BlockNode): BlockNode | undefined {
-  const filtered = node.children.get('file')
-  if (filtered?.role === 'filtered') return backingOf(filtered.node)
-  return node.children.get('backing')?.node
+  const filtered = filteredChild(node)
+  return filtered ? backingOf(filtered) : node.children.get('backing')?.node
+}
+
+/** The child whose data a filter (or the raw format) shows; undefined for all other nodes. */
+export function filteredChild(node: BlockNode): BlockNode | undefined {
+  for (const edge of node.children.values()) if (edge.role === 'filtered') return edge.node
+  return undefined
 }
 
 async function storageStatus(

@@ -43,7 +43,7 @@ export function settingsFromOptions(
 ): ImageSettings {
   const refuse = (what: string, value: string) =>
     new CommandError(`${io.program}: Invalid ${what} option: ${value}`, 'stderr')
-  const cacheName = options.get('t') ?? (options.has('n') ? 'none' : 'writeback')
+  const cacheName = options.get('t') ?? (options.has('n') ? 'none' : 'writethrough')
   const cache = cacheMode(cacheName)
   if (!cache) throw refuse('cache', cacheName)
   const aio = options.get('i') ?? (options.has('k') ? 'native' : 'threads')

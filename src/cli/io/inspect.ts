@@ -2,7 +2,7 @@
 import { BlockError } from '../../errors.ts'
 import { describeSpecific } from '../img/image-facts.ts'
 import { amount } from './figures.ts'
-import { CommandError, requestError } from './outcome.ts'
+import { alreadyPrinted, CommandError } from './outcome.ts'
 import { sectorSize } from './request.ts'
 import type { IoCommand } from './session.ts'
 import { size } from './words.ts'
@@ -37,7 +37,8 @@ export const flush: IoCommand = {
     try {
       await session.image.flush()
     } catch (error) {
-      throw requestError('flush', error)
+      // A failure shows in the exit status only, as with qemu-io.
+      throw error instanceof BlockError ? alreadyPrinted() : error
     }
   },
 }

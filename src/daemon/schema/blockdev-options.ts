@@ -2,8 +2,10 @@
  * `BlockdevOptions`: what each driver takes, as `blockdev-add` and `--blockdev` check it. The
  * drivers parse the values themselves; a driver that does not support an option refuses it.
  */
+import { debugEvents } from '../../block/debug.ts'
 import type { NodeOptions } from '../../block/driver.ts'
 import { drivers } from '../../drivers.ts'
+import { ioTypes } from '../../filter/blkdebug/rule-options.ts'
 import { bitmapRef } from './bitmap-types.ts'
 import { socketAddress } from './socket-address.ts'
 import {
@@ -11,6 +13,8 @@ import {
   bool,
   enumeration,
   int,
+  int32,
+  list,
   nothing,
   type ObjectType,
   object,
@@ -87,8 +91,46 @@ const qcow2Encryption = union(
   }),
 )
 
+const debugEvent = enumeration('BlkdebugEvent', debugEvents)
+const anyState = optional(int, 'The state in which it holds; any unless given.')
+const injectError = object('BlkdebugInjectErrorOptions', {
+  event: required(debugEvent, 'What arms the error.'),
+  state: anyState,
+  iotype: optional(enumeration('BlkdebugIOType', ioTypes), 'Which requests fail.'),
+  errno: optional(int, "The system's number of the error; EIO unless given."),
+  sector: optional(int, 'Only requests that contain this sector fail.'),
+  once: optional(bool, 'Only the first such request fails.'),
+  immediately: optional(bool, 'Fail before anything else happens.'),
+})
+const setState = object('BlkdebugSetStateOptions', {
+  event: required(debugEvent, 'What causes the change.'),
+  state: anyState,
+  new_state: required(int, 'The state to enter.'),
+})
+const permission = enumeration('BlockPermission', [
+  'consistent-read',
+  'write',
+  'write-unchanged',
+  'resize',
+])
+const bytesOf = (what: string) => optional(int, `Bytes: ${what}.`)
+
 /** By driver; a driver without options of its own has only the node below it. */
 const declared: Readonly<Record<string, ObjectType>> = {
+  blkdebug: object('BlockdevOptionsBlkdebug', {
+    image: fileMember,
+    config: optional(str, 'A file of rules.'),
+    align: bytesOf('alignment of requests'),
+    'max-transfer': optional(int32, 'Bytes: longest read or write.'),
+    'opt-write-zero': optional(int32, 'Bytes: alignment of zeroing.'),
+    'max-write-zero': optional(int32, 'Bytes: longest zeroing.'),
+    'opt-discard': optional(int32, 'Bytes: alignment of discards.'),
+    'max-discard': optional(int32, 'Bytes: longest discard.'),
+    'inject-error': optional(list(injectError), 'Errors and when they occur.'),
+    'set-state': optional(list(setState), 'Changes of state.'),
+    'take-child-perms': optional(list(permission), 'Permissions to take on the child besides.'),
+    'unshare-child-perms': optional(list(permission), 'Permissions to share with nobody.'),
+  }),
   file: fileOptions,
   host_device: fileOptions,
   memory: object('BlockdevOptionsMemory', {

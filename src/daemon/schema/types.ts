@@ -91,6 +91,11 @@ export const int: BuiltinType<number> = {
   builtin: 'int',
   range: { ...signed(64n), text: 'int64' },
 }
+export const int32: BuiltinType<number> = {
+  kind: 'builtin',
+  builtin: 'int',
+  range: { ...signed(32n), text: 'int32' },
+}
 export const uint16: BuiltinType<number> = {
   kind: 'builtin',
   builtin: 'int',

@@ -57,9 +57,11 @@ export class CompressedClusters {
   async write(offset: number, source: Uint8Array): Promise<boolean> {
     const { file, layout } = this.#image
     const packed = await compress(this.#type, this.#whole(source))
+    if (packed) await file.at('cluster_alloc_bytes')
     const place = packed && (await this.#allocate(packed.length))
     if (!packed || place === undefined) return false
     try {
+      await file.at('write_compressed')
       await file.layer.write(place, packed, plainWriteIo)
       const table = await this.#image.ownTable(layout.l1Index(offset))
       const index = layout.l2Index(offset)

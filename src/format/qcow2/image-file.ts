@@ -3,6 +3,7 @@
  * because the last cluster may be cut off, and space for new clusters is added in large steps, which
  * are given back when the image is closed.
  */
+import type { DebugEvent } from '../../block/debug.ts'
 import {
   type BlockLayer,
   type Completion,
@@ -39,6 +40,11 @@ export class ImageFile {
   /** Bytes. Nobody else resizes the file while the image is open. */
   get size(): number {
     return this.#size
+  }
+
+  /** Tells a blkdebug node, if that is what the image lies on, what comes next. */
+  at(event: DebugEvent): Completion {
+    return this.layer.debugEvent?.(event)
   }
 
   /** Reads as much as the file has; zeroes behind its end. */

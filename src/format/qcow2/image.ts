@@ -249,6 +249,7 @@ export class Qcow2Image {
   }
 
   async #makeTable(l1Index: number): Promise<void> {
+    await this.file.at('cluster_alloc')
     const run = await this.allocator.take(1)
     if (!this.l2Tables.cache.hasRoom()) await this.l2Tables.makeRoom()
     // Somebody else may have been faster.
@@ -259,6 +260,7 @@ export class Qcow2Image {
 
   async #copyTable(l1Index: number): Promise<void> {
     const { l2Tables } = this
+    await this.file.at('l2_alloc_cow_read')
     const shared = await l2Tables.load(l1Index)
     shared.unpin()
     const run = await this.allocator.take(1)

@@ -169,6 +169,7 @@ export class L2Tables {
 
   async #read(offset: HostOffset): Promise<Table> {
     const bytes = new Uint8Array(this.layout.clusterSize)
+    await this.#file.at('l2_load')
     await this.#file.read(offset, bytes, plainIo)
     return new Table(bytes, offset, this.changed, false)
   }

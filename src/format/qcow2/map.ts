@@ -134,6 +134,10 @@ export class Qcow2Map implements ClusterMap {
     )
   }
 
+  get debugEvent(): ClusterMap['debugEvent'] {
+    return this.#image.file.layer.debugEvent
+  }
+
   async readEncoded(offset: number, target: Uint8Array, io: Io): Promise<void> {
     await this.#image.compressed.read(offset, target, io)
   }

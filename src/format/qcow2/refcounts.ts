@@ -207,6 +207,7 @@ export class Refcounts {
       throw this.#faultAt(index, `points to ${hex(offset)}, behind the end of the file`)
     }
     const bytes = new Uint8Array(this.#clusterSize)
+    await this.#file.at('refblock_load')
     await this.#file.read(offset, bytes, plainIo)
     return new Table(bytes, offset, this.changedBlocks, false)
   }
@@ -221,6 +222,7 @@ export class Refcounts {
 
 async function readRefcountTable(file: ImageFile, { current }: HeaderState): Promise<Uint8Array> {
   const table = new Uint8Array(current.refcountTableClusters * 2 ** current.clusterBits)
+  await file.at('reftable_load')
   await file.read(current.refcountTableOffset, table, plainIo)
   return table
 }

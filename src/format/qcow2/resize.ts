@@ -83,7 +83,8 @@ async function dropEntries(image: Qcow2Image, l1Index: number, first: number): P
 }
 
 async function dropTable(image: Qcow2Image, l1Index: number): Promise<void> {
-  const { l2Tables, layout, allocator } = image
+  const { l2Tables, layout, allocator, file } = image
+  await file.at('l1_shrink_free_l2_clusters')
   const table = await l2Tables.load(l1Index)
   table.unpin()
   image.releaseEntries(table, 0, layout.entries)
@@ -97,6 +98,7 @@ export async function growL1(image: Qcow2Image, entries: number): Promise<void> 
   const header = image.header.current
   if (entries <= header.l1Size) return
   const clusters = (count: number) => Math.ceil((count * entrySize) / layout.clusterSize)
+  await file.at('l1_grow_alloc_table')
   const run = await allocator.takeWhole(clusters(entries))
   file.claim(run.offset, run.count * layout.clusterSize)
   const old = l2Tables.moveL1(run.offset, entries)

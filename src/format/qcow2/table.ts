@@ -2,6 +2,7 @@
  * A metadata table in memory (an L2 table, a refcount block, the L1 or refcount table) with the
  * bytes as they are on disk, and which pages of it have changed since they were written.
  */
+import type { DebugEvent } from '../../block/debug.ts'
 import { viewOf } from '../../bytes/view.ts'
 import type { HostOffset } from './offsets.ts'
 
@@ -13,6 +14,8 @@ export interface TablePiece {
   readonly table: Table
   readonly offset: number
   readonly bytes: Uint8Array
+  /** What blkdebug is told before it is written. */
+  readonly events?: readonly DebugEvent[]
 }
 
 export class Table {
@@ -78,13 +81,13 @@ export class Table {
   }
 
   /** Copies of what has changed, which counts as written from now on. */
-  takeChanges(): TablePiece[] {
+  takeChanges(events?: readonly DebugEvent[]): TablePiece[] {
     const pieces: TablePiece[] = []
     for (let page = this.#pages.indexOf(1); page >= 0; ) {
       let end = this.#pages.indexOf(0, page)
       if (end < 0) end = this.#pages.length
       const bytes = this.bytes.slice(page * this.#pageSize, end * this.#pageSize)
-      pieces.push({ table: this, offset: this.offset + page * this.#pageSize, bytes })
+      pieces.push({ table: this, offset: this.offset + page * this.#pageSize, bytes, events })
       page = this.#pages.indexOf(1, end)
     }
     this.#forgetChanges()

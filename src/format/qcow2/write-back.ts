@@ -18,6 +18,7 @@
  *
  * With lazy refcounts the dirty bit replaces the counts in steps 1 and 2, until the image is closed.
  */
+import type { DebugEvent } from '../../block/debug.ts'
 import { type Completion, type Io, plainIo } from '../../block/layer.ts'
 import type { Allocator } from './allocator.ts'
 import type { FreedRun, FreeReason, PendingFrees } from './frees.ts'
@@ -166,12 +167,14 @@ export class WriteBack {
       lateHeader: header.lateChanges(),
       frees: frees.take(),
     }
-    for (const table of l2Tables.changed) take(table, batch.early, batch.references)
-    for (const table of l2Tables.changedL1) take(table, batch.early, batch.references)
+    for (const table of l2Tables.changed) take(table, batch.early, batch.references, l2Events)
+    for (const table of l2Tables.changedL1) take(table, batch.early, batch.references, l1Events)
     // A refcount table that moved has to be complete before the header points at it.
     if (withCounts || refcounts.table.fresh) {
-      for (const table of refcounts.changedBlocks) take(table, batch.early, batch.early)
-      for (const table of refcounts.changedTable) take(table, batch.early, batch.tableEntries)
+      for (const table of refcounts.changedBlocks)
+        take(table, batch.early, batch.early, blockEvents)
+      for (const table of refcounts.changedTable)
+        take(table, batch.early, batch.tableEntries, refcountTableEvents)
     }
     return batch
   }
@@ -184,7 +187,10 @@ export class WriteBack {
       await this.#flushFile()
       batch.early = confirmed(batch.early)
       await this.#write(batch.tableEntries)
-      if (batch.earlyHeader) await header.write(batch.earlyHeader, file)
+      if (batch.earlyHeader) {
+        await file.at('refblock_alloc_switch_table')
+        await header.write(batch.earlyHeader, file)
+      }
     }
     await this.#flushFile()
     batch.early = confirmed(batch.early)
@@ -196,17 +202,21 @@ export class WriteBack {
     if (batch.references.length === 0 && !batch.lateHeader) return
     const { file, header } = this.#parts
     await this.#write(batch.references)
-    if (batch.lateHeader) await header.write(batch.lateHeader, file)
+    if (batch.lateHeader) {
+      await file.at('l1_grow_activate_table')
+      await header.write(batch.lateHeader, file)
+    }
     await this.#flushFile()
     batch.references = []
   }
 
   /** Step 6. */
   async #release(frees: readonly FreedRun[]): Promise<void> {
-    const { allocator, refcounts } = this.#parts
+    const { allocator, refcounts, file } = this.#parts
     let failure: { error: unknown } | undefined
     for (let at = 0; at < frees.length; at += maxWritesInFlight) {
       const part = frees.slice(at, at + maxWritesInFlight)
+      await file.at('cluster_free')
       await Promise.all(part.map((run) => this.#discard(run)))
       for (const run of part) {
         if (!refcounts.cache.hasRoom()) await this.#writeCounts()
@@ -237,7 +247,7 @@ export class WriteBack {
   async #writeCounts(): Promise<void> {
     const pieces: TablePiece[] = []
     for (const table of this.#parts.refcounts.changedBlocks) {
-      if (!table.fresh) pieces.push(...table.takeChanges())
+      if (!table.fresh) pieces.push(...table.takeChanges(blockEvents.other))
     }
     try {
       await this.#write(pieces)
@@ -252,7 +262,13 @@ export class WriteBack {
     for (let at = 0; at < pieces.length; at += maxWritesInFlight) {
       const part = pieces.slice(at, at + maxWritesInFlight)
       for (const result of await Promise.allSettled(
-        part.map(({ offset, bytes }) => file.write(offset, bytes)),
+        part.map(async ({ offset, bytes, events = [] }) => {
+          for (const event of events) {
+            const held = file.at(event)
+            if (held) await held
+          }
+          await file.write(offset, bytes)
+        }),
       )) {
         if (result.status === 'rejected') throw result.reason
       }
@@ -272,9 +288,26 @@ export class WriteBack {
 }
 
 /** Takes a table's changes: to `fresh` if nothing on disk points at it yet. */
-function take(table: Table, fresh: TablePiece[], other: TablePiece[]): void {
+function take(table: Table, fresh: TablePiece[], other: TablePiece[], events: TableEvents): void {
   const list = table.fresh ? fresh : other
-  for (const piece of table.takeChanges()) list.push(piece)
+  const told = table.fresh ? events.fresh : events.other
+  for (const piece of table.takeChanges(told)) list.push(piece)
+}
+
+/** What blkdebug is told before a new table is written, and before parts of an old one are. */
+interface TableEvents {
+  readonly fresh: readonly DebugEvent[]
+  readonly other: readonly DebugEvent[]
+}
+const l2Events: TableEvents = { fresh: ['l2_alloc_write', 'l2_update'], other: ['l2_update'] }
+const l1Events: TableEvents = { fresh: ['l1_grow_write_table'], other: ['l1_update'] }
+const blockEvents: TableEvents = {
+  fresh: ['refblock_alloc', 'refblock_alloc_write', 'refblock_update_part'],
+  other: ['refblock_update_part'],
+}
+const refcountTableEvents: TableEvents = {
+  fresh: ['reftable_grow', 'refblock_alloc_write_table'],
+  other: ['refblock_alloc_hookup', 'reftable_update'],
 }
 
 /** The pieces are on stable storage, so their tables may be pointed at. Nothing remains to do. */

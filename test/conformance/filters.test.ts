@@ -1,0 +1,43 @@
+/** Every filter must be a layer like any other, and change nothing of what a guest reads. */
+import type { NodeOptions } from '../../src/block/driver.ts'
+import { drivers } from '../../src/drivers.ts'
+import { Graph } from '../../src/graph/graph.ts'
+import { MemoryLayer } from '../../src/protocol/memory.ts'
+import { type Subject, testLayer } from './layer.ts'
+
+/** Options of a filter whose storage is the node `storage`. */
+const filters: Readonly<Record<string, NodeOptions>> = {
+  blkdebug: { driver: 'blkdebug', image: 'storage' },
+  'blkdebug with limits of its own': {
+    driver: 'blkdebug',
+    image: 'storage',
+    align: 1024,
+    'max-transfer': 64 * 1024,
+    'opt-write-zero': 4096,
+    'max-write-zero': 32 * 1024,
+    'opt-discard': 8192,
+    'max-discard': 64 * 1024,
+  },
+}
+
+for (const [name, options] of Object.entries(filters)) {
+  testLayer(name, async (size) => await openFilter(options, size))
+}
+
+async function openFilter(options: NodeOptions, size: number): Promise<Subject> {
+  const graph = new Graph({ drivers })
+  const memory = new MemoryLayer({ size })
+  await graph.add('memory', { 'node-name': 'storage', discard: 'unmap' }, async () => memory)
+  const { layer } = await graph.open({ ...options, discard: 'unmap', 'node-name': 'filter' })
+  const edge = graph.attach(graph.node('filter'), {
+    description: 'the test',
+    uses: ['consistentRead', 'write', 'resize'],
+  })
+  return {
+    layer,
+    [Symbol.asyncDispose]: async () => {
+      await edge[Symbol.asyncDispose]()
+      await graph[Symbol.asyncDispose]()
+    },
+  }
+}
