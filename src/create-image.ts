@@ -101,7 +101,7 @@ async function writeFormat(
       uses: ['consistentRead', 'write', 'resize'],
       shares: ['consistentRead'],
     })
-    await creator.create(parsed, { file, signal: neverAborted })
+    await creator.create(parsed, { file, signal: neverAborted, secrets: graph.secrets })
     await file.flush()
   } finally {
     await graph.remove(node.name)

@@ -1,5 +1,6 @@
 /** What a command gets from the process that runs it, and what it gives back. */
 import type { Readable, Writable } from 'node:stream'
+import type { SecretTable } from '../block/secrets.ts'
 
 export interface CliIo {
   readonly stdin: Readable
@@ -19,4 +20,6 @@ export type Command = (args: string[], io: CliIo) => Promise<number>
 export interface NamedIo extends CliIo {
   /** `varve-img` */
   readonly program: string
+  /** What `--object secret,…` has made. */
+  readonly secrets?: SecretTable
 }

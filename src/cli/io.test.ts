@@ -54,7 +54,7 @@ test('what is not supported is refused by name', async () => {
   for (const [args, name] of [
     [['-C', image], 'copy-on-read'],
     [['-T', 'x', image], 'tracing'],
-    [['--object', 'secret,id=s', image], 'objects'],
+    [['--object', 'iothread,id=s', image], 'objects'],
   ] as const) {
     const { status, stderr } = await io([...args])
     expect(status).toBe(1)

@@ -4,6 +4,7 @@
  * of them failed.
  */
 import { createInterface } from 'node:readline'
+import { SecretTable } from '../block/secrets.ts'
 import { BlockError, firstFailure } from '../errors.ts'
 import type { CliIo, NamedIo } from './command.ts'
 import { OptionParser } from './getopt.ts'
@@ -14,6 +15,7 @@ import { type ImageSettings, settingsFromOptions } from './io/image.ts'
 import { CommandError } from './io/outcome.ts'
 import { runLine, Session } from './io/session.ts'
 import { usage } from './io/usage.ts'
+import { addSecretOption } from './object-option.ts'
 import { version } from './version.ts'
 
 const program = 'varve-io'
@@ -59,7 +61,10 @@ export async function run(args: string[], cli: CliIo): Promise<number> {
 
 /** A spread would touch `stdin`, which costs time where nobody reads it. */
 function named(cli: CliIo): NamedIo {
-  return Object.create(cli, { program: { value: program } }) as NamedIo
+  return Object.create(cli, {
+    program: { value: program },
+    secrets: { value: new SecretTable() },
+  }) as NamedIo
 }
 
 interface CommandLine {
@@ -98,7 +103,10 @@ function parseCommandLine(args: readonly string[], io: NamedIo): CommandLine | n
 }
 
 function accept(name: string, argument: string, options: Map<string, string>, io: NamedIo): void {
-  if (name === 'object') throw failure(`--object ${argument}: objects are not supported`)
+  if (name === 'object') {
+    if (io.secrets) addSecretOption(argument, io.secrets)
+    return
+  }
   if (name === 'T') throw failure('tracing (-T) is not supported')
   options.set(name, argument)
   // Of the options for one thing, the last one counts.

@@ -1,4 +1,5 @@
 /** `varve nbd`: the command line of qemu-nbd. */
+import { SecretTable } from '../block/secrets.ts'
 import { BlockError } from '../errors.ts'
 import { inBackground, reportRunning, startInBackground } from './background.ts'
 import type { CliIo, NamedIo } from './command.ts'
@@ -11,7 +12,10 @@ import { usage } from './nbd/usage.ts'
 /** Runs with the arguments behind `nbd`; resolves to the exit status. */
 export async function run(args: string[], shared: CliIo): Promise<number> {
   // Not a copy: that would make the streams which nobody has asked for yet.
-  const io: NamedIo = Object.assign(Object.create(shared), { program: 'varve-nbd' })
+  const io: NamedIo = Object.assign(Object.create(shared), {
+    program: 'varve-nbd',
+    secrets: new SecretTable(),
+  })
   try {
     return await dispatch(args, io)
   } catch (error) {

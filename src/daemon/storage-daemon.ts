@@ -44,7 +44,8 @@ export class StorageDaemon implements AsyncDisposable {
   #closed: Promise<void> | undefined
 
   constructor(options: StorageDaemonOptions = {}) {
-    this.graph = new Graph({ drivers, ...options })
+    const secrets = async (id: string) => this.objects.secret(id)
+    this.graph = new Graph({ drivers, secrets, ...options })
     this.exports = new ExportTable(this.graph, (id) => this.emit('BLOCK_EXPORT_DELETED', { id }))
     this.backups = new ArchiveBackups(this.graph, this.jobs)
     let quit = () => {}

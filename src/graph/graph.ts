@@ -6,7 +6,7 @@
  * A node lives as long as somebody uses it, or until `remove` for those that were opened by name.
  * Closing goes from parents to children, so a format can write its last metadata.
  */
-import type { BlockDriver, NodeOptions, OpenContext } from '../block/driver.ts'
+import type { BlockDriver, NodeOptions, OpenContext, SecretSource } from '../block/driver.ts'
 import { type BlockLayer, everyPermission, neverAborted, type Permission } from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
 import { switchAccess } from './access.ts'
@@ -28,6 +28,8 @@ export interface GraphOptions {
    * of another format into a raw disk and so make the next probe open files of its choice.
    */
   readonly onProbedRaw?: (filename: string) => void
+  /** Where drivers find the secrets that options name; there are none unless given. */
+  readonly secrets?: SecretSource
 }
 
 /** Who attaches to a node from outside the graph, and for what. */
@@ -43,6 +45,7 @@ export interface Attachment {
 
 export class Graph implements AsyncDisposable {
   readonly drivers: readonly BlockDriver[]
+  readonly secrets: SecretSource | undefined
   readonly #shape = new GraphShape()
   readonly #opener: NodeOpener
   /** Under way, so that users who come meanwhile wait too. */
@@ -50,6 +53,7 @@ export class Graph implements AsyncDisposable {
 
   constructor(options: GraphOptions) {
     this.drivers = options.drivers
+    this.secrets = options.secrets
     this.#opener = new NodeOpener(this.#shape, { ...options, policy: options.policy ?? allowAll })
   }
 

@@ -3,7 +3,13 @@
  * name through the open policy. A failure closes whatever was opened on the way.
  */
 import { statSync } from 'node:fs'
-import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../block/driver.ts'
+import type {
+  BlockDriver,
+  NodeOptions,
+  NodeReference,
+  OpenContext,
+  SecretSource,
+} from '../block/driver.ts'
 import {
   type BlockLayer,
   type ChildRole,
@@ -36,6 +42,7 @@ export interface OpenerSettings {
   readonly policy: OpenPolicy
   /** See `GraphOptions`. */
   readonly onProbedRaw?: (filename: string) => void
+  readonly secrets?: SecretSource
 }
 
 /** What an opening inherits from those above it. */
@@ -51,12 +58,14 @@ export class NodeOpener {
   readonly #drivers: readonly BlockDriver[]
   readonly #policy: OpenPolicy
   readonly #onProbedRaw: ((filename: string) => void) | undefined
+  readonly #secrets: SecretSource | undefined
 
   constructor(shape: GraphShape, settings: OpenerSettings) {
     this.#shape = shape
     this.#drivers = settings.drivers
     this.#policy = settings.policy
     this.#onProbedRaw = settings.onProbedRaw
+    this.#secrets = settings.secrets
   }
 
   /** Opens a node, or the whole tree of nodes that its options describe. */
@@ -217,6 +226,7 @@ export class NodeOpener {
       name,
       flags: common,
       signal: lineage.signal,
+      secrets: this.#secrets,
       child: connect,
       implied: async (role, recorded, format) => {
         const image = children.get('file')?.image?.filename

@@ -1,4 +1,5 @@
 /** `varve img`: the commands of qemu-img, each in its own file, loaded when asked for. */
+import { SecretTable } from '../../block/secrets.ts'
 import { BlockError, firstFailure } from '../../errors.ts'
 import type { Command, NamedIo } from '../command.ts'
 import { OptionParser } from '../getopt.ts'
@@ -27,7 +28,10 @@ const commands: Readonly<Record<string, (() => Promise<ImgCommand>) | 'unsupport
 /** Runs `varve img …`. Every failure ends as a message on standard error and a status. */
 export const img: Command = async (args, shared) => {
   // Not a copy: that would make the streams which nobody has asked for yet.
-  const io: NamedIo = Object.assign(Object.create(shared), { program: 'varve-img' })
+  const io: NamedIo = Object.assign(Object.create(shared), {
+    program: 'varve-img',
+    secrets: new SecretTable(),
+  })
   try {
     return await run(args, io)
   } catch (error) {

@@ -1,7 +1,7 @@
 /** The options by which several commands are told how to open an image. */
-import { BlockError } from '../../errors.ts'
+import type { SecretTable } from '../../block/secrets.ts'
 import type { NamedIo } from '../command.ts'
-import { parseOptionString } from '../keyval.ts'
+import { addSecretOption } from '../object-option.ts'
 import { type CacheMode, cacheMode } from '../open-image.ts'
 import type { Arguments } from './arguments.ts'
 import { CommandFailure } from './failure.ts'
@@ -27,24 +27,12 @@ export function targetCache(name: string): CacheMode {
   throw new CommandFailure(`Invalid cache option: ${name}`)
 }
 
-/**
- * `--object`: only secrets mean anything to images, and only to encrypted ones, which are refused
- * by name when they are opened.
- */
+/** `--object`: only secrets mean anything to images. They can be used by any image opened later. */
 export function checkObjects(args: Arguments, io: NamedIo): void {
-  for (const text of args.all('object')) {
-    const { options } = parseOptionString(text, 'qom-type')
-    const type = options['qom-type']
-    if (type === undefined) throw invalid("Parameter 'qom-type' is missing")
-    if (type !== 'secret') throw invalid(`Parameter 'qom-type' does not accept value '${type}'`)
-    if (options.id === undefined) throw invalid("Parameter 'id' is missing")
-    if (options.file === undefined && options.data === undefined) {
-      throw invalid("Either 'file' or 'data' must be provided")
-    }
-    io.stderr.write(`${io.program}: warning: no image uses secrets yet; ignored: ${options.id}\n`)
-  }
+  for (const text of args.all('object')) addSecretOption(text, secretsOf(io))
 }
 
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+function secretsOf({ secrets }: NamedIo): SecretTable {
+  if (secrets) return secrets
+  throw new TypeError('this command has no place for secrets')
 }

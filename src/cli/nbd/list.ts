@@ -18,14 +18,14 @@ import {
   NBD_FLAG_SEND_TRIM,
   NBD_FLAG_SEND_WRITE_ZEROES,
 } from '../../wire/nbd/constants.ts'
-import type { CliIo } from '../command.ts'
+import type { NamedIo } from '../command.ts'
 import type { NbdArguments } from './arguments.ts'
 import { NbdFailure } from './failure.ts'
 import { credentialsOf } from './tls-objects.ts'
 
-export async function list(settings: NbdArguments, io: CliIo): Promise<number> {
+export async function list(settings: NbdArguments, io: NamedIo): Promise<number> {
   const { socket, host, port } = settings
-  if (credentialsOf(settings)) throw new NbdFailure('TLS to another server is not supported')
+  if (credentialsOf(settings, io)) throw new NbdFailure('TLS to another server is not supported')
   const address: NbdAddress =
     socket === undefined ? { type: 'inet', host, port } : { type: 'unix', path: socket }
   const patience = AbortSignal.timeout(handshakeTimeoutMs)

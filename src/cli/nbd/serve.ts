@@ -19,7 +19,7 @@ export async function serve(
   io: NamedIo,
   ready: () => void,
 ): Promise<number> {
-  const tls = credentialsOf(settings)
+  const tls = credentialsOf(settings, io)
   await using image = await openServedImage(settings, io)
   const stopTalking = settings.verbose ? talk(io) : () => {}
   try {

@@ -2,13 +2,20 @@
 import { OptionReader } from '../../block/options.ts'
 import type { TlsCredentials } from '../../export/nbd/tls.ts'
 import { readTlsCredentials } from '../../export/nbd/tls-files.ts'
-import { parseKeyval } from '../keyval.ts'
+import type { NamedIo } from '../command.ts'
+import { parseObjectOption, unknownType } from '../object-option.ts'
 import type { NbdArguments } from './arguments.ts'
 import { NbdFailure } from './failure.ts'
 
-/** The credentials that are to be used, if any. Throws when there are none of that name. */
-export function credentialsOf({ objects, tlsCreds }: NbdArguments): TlsCredentials | undefined {
-  const known = parseObjects(objects)
+/**
+ * Makes the objects that the command line names; secrets go to those of `io`. The credentials that
+ * are to be used, if any: throws when there are none of that name.
+ */
+export function credentialsOf(
+  { objects, tlsCreds }: NbdArguments,
+  io: NamedIo,
+): TlsCredentials | undefined {
+  const known = parseObjects(objects, io)
   if (tlsCreds === undefined) return undefined
   const found = known.get(tlsCreds)
   if (found) return found
@@ -16,14 +23,22 @@ export function credentialsOf({ objects, tlsCreds }: NbdArguments): TlsCredentia
 }
 
 /** Credentials by id. Throws when an object is none that we know, or its files cannot be read. */
-function parseObjects(objects: readonly string[]): ReadonlyMap<string, TlsCredentials> {
-  return new Map(objects.map(parseObject))
+function parseObjects(
+  objects: readonly string[],
+  io: NamedIo,
+): ReadonlyMap<string, TlsCredentials> {
+  const found = new Map<string, TlsCredentials>()
+  for (const text of objects) {
+    const { type, options } = parseObjectOption(text)
+    if (type === 'secret') io.secrets?.add(options)
+    else if (type === 'tls-creds-x509') found.set(...parseCredentials(options))
+    else throw unknownType(type)
+  }
+  return found
 }
 
-function parseObject(text: string): [string, TlsCredentials] {
-  const reader = new OptionReader(parseKeyval(text, 'qom-type'))
-  const type = reader.requiredString('qom-type')
-  if (type !== 'tls-creds-x509') throw unknownType(type)
+function parseCredentials(options: Readonly<Record<string, unknown>>): [string, TlsCredentials] {
+  const reader = new OptionReader(options)
   const id = reader.requiredString('id')
   const endpoint = reader.oneOf('endpoint', ['client', 'server']) ?? 'client'
   const directory = reader.string('dir')
@@ -38,26 +53,4 @@ function parseObject(text: string): [string, TlsCredentials] {
   if (endpoint === 'client')
     throw new NbdFailure('Expecting TLS credentials with a server endpoint')
   return [id, readTlsCredentials(directory, verifyPeer)]
-}
-
-/** Types of QEMU's objects that a user may expect to work. */
-const knownToQemu = [
-  'secret',
-  'secret_keyring',
-  'tls-creds-psk',
-  'tls-creds-anon',
-  'tls-cipher-suites',
-  'authz-simple',
-  'authz-list',
-  'authz-listfile',
-  'authz-pam',
-  'throttle-group',
-  'iothread',
-  'main-loop',
-]
-
-function unknownType(type: string): NbdFailure {
-  return knownToQemu.includes(type)
-    ? new NbdFailure(`objects of type '${type}' are not supported`)
-    : new NbdFailure(`Parameter 'qom-type' does not accept value '${type}'`)
 }

@@ -135,7 +135,7 @@ async function writeInto(
       uses: ['consistentRead', 'write', 'resize'],
       shares: ['consistentRead'],
     })
-    await creator.create(parsed, { file, signal })
+    await creator.create(parsed, { file, signal, secrets: daemon.graph.secrets })
     await file.flush()
   } finally {
     if (!named) await daemon.graph.remove(node.name)

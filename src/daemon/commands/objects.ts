@@ -1,8 +1,9 @@
 /** Objects: `object-add` and its kind. */
+import { loadSecret } from '../../block/secrets.ts'
 import { BlockError } from '../../errors.ts'
 import { readTlsCredentials } from '../../export/nbd/tls-files.ts'
 import { command } from '../command.ts'
-import { type DaemonObject, loadSecret } from '../objects.ts'
+import type { DaemonObject } from '../objects.ts'
 import {
   bool,
   enumeration,
@@ -21,6 +22,8 @@ const secretOptions = object('SecretProperties', {
   data: optional(str, 'The secret itself; visible to whoever sees the command line.'),
   file: optional(str, 'A file that holds it.'),
   format: optional(enumeration('QCryptoSecretFormat', ['raw', 'base64']), 'How it is written.'),
+  keyid: optional(str, 'The secret that this one is enciphered with, by AES-256-CBC.'),
+  iv: optional(str, 'Its initialisation vector, as Base64; required with `keyid`.'),
 })
 
 const tlsOptions = object('TlsCredsX509Properties', {
@@ -61,13 +64,13 @@ export async function addObject(
   daemon: StorageDaemon,
   options: Value<typeof objectOptions>,
 ): Promise<void> {
-  daemon.objects.add(options.id, await makeObject(options))
+  daemon.objects.add(options.id, makeObject(daemon, options))
 }
 
-async function makeObject(options: Value<typeof objectOptions>): Promise<DaemonObject> {
+function makeObject(daemon: StorageDaemon, options: Value<typeof objectOptions>): DaemonObject {
   switch (options['qom-type']) {
     case 'secret':
-      return { type: 'secret', value: await loadSecret(options) }
+      return { type: 'secret', value: loadSecret(options, (id) => daemon.objects.secret(id)) }
     case 'iothread':
       return { type: 'iothread' }
     case 'tls-creds-x509': {

@@ -1,0 +1,134 @@
+/**
+ * Secrets: passwords and keys that are referred to by id, so that they are neither options of an
+ * image nor seen by whoever lists processes. As QEMU's objects of type `secret`, they can be
+ * enciphered by another one (AES-256-CBC, PKCS #7), which is then the only one to be kept safe.
+ */
+import { readFileSync } from 'node:fs'
+import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { OptionReader } from './options.ts'
+
+export interface SecretOptions {
+  readonly data?: string
+  /** Its name may be `/dev/fd/3`. */
+  readonly file?: string
+  /** How it is written; `raw` unless given. */
+  readonly format?: 'raw' | 'base64'
+  /** The secret that this one is enciphered with. */
+  readonly keyid?: string
+  /** Base64. */
+  readonly iv?: string
+}
+
+/** Bytes of the largest secret; a key file, not a disk. */
+const maxSecretLength = 1024 * 1024
+
+const keyLength = 32
+const blockLength = 16
+
+export class SecretTable {
+  readonly #secrets = new Map<string, Uint8Array>()
+
+  /** Throws `INVALID_ARGUMENT` when there is none of that id. */
+  get(id: string): Uint8Array {
+    const found = this.#secrets.get(id)
+    if (found) return found
+    throw noSecret(id)
+  }
+
+  /** `--object secret,id=…`, its type taken off. Files are read at once. */
+  add(options: Readonly<Record<string, unknown>>): void {
+    const reader = new OptionReader(options)
+    const id = reader.requiredString('id')
+    const secret: SecretOptions = {
+      data: reader.string('data'),
+      file: reader.string('file'),
+      format: reader.oneOf('format', ['raw', 'base64']),
+      keyid: reader.string('keyid'),
+      iv: reader.string('iv'),
+    }
+    reader.finish()
+    if (!isIdentifier(id)) throw badIdentifier()
+    if (this.#secrets.has(id)) throw duplicate(id)
+    this.#secrets.set(
+      id,
+      loadSecret(secret, (key) => this.get(key)),
+    )
+  }
+}
+
+export function isIdentifier(id: string): boolean {
+  return /^[A-Za-z][A-Za-z0-9._-]*$/.test(id)
+}
+
+export function badIdentifier(): BlockError {
+  return invalid(
+    "Parameter 'id' expects an identifier\n" +
+      "Identifiers consist of letters, digits, '-', '.', '_', starting with a letter.",
+  )
+}
+
+export function duplicate(id: string): BlockError {
+  return invalid(`attempt to add duplicate property '${id}' to object (type 'container')`)
+}
+
+export function noSecret(id: string): BlockError {
+  return invalid(`No secret with id '${id}'`)
+}
+
+/** What a secret is; plain text is taken as it is, without a line's end cut off. */
+export function loadSecret(options: SecretOptions, lookUp: (id: string) => Uint8Array): Uint8Array {
+  const { data, file, format, keyid } = options
+  if (data !== undefined && file !== undefined) {
+    throw invalid(`'file' and 'data' are mutually exclusive`)
+  }
+  if (data === undefined && file === undefined) {
+    throw invalid(`Either 'file' or 'data' must be provided`)
+  }
+  const stored = file === undefined ? Buffer.from(data as string) : readSecret(file)
+  if (keyid !== undefined) return decipher(options, stored, lookUp(keyid))
+  return format === 'base64' ? decodeBase64(stored.toString('latin1')) : stored
+}
+
+function decipher({ format, iv }: SecretOptions, stored: Buffer, key: Uint8Array): Uint8Array {
+  if (key.length !== keyLength) throw invalid(`Key should be ${keyLength} bytes in length`)
+  if (iv === undefined) throw invalid('IV is required to decrypt secret')
+  const vector = decodeBase64(iv)
+  if (vector.length !== blockLength) {
+    throw invalid(`IV should be ${blockLength} bytes in length not ${vector.length}`)
+  }
+  const cipherText = format === 'base64' ? decodeBase64(stored.toString('latin1')) : stored
+  if (cipherText.length % blockLength !== 0) {
+    throw invalid(`Length ${cipherText.length} must be a multiple of block size ${blockLength}`)
+  }
+  // Loading the module takes as long as everything else here.
+  const { createDecipheriv } = process.getBuiltinModule('node:crypto')
+  const cipher = createDecipheriv('aes-256-cbc', key, vector).setAutoPadding(false)
+  const padded = cipher.update(cipherText)
+  const padding = padded.at(-1) ?? 0
+  if (padding === 0 || padding > blockLength || padding > padded.length) {
+    throw invalid(`Incorrect number of padding bytes (${padding}) found on decrypted data`)
+  }
+  return padded.subarray(0, padded.length - padding)
+}
+
+function readSecret(file: string): Buffer {
+  try {
+    const bytes = readFileSync(file)
+    if (bytes.length <= maxSecretLength) return bytes
+  } catch (error) {
+    const reason = strerror(errnoOf(error) ?? 'EIO')
+    throw invalid(`Unable to read ${file}: Failed to open file “${file}”: ${reason}`)
+  }
+  throw invalid(`Unable to read ${file}: a secret has at most ${maxSecretLength} bytes`)
+}
+
+/** Padding is not insisted on. */
+function decodeBase64(text: string): Uint8Array {
+  const clean = text.replaceAll(/\s/g, '')
+  if (/^[A-Za-z0-9+/]*=*$/.test(clean)) return Buffer.from(clean, 'base64')
+  throw invalid('Base64 data contains invalid characters')
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}

@@ -1,0 +1,70 @@
+/** `--object TYPE,id=ID,…` of the tools: secrets and, for those who take them, credentials. */
+import type { SecretTable } from '../block/secrets.ts'
+import { BlockError } from '../errors.ts'
+import { parseKeyval } from './keyval.ts'
+
+export interface ObjectOption {
+  readonly type: string
+  /** All but the type. */
+  readonly options: Readonly<Record<string, unknown>>
+}
+
+/** Takes JSON too. */
+export function parseObjectOption(text: string): ObjectOption {
+  const all: Record<string, unknown> = text.startsWith('{')
+    ? parseJson(text)
+    : parseKeyval(text, 'qom-type')
+  const { 'qom-type': type, ...options } = all
+  if (typeof type === 'string') return { type, options }
+  throw invalid("Parameter 'qom-type' is missing")
+}
+
+/** Adds a secret, which is the only kind of object that images know. */
+export function addSecretOption(text: string, secrets: SecretTable): void {
+  const { type, options } = parseObjectOption(text)
+  if (type === 'secret') secrets.add(options)
+  else throw unknownType(type)
+}
+
+/** QEMU has it and we do not, or nobody has. */
+export function unknownType(type: string): BlockError {
+  if (!knownToQemu.includes(type)) {
+    return invalid(`Parameter 'qom-type' does not accept value '${type}'`)
+  }
+  return new BlockError('UNSUPPORTED', `objects of type '${type}' are not supported`, {
+    errno: 'ENOTSUP',
+  })
+}
+
+const knownToQemu = [
+  'secret',
+  'secret_keyring',
+  'tls-creds-x509',
+  'tls-creds-psk',
+  'tls-creds-anon',
+  'tls-cipher-suites',
+  'authz-simple',
+  'authz-list',
+  'authz-listfile',
+  'authz-pam',
+  'throttle-group',
+  'iothread',
+  'main-loop',
+]
+
+function parseJson(text: string): Record<string, unknown> {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (cause) {
+    throw new BlockError('INVALID_ARGUMENT', 'JSON parse error', { errno: 'EINVAL', cause })
+  }
+  if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+    return value as Record<string, unknown>
+  }
+  throw invalid('Expected a JSON object')
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}
