@@ -26,6 +26,7 @@ import {
   type InternalSnapshots,
   type Io,
   type Limits,
+  type PersistentBitmaps,
   plainWriteIo,
   type VmState,
   type WriteIo,
@@ -50,6 +51,7 @@ export class ClusterLayer implements BlockLayer {
   readonly compressed?: CompressedWriter
   readonly snapshots?: InternalSnapshots
   readonly vmState?: VmState
+  readonly bitmaps?: PersistentBitmaps
   readonly #map: ClusterMap
   readonly #lock = new RangeLock()
   /** For joining data with its surroundings. */
@@ -80,6 +82,7 @@ export class ClusterLayer implements BlockLayer {
       const alone = (work: () => Promise<void>, io: Io) => this.#alone(io, work)
       this.vmState = vmStateIn(stateArea, this, () => !map.readOnly, alone)
     }
+    this.bitmaps = map.abilities.bitmaps
     const encode = map.writeEncoded?.bind(map)
     if (encode) {
       this.compressed = {

@@ -11,6 +11,7 @@
  * A buffer belongs to the callee until the call has settled and to its owner afterwards; nobody
  * keeps it.
  */
+import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
 import type { ByteRange } from '../bytes/range.ts'
 import type { Breakpoints, DebugEvent } from './debug.ts'
 
@@ -267,19 +268,27 @@ export interface StoredBitmap {
   readonly inUse: boolean
 }
 
-/** Dirty bitmaps inside the image. `DirtyBitmap` in `bitmap/` is what they are in memory. */
+/**
+ * Dirty bitmaps inside the image. The graph loads them into memory when the node opens
+ * (`graph/persistent-bitmaps.ts`), and stores all of them when it closes. Verbs run one at a time.
+ */
 export interface PersistentBitmaps {
+  /** Whether this image, as it is, can have any. */
+  readonly able: boolean
+  /** In the order in which they are stored. */
   list(): readonly StoredBitmap[]
-  /** Calls back with each run of set bits, as bytes of the disk, in order. */
-  load(name: string, each: (offset: number, length: number) => void, io: Io): Promise<void>
+  /** Adds what is stored under its name to `bitmap`, which has the stored granularity. */
+  load(bitmap: DirtyBitmap, io: Io): Promise<void>
+  /** Marks all as in use, on stable storage: before the first write of whoever opened the image. */
+  claim(io: Io): Promise<void>
   /**
-   * Stores the bitmap whole, or replaces it; `runs` are its dirty ranges in order, aligned to the
-   * granularity. Until `release`, what is stored is marked as in use.
+   * Stores these instead of all that is stored, marked as not in use; what was stored of an
+   * inconsistent one stays. The old ones are there until the new ones are complete.
    */
-  store(bitmap: StoredBitmap, runs: Iterable<ByteRange>, io: Io): Promise<void>
+  store(bitmaps: readonly DirtyBitmap[], io: Io): Promise<void>
   remove(name: string, io: Io): Promise<void>
-  /** Throws why a bitmap of that name and granularity cannot be kept here, if it cannot. */
-  checkNew(name: string, granularity: number): void
+  /** Throws why a bitmap could not be stored beside `others`, which will be stored, if it could not. */
+  checkNew(bitmap: DirtyBitmap, others: readonly DirtyBitmap[]): void
 }
 
 export interface AmendOptions extends Io {

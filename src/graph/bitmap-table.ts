@@ -3,11 +3,14 @@
  * this table of every change; as long as nobody is here, that costs it the look at `watched`.
  */
 import type { DirtyBitmap, DirtyTracker } from '../bitmap/dirty-bitmap.ts'
+import { checkUsable } from '../bitmap/usable.ts'
 import { BlockError } from '../errors.ts'
 
 export class BitmapTable {
   /** Whether anybody wants to be told. */
   watched = false
+  /** The image marks its bitmaps as in use, and those here are stored in the end. */
+  claimed = false
   readonly #node: { readonly name: string; readonly size: number }
   readonly #byName = new Map<string, DirtyBitmap>()
   readonly #trackers = new Set<DirtyTracker>()
@@ -18,9 +21,9 @@ export class BitmapTable {
     this.#node = node
   }
 
-  /** In the order in which they were added. */
-  [Symbol.iterator](): IterableIterator<DirtyBitmap> {
-    return this.#byName.values()
+  /** The newest first, as QEMU lists them. */
+  *[Symbol.iterator](): Generator<DirtyBitmap> {
+    yield* [...this.#byName.values()].reverse()
   }
 
   get(name: string): DirtyBitmap | undefined {
@@ -42,6 +45,11 @@ export class BitmapTable {
   remove(bitmap: DirtyBitmap): void {
     if (this.#byName.get(bitmap.name) === bitmap) this.#byName.delete(bitmap.name)
     this.#changed()
+  }
+
+  /** Throws when a persistent bitmap cannot follow the disk to another size. */
+  checkResize(): void {
+    for (const bitmap of this.#byName.values()) if (bitmap.persistent) checkUsable(bitmap)
   }
 
   /** Tells `tracker` of changes from now on, until the answer is called. */

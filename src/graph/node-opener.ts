@@ -31,6 +31,7 @@ import {
   takeCommonOptions,
 } from './node-options.ts'
 import type { OpenPolicy } from './open-policy.ts'
+import { loadBitmaps } from './persistent-bitmaps.ts'
 import { probeFormat } from './probe.ts'
 import type { GraphShape } from './shape.ts'
 
@@ -178,6 +179,8 @@ export class NodeOpener {
       const kind = this.#drivers.find((each) => each.name === driver)?.kind ?? 'filter'
       const settings: NodeSettings = { ...common, name, driver, kind, flags: common }
       const node = new BlockNode(settings, layer)
+      // A check looks at the image as it is.
+      if (!common.check) await loadBitmaps(node)
       this.#shape.register(node, children)
       return { node, layer }
     } catch (error) {

@@ -31,6 +31,7 @@ import { BitmapTable } from './bitmap-table.ts'
 import { OperationBlockers } from './blockers.ts'
 import type { Edge } from './edge.ts'
 import { FittedLayer } from './fitted-layer.ts'
+import { storeBitmaps } from './persistent-bitmaps.ts'
 import { NodeStatistics, type RequestKind } from './statistics.ts'
 
 /** One message per request, when somebody listens: `{ node, kind, offset, length }`. */
@@ -212,6 +213,7 @@ export class BlockNode implements AsyncDisposable {
         errno: 'ENOTSUP',
       })
     }
+    this.bitmaps.checkResize()
     const full = { ...plainIo, ...io }
     try {
       await this.#requests.during(0, Number.MAX_SAFE_INTEGER, true, full.signal, () =>
@@ -266,7 +268,11 @@ export class BlockNode implements AsyncDisposable {
     if (this.#closed) return
     this.#closed = true
     await this.#requests.idle()
-    await this.layer[Symbol.asyncDispose]()
+    try {
+      await storeBitmaps(this)
+    } finally {
+      await this.layer[Symbol.asyncDispose]()
+    }
   }
 
   /** Flushes the layer, and lets a blkdebug below it know. */

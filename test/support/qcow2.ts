@@ -1,6 +1,7 @@
 /** qcow2 images in memory, for tests. */
 import { ClusterLayer } from '../../src/block/cluster-layer.ts'
 import { type BlockLayer, neverAborted } from '../../src/block/layer.ts'
+import { Qcow2Bitmaps } from '../../src/format/qcow2/bitmaps.ts'
 import { creator } from '../../src/format/qcow2/create.ts'
 import { imageFacts } from '../../src/format/qcow2/facts.ts'
 import { Qcow2Image } from '../../src/format/qcow2/image.ts'
@@ -38,9 +39,11 @@ export async function openImage(
   backing?: BlockLayer,
 ): Promise<OpenTestImage> {
   const image = await Qcow2Image.open(file, { ...testSettings, ...settings })
-  return { image, layer: new ClusterLayer(mapOf(image), backing) }
+  return { image, layer: new ClusterLayer(await mapOf(image), backing) }
 }
 
-function mapOf(image: Qcow2Image): Qcow2Map {
-  return new Qcow2Map(image, { image: imageFacts(image), snapshots: internalSnapshots(image) })
+async function mapOf(image: Qcow2Image): Promise<Qcow2Map> {
+  const bitmaps = await Qcow2Bitmaps.open(image)
+  const facts = imageFacts(image, bitmaps)
+  return new Qcow2Map(image, { image: facts, snapshots: internalSnapshots(image), bitmaps })
 }

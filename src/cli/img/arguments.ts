@@ -6,12 +6,15 @@ import { CommandFailure, HelpRequest, usageFailure } from './failure.ts'
 export class Arguments {
   /** Arguments that are no options. */
   readonly rest: readonly string[]
+  /** The options as they came. */
+  readonly order: readonly { readonly name: string; readonly argument?: string }[]
   readonly #values: ReadonlyMap<string, readonly string[]>
 
   /** Throws `CommandFailure`; the exit status is 1 in every subcommand. */
   constructor(command: string, words: readonly string[], short: string, long: LongOption[]) {
     const parser = new OptionParser(words, `h${short}`, [...standard, ...long])
     const values = new Map<string, string[]>()
+    const order: { name: string; argument?: string }[] = []
     for (let option = parser.next(); option; option = parser.next()) {
       const word = parser.current ?? command
       if (option.kind === 'error') {
@@ -21,10 +24,12 @@ export class Arguments {
         )
       }
       if (option.name === 'h') throw new HelpRequest()
+      order.push({ name: option.name, argument: option.argument })
       const former = values.get(option.name) ?? []
       values.set(option.name, [...former, option.argument ?? ''])
     }
     this.#values = values
+    this.order = order
     this.rest = parser.rest
   }
 

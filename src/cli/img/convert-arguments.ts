@@ -32,6 +32,8 @@ export interface ConvertArguments {
   /** Bytes a second; 0: no limit. */
   readonly rate: number
   readonly salvage: boolean
+  readonly bitmaps: boolean
+  readonly skipBrokenBitmaps: boolean
   readonly progress: boolean
   readonly quiet: boolean
 }
@@ -97,6 +99,8 @@ export function parseConvertArguments(
     anyOrder: args.has('W'),
     rate,
     salvage: args.has('salvage'),
+    bitmaps: args.has('bitmaps'),
+    skipBrokenBitmaps: args.has('skip-broken-bitmaps'),
     progress: args.has('p') && !args.has('q'),
     quiet: args.has('q'),
   }
@@ -137,8 +141,8 @@ function checkTogether(args: Arguments): void {
   if (args.has('C') && args.has('c')) {
     throw new CommandFailure('Cannot enable copy offloading when -c is used')
   }
-  if (args.has('bitmaps') || args.has('skip-broken-bitmaps')) {
-    throw new CommandFailure('copying bitmaps (--bitmaps) is not supported yet')
+  if (args.has('skip-broken-bitmaps') && !args.has('bitmaps')) {
+    throw new CommandFailure('Use of --skip-broken-bitmaps requires --bitmaps')
   }
   if (args.has('target-image-opts') && !existing) {
     throw new CommandFailure('--target-image-opts requires use of -n flag')

@@ -2,6 +2,7 @@
 import type { ByteRange } from '../../bytes/range.ts'
 import { alignDown, alignUp, MiB } from '../../bytes/range.ts'
 import type { Edge } from '../../graph/edge.ts'
+import type { BlockNode } from '../../graph/node.ts'
 import { chainExtentAt } from '../../graph/status.ts'
 
 /** Longest piece of data that is read at once. */
@@ -40,6 +41,11 @@ export class ConvertSource {
   constructor(images: readonly SourceImage[]) {
     this.#images = images
     this.size = images.reduce((sum, image) => sum + image.size, 0)
+  }
+
+  /** The image, where there is but one. */
+  get single(): BlockNode | undefined {
+    return this.#images.length === 1 ? this.#images[0].edge.node : undefined
   }
 
   /** Fills `target`; zeroes where an image ends inside its last sector. */

@@ -6,6 +6,7 @@ import { backingOf } from '../../graph/status.ts'
 import type { NamedIo } from '../command.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { type ConvertArguments, parseConvertArguments } from './convert-arguments.ts'
+import { bitmapsToCopy, checkDriver, copyBitmaps } from './convert-bitmaps.ts'
 import { runPipeline } from './convert-pipeline.ts'
 import { ConvertSource, type SourceImage } from './convert-source.ts'
 import { fromStream, toStream } from './convert-stream.ts'
@@ -29,8 +30,15 @@ export const convert: ImgCommand = async (words, io) => {
     )
   }
   if (args.target === '-') return await toStream(args, source, io)
+  const node = source.single
+  if (args.bitmaps && !node) {
+    throw new CommandFailure('Copying bitmaps only possible with single source')
+  }
+  const bitmaps = args.bitmaps && node ? bitmapsToCopy(node, args.skipBrokenBitmaps, io) : undefined
   const target = await openTarget(graph, args, source.size, io)
+  if (bitmaps) checkDriver(target)
   await copy(graph, args, source, target, io)
+  if (bitmaps && node) await copyBitmaps(node, target, bitmaps)
   return 0
 }
 

@@ -17,5 +17,10 @@ export function usageFailure(message: string): CommandFailure {
   return new CommandFailure(message, 1, true)
 }
 
+/** The message of an error, with the line of advice that some have. */
+export function messageOf(error: Error): string {
+  return 'hint' in error ? `${error.message}\n${error.hint}` : error.message
+}
+
 /** `-h` was among a command's options. */
 export class HelpRequest extends Error {}

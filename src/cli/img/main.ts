@@ -3,14 +3,14 @@ import { SecretTable } from '../../block/secrets.ts'
 import { BlockError, firstFailure } from '../../errors.ts'
 import type { Command, NamedIo } from '../command.ts'
 import { OptionParser } from '../getopt.ts'
-import { CommandFailure, HelpRequest, usageFailure } from './failure.ts'
+import { CommandFailure, HelpRequest, messageOf, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 
 /** The commands that exist, and those of qemu-img that do not yet. */
 const commands: Readonly<Record<string, (() => Promise<ImgCommand>) | 'unsupported'>> = {
   amend: async () => (await import('./amend.ts')).amend,
   bench: 'unsupported',
-  bitmap: 'unsupported',
+  bitmap: async () => (await import('./bitmap.ts')).bitmap,
   check: async () => (await import('./check.ts')).check,
   commit: 'unsupported',
   compare: async () => (await import('./compare.ts')).compare,
@@ -89,6 +89,6 @@ function report(error: unknown, io: NamedIo): number {
     return error.status
   }
   if (!(error instanceof BlockError)) throw error
-  io.stderr.write(`${io.program}: ${error.message}\n`)
+  io.stderr.write(`${io.program}: ${messageOf(error)}\n`)
   return 1
 }

@@ -3,6 +3,8 @@ import { drivers } from '../../drivers.ts'
 
 const commands = [
   'amend [-q] [-p] [-f FMT | --image-opts] [-t CACHE] [--force] -o OPTIONS FILE',
+  'bitmap (--add [-g SIZE] | --remove | --clear | --enable | --disable | --merge BITMAP\n' +
+    '          [-b FILE [-F FMT]])... [-f FMT | --image-opts] FILE BITMAP',
   'check [-q] [-f FMT | --image-opts] [--output=human|json] [-r leaks|all] [-T CACHE] [-U] FILE',
   'compare [-f FMT] [-F FMT | --image-opts] [-T CACHE] [-p] [-q] [-s] [-U] FILE1 FILE2',
   'convert [-f FMT | --image-opts] [-O FMT | --target-image-opts] [-o OPTIONS] [-B FILE [-F FMT]]\n' +

@@ -1,11 +1,11 @@
 /** What `info` shows of an image. */
-import type { ImageFacts } from '../../block/layer.ts'
+import type { ImageFacts, PersistentBitmaps, StoredBitmap } from '../../block/layer.ts'
 import { compatible, compressionTypes, type Header, incompatible } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import { readSnapshotTable } from './snapshot-table.ts'
 import { stateOffset } from './state-area.ts'
 
-export function imageFacts(image: Qcow2Image): ImageFacts {
+export function imageFacts(image: Qcow2Image, bitmaps: PersistentBitmaps): ImageFacts {
   const storage = image.file.layer.image
   const { current } = image.header
   return {
@@ -16,7 +16,7 @@ export function imageFacts(image: Qcow2Image): ImageFacts {
     },
     allocatedSize: storage?.allocatedSize?.bind(storage),
     snapshots: async () => (await readSnapshotTable(image.file, current, image.faults)).snapshots,
-    specific: () => ({ type: 'qcow2', data: specificFacts(current) }),
+    specific: () => ({ type: 'qcow2', data: specificFacts(current, bitmaps.list()) }),
     get dirty() {
       return (current.incompatibleFeatures & incompatible.dirty) !== 0n
     },
@@ -27,7 +27,7 @@ export function imageFacts(image: Qcow2Image): ImageFacts {
 }
 
 /** `ImageInfoSpecificQCow2` of QMP. */
-function specificFacts(header: Header): Record<string, unknown> {
+function specificFacts(header: Header, bitmaps: readonly StoredBitmap[]): Record<string, unknown> {
   const compression = compressionTypes[header.compressionType]
   const refcountBits = 2 ** header.refcountOrder
   if (header.version === 2) {
@@ -37,8 +37,14 @@ function specificFacts(header: Header): Record<string, unknown> {
     compat: '1.1',
     'compression-type': compression,
     'lazy-refcounts': (header.compatibleFeatures & compatible.lazyRefcounts) !== 0n,
+    ...(bitmaps.length > 0 && { bitmaps: bitmaps.map(bitmapFacts) }),
     'refcount-bits': refcountBits,
     corrupt: (header.incompatibleFeatures & incompatible.corrupt) !== 0n,
     'extended-l2': (header.incompatibleFeatures & incompatible.extendedL2) !== 0n,
   }
+}
+
+/** `Qcow2BitmapInfo` of QMP. */
+function bitmapFacts({ name, granularity, auto, inUse }: StoredBitmap): Record<string, unknown> {
+  return { flags: [...(inUse ? ['in-use'] : []), ...(auto ? ['auto'] : [])], name, granularity }
 }

@@ -303,16 +303,8 @@ async function prepareWriting(
   if (state.corruptBit && !check) {
     throw faults.refuse('CORRUPT_IMAGE', 'qcow2: Image is corrupt; cannot be opened read/write', 72)
   }
-  if (header.autoclearFeatures & autoclear.bitmaps) {
-    throw faults.refuse(
-      'UNSUPPORTED',
-      'the image has persistent bitmaps, which are not kept up to date yet; open it read-only, ' +
-        'or remove them first',
-      88,
-    )
-  }
   // Whoever changes the image has to take away the marks of features that it does not know.
-  header.autoclearFeatures = 0n
+  header.autoclearFeatures &= autoclear.bitmaps
   const early = state.earlyChanges()
   if (early) {
     await state.write(early, file)

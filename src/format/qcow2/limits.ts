@@ -29,6 +29,9 @@ export const maxBitmaps = 65_535
 export const maxBitmapDirectoryBytes = 64 * MiB
 /** Bytes of one bitmap's table. */
 export const maxBitmapTableBytes = 64 * MiB
+/** Bytes of the bits of one bitmap, those that are not stored included. */
+export const maxBitmapBytes = 512 * MiB
+export const maxBitmapNameBytes = 1023
 
 /** Host offsets have 56 bits in the format; ours have to stay safe integers as well. */
 export const maxHostOffset = 2 ** 53 - 2 ** 32

@@ -5,6 +5,7 @@ import type { Abilities, BlockLayer } from '../../block/layer.ts'
 import { imageAmend } from './amend/amend.ts'
 import { amendOptionInfo } from './amend/options.ts'
 import { backingLink } from './backing-link.ts'
+import { Qcow2Bitmaps } from './bitmaps.ts'
 import { creator } from './create.ts'
 import type { Qcow2CreateOptions } from './create-options.ts'
 import { imageFacts } from './facts.ts'
@@ -28,7 +29,8 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
     const settings = { ...options.settings, name: context.name, readOnly, check }
     const image = await Qcow2Image.open(file, settings)
     try {
-      const map = new Qcow2Map(image, abilitiesOf(image), await isSparse(image.file))
+      const bitmaps = await Qcow2Bitmaps.open(image)
+      const map = new Qcow2Map(image, abilitiesOf(image, bitmaps), await isSparse(image.file))
       return new ClusterLayer(map, await openBacking(options, image, context))
     } catch (error) {
       await image.close()
@@ -37,10 +39,11 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
   },
 }
 
-function abilitiesOf(image: Qcow2Image): Abilities {
+function abilitiesOf(image: Qcow2Image, bitmaps: Qcow2Bitmaps): Abilities {
   return {
-    image: imageFacts(image),
     amend: imageAmend(image),
+    image: imageFacts(image, bitmaps),
+    bitmaps,
     backingLink: backingLink(image),
     snapshots: internalSnapshots(image),
     check: { run: ({ repair }) => image.check(repair) },

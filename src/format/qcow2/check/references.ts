@@ -5,6 +5,7 @@
  */
 import { plainIo } from '../../../block/layer.ts'
 import { viewOf } from '../../../bytes/view.ts'
+import { tableEntry } from '../bitmap-data.ts'
 import { readBitmapDirectory } from '../bitmap-directory.ts'
 import { type Faults, hex64 } from '../faults.ts'
 import type { Header } from '../header.ts'
@@ -19,7 +20,6 @@ import {
   L2Layout,
   lowOf,
   offsetOf,
-  rawOf,
   setEntry,
 } from '../l2-table.ts'
 import { readSnapshotTable } from '../snapshot-table.ts'
@@ -321,7 +321,7 @@ export class References {
     const directory = await readBitmapDirectory(file, header, faults)
     if (!directory) return
     this.region(directory.offset, directory.length, 1)
-    for (const { tableOffset, tableSize } of directory.bitmaps) {
+    for (const { tableOffset, tableSize } of directory.entries) {
       this.region(tableOffset, tableSize * entrySize, 1)
       await this.#bitmapTable(tableOffset, tableSize)
     }
@@ -334,10 +334,11 @@ export class References {
     const bytes = new Uint8Array(entries * entrySize)
     await this.#image.file.read(offset, bytes, plainIo)
     const view = viewOf(bytes)
+    const { clusterSize } = this.#layout
     for (let index = 0; index < entries; index++) {
-      const entry = rawOf(view, index)
-      const place = entry - (entry % 512)
-      if (place !== 0) this.region(place, this.#layout.clusterSize, 1)
+      const entry = tableEntry(highOf(view, index), lowOf(view, index), clusterSize)
+      if (entry === undefined) this.#report.corruptions++
+      else if (typeof entry === 'number') this.region(entry, clusterSize, 1)
     }
   }
 }

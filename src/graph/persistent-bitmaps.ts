@@ -1,0 +1,58 @@
+/**
+ * Bitmaps that live in the image: loaded when a node opens, marked there as in use before anything
+ * is written, stored when it closes or lets go of the image. In between those in memory count, and
+ * a crash leaves inconsistent ones, which can only be removed.
+ */
+import { DirtyBitmap, maxBits } from '../bitmap/dirty-bitmap.ts'
+import { type Io, plainIo } from '../block/layer.ts'
+import { BlockError } from '../errors.ts'
+import type { BlockNode } from './node.ts'
+
+/** Loads what the image has, which is at most `maxBits` altogether. On failure nothing was changed. */
+export async function loadBitmaps(node: BlockNode, io: Io = plainIo): Promise<void> {
+  const stored = node.layer.bitmaps
+  if (!stored) return
+  let bits = 0
+  for (const { name, granularity, auto, inUse } of stored.list()) {
+    if (!inUse) bits += Math.ceil(node.size / granularity)
+    if (bits > maxBits) {
+      throw new BlockError('UNSUPPORTED', `its bitmaps have more than ${maxBits} bits`, {
+        node: node.name,
+        errno: 'EFBIG',
+      })
+    }
+    const bitmap = new DirtyBitmap({
+      name,
+      granularity,
+      // Nobody asks an inconsistent one what is dirty.
+      size: inUse ? 0 : node.size,
+      enabled: auto && !inUse,
+      persistent: true,
+      inconsistent: inUse,
+    })
+    if (!inUse) await stored.load(bitmap, io)
+    bitmap.readOnly = node.readOnly
+    node.bitmaps.add(bitmap)
+  }
+  if (node.readOnly) return
+  await stored.claim(io)
+  node.bitmaps.claimed = true
+}
+
+/** Stores what is to be kept, so that whoever opens the image next may rely on it. */
+export async function storeBitmaps(node: BlockNode, io: Io = plainIo): Promise<void> {
+  const stored = node.layer.bitmaps
+  if (!stored || !node.bitmaps.claimed) return
+  const bitmaps = [...node.bitmaps].filter(({ persistent }) => persistent)
+  if (bitmaps.length === 0 && stored.list().length === 0) return
+  // Were all of them inconsistent when the image was opened, nothing has changed.
+  if (bitmaps.every(({ inconsistent }) => inconsistent)) return
+  await stored.store(bitmaps, io)
+}
+
+/** As `storeBitmaps`, and forgets those that are stored: somebody else will open the image. */
+export async function releaseBitmaps(node: BlockNode, io: Io = plainIo): Promise<void> {
+  await storeBitmaps(node, io)
+  node.bitmaps.claimed = false
+  for (const bitmap of [...node.bitmaps]) if (bitmap.persistent) node.bitmaps.remove(bitmap)
+}
