@@ -17,12 +17,30 @@ export interface BackupOptions extends Omit<JobOptions, 'type'> {
   readonly filterName?: string
 }
 
+/** A disk that is preserved, and the job that will copy it. */
+export interface PreparedBackup {
+  readonly job: Job
+  /** Takes everything back; the job has not been started. */
+  abort(): Promise<void>
+}
+
 /** Starts a backup. When this settles the moment is preserved; the job copies from then on. */
 export async function startBackup(
   graph: Graph,
   jobs: JobTable,
   options: BackupOptions,
 ): Promise<Job> {
+  const { job } = await prepareBackup(graph, jobs, options)
+  queueMicrotask(() => job.start())
+  return job
+}
+
+/** As `startBackup`, but the job is the caller's to start. */
+export async function prepareBackup(
+  graph: Graph,
+  jobs: JobTable,
+  options: BackupOptions,
+): Promise<PreparedBackup> {
   jobs.checkId(options.id)
   checkNodes(options)
   let job: Job | undefined
@@ -33,8 +51,9 @@ export async function startBackup(
   })
   try {
     await PreservedDisk.preserve(graph, [disk])
-    job = jobs.start({ ...options, type: 'backup' }, backupWork(disk, options))
-    return job
+    job = jobs.create({ ...options, type: 'backup' }, backupWork(disk, options))
+    const created = job
+    return { job: created, abort: () => created.cancel() }
   } catch (error) {
     await disk.drop()
     throw error

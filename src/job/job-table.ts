@@ -46,6 +46,13 @@ export class JobTable extends EventEmitter<TableEvents> {
 
   /** Creates a job and starts it in the next turn, so that the caller can listen to it first. */
   start(options: JobOptions, work: JobWork): Job {
+    const job = this.create(options, work)
+    queueMicrotask(() => job.start())
+    return job
+  }
+
+  /** Creates a job that its owner starts, or cancels. */
+  create(options: JobOptions, work: JobWork): Job {
     this.checkId(options.id)
     const job = new Job(options, work)
     this.#jobs.set(job.id, job)
@@ -58,7 +65,7 @@ export class JobTable extends EventEmitter<TableEvents> {
     job.on('error', () => {})
     this.emit('job', job)
     this.emit('status', job, 'created')
-    queueMicrotask(() => job.start())
+    options.transaction?.add(job)
     return job
   }
 

@@ -9,6 +9,7 @@
 import { EventEmitter } from 'node:events'
 import { BlockError, errnoOf } from '../errors.ts'
 import { RateLimit } from './rate-limit.ts'
+import type { JobTransaction } from './transaction.ts'
 
 export type JobType = 'backup' | 'stream' | 'commit' | 'mirror' | 'create' | 'amend'
 
@@ -67,6 +68,8 @@ export interface JobOptions {
   readonly manualDismiss?: boolean
   readonly onSourceError?: ErrorPolicy
   readonly onTargetError?: ErrorPolicy
+  /** The jobs that this one ends like. */
+  readonly transaction?: JobTransaction
 }
 
 /** What a job does. */
@@ -109,6 +112,7 @@ interface JobEvents {
   error: [{ readonly operation: 'read' | 'write'; readonly action: ErrorAction; error: unknown }]
   /** The work has ended, well or not; comes before `concluded`. */
   completed: []
+  cancelled: []
 }
 
 export class Job extends EventEmitter<JobEvents> {
@@ -118,6 +122,7 @@ export class Job extends EventEmitter<JobEvents> {
   /** Settles when the job has concluded; rejects with the error that ended it. */
   readonly done: Promise<void>
   #status: JobStatus = 'created'
+  #started = false
   #current = 0
   #total = 0
   #error: unknown
@@ -180,7 +185,10 @@ export class Job extends EventEmitter<JobEvents> {
 
   /** Begins; the returned promise is `done`. */
   start(): Promise<void> {
-    void this.#live()
+    if (!this.#started) {
+      this.#started = true
+      void this.#live()
+    }
     return this.done
   }
 
@@ -213,6 +221,8 @@ export class Job extends EventEmitter<JobEvents> {
     )
     this.#wake?.()
     this.#finalize?.()
+    this.emit('cancelled')
+    if (this.#status === 'created') await this.#discard()
     await this.done.catch(() => {})
   }
 
@@ -291,9 +301,18 @@ export class Job extends EventEmitter<JobEvents> {
     if (!this.options.manualDismiss) this.#enter('null')
   }
 
+  /** It was cancelled before it began. */
+  async #discard(): Promise<void> {
+    this.#started = true
+    await this.#fail(this.#abort.signal.reason)
+    if (!this.options.manualDismiss) this.#enter('null')
+  }
+
   async #conclude(): Promise<void> {
     this.#leavePause()
     this.#enter('waiting')
+    await this.options.transaction?.meet(this)
+    this.#abort.signal.throwIfAborted()
     this.#enter('pending')
     if (this.options.manualFinalize) {
       await new Promise<void>((resolve) => {
@@ -310,6 +329,7 @@ export class Job extends EventEmitter<JobEvents> {
   async #fail(error: unknown): Promise<void> {
     this.#leavePause()
     this.#error = error
+    this.options.transaction?.failed(this)
     this.#enter('aborting')
     try {
       await this.#work.abort?.()

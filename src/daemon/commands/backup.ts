@@ -1,6 +1,10 @@
 /** Backups: of a disk into a node, and of several disks into a VMA archive, as Proxmox asks. */
+import { createImage } from '../../create-image.ts'
 import { BlockError } from '../../errors.ts'
-import { startBackup } from '../../job/backup.ts'
+import { filenameOf } from '../../graph/chain.ts'
+import type { BlockNode } from '../../graph/node.ts'
+import { prepareBackup } from '../../job/backup.ts'
+import { type ActionContext, action, actionCommand, type Prepared } from '../action.ts'
 import { command } from '../command.ts'
 import {
   bool,
@@ -12,6 +16,7 @@ import {
   optional,
   required,
   str,
+  type Value,
 } from '../schema/types.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
 import { checkSpeed } from './jobs.ts'
@@ -49,54 +54,130 @@ const backupStatus = object('BackupStatus', {
   'job-id': optional(str, 'The job, for `block-job-set-speed` and the like. Ours.'),
 })
 
+const newImageMode = enumeration('NewImageMode', ['existing', 'absolute-paths'])
+
+const backupCommon = {
+  'job-id': optional(str, 'Id of the job; required, since nodes have no device names.'),
+  device: required(str, 'The node to back up.'),
+  sync: required(
+    syncMode,
+    '`full`: all of it; `top`: what its topmost image holds; `none`: only what is ' +
+      'overwritten. `incremental` and `bitmap` need a dirty bitmap, and there are none yet.',
+  ),
+  speed: optional(int, 'Limit in bytes a second; 0 is no limit.'),
+  bitmap: optional(str, 'A dirty bitmap. There are none yet.'),
+  'bitmap-mode': optional(bitmapSyncMode, 'What becomes of the bitmap.'),
+  compress: optional(bool, 'Compress, where the target can.'),
+  'on-source-error': optional(errorPolicy, 'What to do when reading fails.'),
+  'on-target-error': optional(errorPolicy, 'What to do when writing fails.'),
+  'auto-finalize': optional(bool, 'If false, wait for `job-finalize` at the end.'),
+  'auto-dismiss': optional(bool, 'If false, stay listed until `job-dismiss`.'),
+  'filter-node-name': optional(str, 'Name of the filter that watches the writes.'),
+  'x-perf': optional(performanceHints, 'Hints; of no effect.', ['unstable']),
+}
+
+const blockdevBackup = object('BlockdevBackup', {
+  ...backupCommon,
+  target: required(str, 'The node to back up to; of the same size.'),
+})
+
+const driveBackup = object('DriveBackup', {
+  ...backupCommon,
+  target: required(str, 'File name of the target.'),
+  format: optional(str, 'Format of the target; that of the source unless given.'),
+  mode: optional(newImageMode, '`existing`: the target is there; otherwise it is made.'),
+})
+
+type BlockdevBackup = Value<typeof blockdevBackup>
+type DriveBackup = Value<typeof driveBackup>
+
+const toNode = action<BlockdevBackup>({
+  type: 'blockdev-backup',
+  args: blockdevBackup,
+  beginsJob: true,
+  nodes: ({ device }) => [device],
+  async prepare(args, context) {
+    const { graph } = context.daemon
+    return await prepared(args, graph.node(args.device), graph.node(args.target), context)
+  },
+})
+
+const toFile = action<DriveBackup>({
+  type: 'drive-backup',
+  args: driveBackup,
+  beginsJob: true,
+  nodes: ({ device }) => [device],
+  async prepare(args, context) {
+    const { graph } = context.daemon
+    const source = graph.node(args.device)
+    const target = await openTarget(context.daemon, source, args)
+    try {
+      return await prepared(args, source, target, context)
+    } finally {
+      // From now on it is the job's, and goes with it.
+      graph.disown(target)
+      await graph.changed([], () => ({ nodes: [target] }))
+    }
+  },
+})
+
+export const backupActions = [toNode, toFile]
+
+async function prepared(
+  args: BlockdevBackup | DriveBackup,
+  source: BlockNode,
+  target: BlockNode,
+  { daemon, jobs: transaction }: ActionContext,
+): Promise<Prepared> {
+  const { speed = 0, sync } = args
+  if (args.bitmap !== undefined) throw invalid(`Bitmap '${args.bitmap}' could not be found`)
+  if (sync === 'incremental' || sync === 'bitmap') {
+    throw invalid(`must provide a valid bitmap name for '${sync}' sync mode`)
+  }
+  checkSpeed(speed)
+  const { job, abort } = await prepareBackup(daemon.graph, daemon.jobs, {
+    source,
+    target,
+    id: args['job-id'] ?? '',
+    sync,
+    speed,
+    compress: args.compress,
+    onSourceError: args['on-source-error'],
+    onTargetError: args['on-target-error'],
+    manualFinalize: args['auto-finalize'] === false,
+    manualDismiss: args['auto-dismiss'] === false,
+    filterName: args['filter-node-name'],
+    transaction,
+  })
+  return { commit: () => void job.start(), abort }
+}
+
+async function openTarget(
+  { graph }: StorageDaemon,
+  source: BlockNode,
+  { target: filename, format = source.driver, mode = 'absolute-paths', sync }: DriveBackup,
+): Promise<BlockNode> {
+  if (mode === 'absolute-paths') {
+    const backing = sync === 'top' ? source.children.get('backing')?.node : undefined
+    const base = sync === 'none' ? source : backing
+    const record = base && { backing_file: filenameOf(base), backing_fmt: base.driver }
+    await createImage(graph, { filename, format, options: { size: source.size, ...record } })
+  }
+  // What the target does not hold itself, the source's own backing file or the source shows.
+  const backing = sync === 'none' ? { backing: source.name } : {}
+  return await graph.openFile(filename, { driver: format, ...backing })
+}
+
 export const backupCommands = [
-  command({
-    name: 'blockdev-backup',
+  actionCommand(toNode, {
     topic: 'Backup',
     doc:
       'Backs a disk up to another node, as the disk is when the command is answered: a job ' +
       'copies it, and what clients overwrite meanwhile is copied first.',
-    args: object('BlockdevBackup', {
-      'job-id': optional(str, 'Id of the job; required, since nodes have no device names.'),
-      device: required(str, 'The node to back up.'),
-      sync: required(
-        syncMode,
-        '`full`: all of it; `top`: what its topmost image holds; `none`: only what is ' +
-          'overwritten. `incremental` and `bitmap` need a dirty bitmap, and there are none yet.',
-      ),
-      speed: optional(int, 'Limit in bytes a second; 0 is no limit.'),
-      bitmap: optional(str, 'A dirty bitmap. There are none yet.'),
-      'bitmap-mode': optional(bitmapSyncMode, 'What becomes of the bitmap.'),
-      compress: optional(bool, 'Compress, where the target can.'),
-      'on-source-error': optional(errorPolicy, 'What to do when reading fails.'),
-      'on-target-error': optional(errorPolicy, 'What to do when writing fails.'),
-      'auto-finalize': optional(bool, 'If false, wait for `job-finalize` at the end.'),
-      'auto-dismiss': optional(bool, 'If false, stay listed until `job-dismiss`.'),
-      'filter-node-name': optional(str, 'Name of the filter that watches the writes.'),
-      'x-perf': optional(performanceHints, 'Hints; of no effect.', ['unstable']),
-      target: required(str, 'The node to back up to; of the same size.'),
-    }),
-    async run(args, { daemon }) {
-      const { speed = 0, sync } = args
-      if (args.bitmap !== undefined) throw invalid(`Bitmap '${args.bitmap}' could not be found`)
-      if (sync === 'incremental' || sync === 'bitmap') {
-        throw invalid(`must provide a valid bitmap name for '${sync}' sync mode`)
-      }
-      checkSpeed(speed)
-      await startBackup(daemon.graph, daemon.jobs, {
-        source: daemon.graph.node(args.device),
-        target: daemon.graph.node(args.target),
-        id: args['job-id'] ?? '',
-        sync,
-        speed,
-        compress: args.compress,
-        onSourceError: args['on-source-error'],
-        onTargetError: args['on-target-error'],
-        manualFinalize: args['auto-finalize'] === false,
-        manualDismiss: args['auto-dismiss'] === false,
-        filterName: args['filter-node-name'],
-      })
-    },
+  }),
+  actionCommand(toFile, {
+    topic: 'Backup',
+    doc: 'The same into a file, which the command makes, or opens, itself.',
   }),
   command({
     name: 'backup',

@@ -1,5 +1,6 @@
 /** Block nodes: adding, removing, resizing them, and telling about them. */
 import { BlockError } from '../../errors.ts'
+import { checkNotBacking } from '../../graph/overlay.ts'
 import { command } from '../command.ts'
 import { namedNodeInfo, nodeInfo } from '../node-info.ts'
 import { nodeStatistics, statisticsType } from '../node-statistics.ts'
@@ -36,6 +37,7 @@ export const blockCommands = [
     async run({ 'node-name': name }, { daemon }) {
       const node = daemon.graph.nodes.get(name)
       if (!node) throw invalid(`Failed to find node with node-name='${name}'`)
+      checkNotBacking(node)
       if ([...node.parents].some((edge) => edge.role !== 'root')) {
         throw new BlockError('BUSY', `Block device ${name} is in use`, { node: name })
       }

@@ -3,15 +3,19 @@ import type { Command } from '../command.ts'
 import { backupCommands } from './backup.ts'
 import { blockCommands } from './block.ts'
 import { createCommands } from './create.ts'
+import { externalSnapshotCommands } from './external-snapshots.ts'
 import { jobCommands } from './jobs.ts'
 import { monitorCommands } from './monitor.ts'
 import { nbdCommands } from './nbd.ts'
 import { objectCommands } from './objects.ts'
+import { transactionCommands } from './transaction.ts'
 
 const all: readonly Command[] = [
   ...monitorCommands,
   ...blockCommands,
   ...createCommands,
+  ...externalSnapshotCommands,
+  ...transactionCommands,
   ...jobCommands,
   ...backupCommands,
   ...nbdCommands,
