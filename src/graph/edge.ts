@@ -19,6 +19,7 @@ import {
   noPermission,
   type Permission,
   type Permissions,
+  type VmState,
   type WriteIo,
   type ZeroIo,
 } from '../block/layer.ts'
@@ -116,6 +117,22 @@ export class Edge implements BlockLayer {
       return below.write(offset, source, io)
     }
     return { unit: below.unit, write }
+  }
+
+  get vmState(): VmState | undefined {
+    const below = this.#node.vmState
+    if (!below) return undefined
+    const read: VmState['read'] = (offset, target, io) => {
+      if (this.#gate) return this.#gate.then(() => read(offset, target, io))
+      if (!this.#readable) this.#refuse('consistentRead')
+      return below.read(offset, target, io)
+    }
+    const write: VmState['write'] = (offset, source, io) => {
+      if (this.#gate) return this.#gate.then(() => write(offset, source, io))
+      if (!this.#writable) this.#refuse('write')
+      return below.write(offset, source, io)
+    }
+    return { read, write }
   }
 
   get backingLink(): BackingLink | undefined {

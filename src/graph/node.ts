@@ -20,6 +20,7 @@ import {
   plainIo,
   plainWriteIo,
   plainZeroIo,
+  type VmState,
   type WriteIo,
   type ZeroIo,
 } from '../block/layer.ts'
@@ -184,6 +185,25 @@ export class BlockNode implements AsyncDisposable {
         return this.#track('write', offset, source.length, false, io, () =>
           compressed.write(offset, source, io),
         )
+      },
+    }
+  }
+
+  /** The state of a machine, where the format can keep one. Tracked and counted as requests are. */
+  get vmState(): VmState | undefined {
+    const { vmState } = this.layer
+    if (!vmState) return undefined
+    return {
+      read: (offset, target, io) => {
+        this.#checkOpen()
+        const read = () => vmState.read(offset, target, io)
+        return this.#track('read', this.size + offset, target.length, false, io, read)
+      },
+      write: (offset, source, io) => {
+        this.#checkOpen()
+        this.#checkWritable()
+        const write = () => vmState.write(offset, source, io)
+        return this.#track('write', this.size + offset, source.length, false, io, write)
       },
     }
   }

@@ -5,6 +5,7 @@ import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
 import { joinOptionLists, optionHelp, wantsHelp } from './create-options.ts'
 import { CommandFailure } from './failure.ts'
 import { parseSizeText, sizeArgument } from './size-text.ts'
+import { parseSnapshotParam, type SnapshotParam } from './snapshot-param.ts'
 import { checkImageOpts, checkObjects, sourceCache, targetCache } from './source-options.ts'
 
 export interface ConvertArguments {
@@ -13,7 +14,8 @@ export interface ConvertArguments {
   readonly format?: string
   readonly sourceCache: CacheMode
   readonly forceShare: boolean
-  readonly snapshot?: string
+  /** Shown instead of the source's disk. */
+  readonly snapshot?: SnapshotParam
   readonly target: string
   /** `-n`: it is there already. */
   readonly existing: boolean
@@ -62,6 +64,8 @@ export function parseConvertArguments(
   ])
   const optionList = joinOptionLists(args.all('o'))
   const sparseSize = parseSparseSize(args.value('S'), io)
+  const snapshotText = args.value('l')
+  const snapshot = snapshotText === undefined ? undefined : parseSnapshotParam(snapshotText, io)
   const workers = parseWorkers(args.value('m'))
   const rate = args.has('r') ? sizeArgument('rate limit', args.value('r') ?? '', io) : 0
   const format = args.value('f')
@@ -83,7 +87,7 @@ export function parseConvertArguments(
     format,
     sourceCache: sourceCache(args.value('T')),
     forceShare: args.has('U'),
-    snapshot: args.value('l'),
+    snapshot,
     target,
     existing: args.has('n'),
     targetImageOpts: args.has('target-image-opts'),

@@ -14,6 +14,7 @@ import { openTarget } from './convert-target.ts'
 import { CommandFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { Progress } from './progress.ts'
+import { showSnapshot } from './snapshot-param.ts'
 
 /** QEMU counts disks in sectors. */
 const sectorSize = 512
@@ -24,11 +25,6 @@ export const convert: ImgCommand = async (words, io) => {
   if (args.sources.includes('-')) return await fromStream(args, io)
   await using graph = imageGraph(io)
   const source = await openSources(graph, args, io)
-  if (args.snapshot !== undefined) {
-    throw new CommandFailure(
-      `Failed to load snapshot: '${args.snapshot}': internal snapshots are not supported yet`,
-    )
-  }
   if (args.target === '-') return await toStream(args, source, io)
   const node = source.single
   if (args.bitmaps && !node) {
@@ -53,11 +49,25 @@ async function openSources(
     const { imageOpts, format, sourceCache: cache, forceShare } = args
     const node = await openImage(graph, { filename, imageOpts, format, cache, forceShare }, io)
     const edge = graph.attach(node, { description: 'img convert', uses: ['consistentRead'] })
-    const size = alignUp(node.size, sectorSize)
+    const size = alignUp(await sizeOfShown(node, args), sectorSize)
     images.push({ edge, start, size })
     start += size
   }
   return new ConvertSource(images)
+}
+
+/**
+ * Bytes of what is read. A snapshot of a disk that has grown since is filled up with zeroes, as
+ * qemu-img has it; one of a disk that has shrunk is copied whole all the same.
+ */
+async function sizeOfShown(node: BlockNode, { sources, snapshot }: ConvertArguments) {
+  const { size } = node
+  if (snapshot === undefined) return size
+  if (sources.length > 1) {
+    throw new CommandFailure('No support for concatenating multiple snapshot')
+  }
+  await showSnapshot(node, snapshot)
+  return Math.max(size, node.size)
 }
 
 async function copy(

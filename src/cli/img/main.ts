@@ -22,7 +22,7 @@ const commands: Readonly<Record<string, (() => Promise<ImgCommand>) | 'unsupport
   measure: 'unsupported',
   rebase: async () => (await import('./rebase.ts')).rebase,
   resize: async () => (await import('./resize.ts')).resize,
-  snapshot: 'unsupported',
+  snapshot: async () => (await import('./snapshot.ts')).snapshot,
 }
 
 /** Runs `varve img …`. Every failure ends as a message on standard error and a status. */

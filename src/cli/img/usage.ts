@@ -9,11 +9,12 @@ const commands = [
   'compare [-f FMT] [-F FMT | --image-opts] [-T CACHE] [-p] [-q] [-s] [-U] FILE1 FILE2',
   'convert [-f FMT | --image-opts] [-O FMT | --target-image-opts] [-o OPTIONS] [-B FILE [-F FMT]]\n' +
     '          [-c] [-n [--target-is-zero]] [-p] [-q] [-t CACHE] [-T CACHE] [-S SIZE] [-m COUNT]\n' +
-    '          [-W] [-r RATE] [--salvage] [-U] SOURCE... TARGET',
+    '          [-W] [-r RATE] [-l SNAPSHOT] [--salvage] [-U] SOURCE... TARGET',
   'create [-q] [-f FMT] [-b FILE [-F FMT]] [-u] [-o OPTIONS] FILE [SIZE]',
   'info [-f FMT | --image-opts] [--output=human|json] [--backing-chain] [-U] FILE',
   'map [-f FMT | --image-opts] [-s OFFSET] [-l LENGTH] [--output=human|json] [-U] FILE',
   'rebase -u [-q] [-f FMT | --image-opts] [-t CACHE] -b FILE [-F FMT] FILE',
+  'snapshot [-q] [--image-opts] [-U] [-l | -a SNAPSHOT | -c SNAPSHOT | -d SNAPSHOT] FILE',
   'resize [-q] [-f FMT | --image-opts] [--shrink] FILE [+|-]SIZE',
 ]
 

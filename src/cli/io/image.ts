@@ -1,5 +1,12 @@
 /** The image that a session works on, with what the tool adds to a node. */
-import type { Extent, WriteIo, ZeroIo } from '../../block/layer.ts'
+import {
+  type Extent,
+  plainIo,
+  plainWriteIo,
+  type VmState,
+  type WriteIo,
+  type ZeroIo,
+} from '../../block/layer.ts'
 import { alignUp, isAligned } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
@@ -117,6 +124,23 @@ export class OpenedImage implements AsyncDisposable {
   ): Promise<void> {
     await this.#fillLastSector(offset + length)
     await this.#edge.writeZeroes(offset, length, { ...io, fua: this.#fua(io) })
+  }
+
+  /** The state of a machine, behind the disk. Throws `UNSUPPORTED` where the format has no place. */
+  async readState(offset: number, target: Uint8Array): Promise<void> {
+    await this.#vmState.read(offset, target, plainIo)
+  }
+
+  async writeState(offset: number, source: Uint8Array): Promise<void> {
+    await this.#vmState.write(offset, source, plainWriteIo)
+    if (this.#fua({ fua: false })) await this.#edge.flush()
+  }
+
+  get #vmState(): VmState {
+    const { vmState } = this.#edge
+    if (vmState) return vmState
+    const message = `${this.node.driver} keeps no state of a machine`
+    throw new BlockError('UNSUPPORTED', message, { errno: 'ENOTSUP' })
   }
 
   /** Throws `UNSUPPORTED` where the format compresses nothing. */

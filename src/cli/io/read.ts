@@ -50,7 +50,7 @@ export const read: IoCommand = {
     if (patternStart + checked > length) {
       throw new CommandError('pattern verification range exceeds end of read data')
     }
-    if (options.has('b')) refuseVmState('read', offset, length)
+    if (options.has('b')) checkSectors(offset, length)
     const verify = pattern === undefined ? undefined : { pattern, start: patternStart, checked }
     await readAndShow({ what: 'read', offset, length, options, verify }, session)
   },
@@ -103,9 +103,15 @@ export async function readAndShow(request: ReadRequest, session: Session): Promi
   let bytes: Uint8Array = new Uint8Array()
   const seconds = await timed(async () => {
     try {
-      session.image.checkRange(offset, length)
-      bytes = session.buffer(length)
-      await session.image.read(offset, bytes)
+      const { image } = session
+      if (options.has('b')) {
+        bytes = session.buffer(length)
+        await image.readState(offset, bytes)
+      } else {
+        image.checkRange(offset, length)
+        bytes = session.buffer(length)
+        await image.read(offset, bytes)
+      }
     } catch (error) {
       throw requestError(what, error)
     }
@@ -124,10 +130,4 @@ export async function readAndShow(request: ReadRequest, session: Session): Promi
 
 function part(bytes: Uint8Array, start: number, length: number): Uint8Array {
   return bytes.subarray(start, start + length)
-}
-
-/** The state of a virtual machine inside an image is not read or written yet. */
-export function refuseVmState(what: string, offset: number, length: number): never {
-  checkSectors(offset, length)
-  throw new CommandError(`${what} failed: Operation not supported`)
 }

@@ -2,7 +2,6 @@
 import { readFileSync } from 'node:fs'
 import { BlockError, errnoOf, strerror } from '../../errors.ts'
 import { CommandError, requestError, SynopsisRequest } from './outcome.ts'
-import { refuseVmState } from './read.ts'
 import { announce, checkSectors, defaultPattern, givenPattern } from './request.ts'
 import { type IoCommand, type Session, timed } from './session.ts'
 import { maxRequest, type ParsedWords, parseWords, size, totalLength } from './words.ts'
@@ -46,8 +45,8 @@ export const write: IoCommand = {
     if (length > maxRequest && !options.has('n')) {
       throw new CommandError(`length cannot exceed ${maxRequest} without -n, given ${rest[1]}`)
     }
-    if (options.has('b')) refuseVmState('write', offset, length)
-    if (options.has('c') && !options.has('z')) checkSectors(offset, length)
+    const state = options.has('b')
+    if (state || (options.has('c') && !options.has('z'))) checkSectors(offset, length)
     await writeAndReport('write', offset, length, options, session, () => {
       const source = options.get('s')
       return source === undefined
@@ -132,8 +131,10 @@ export async function writeAndReport(
   const fua = options.has('f')
   const seconds = await timed(async () => {
     try {
-      image.checkRange(offset, length)
-      if (options.has('z')) {
+      if (!options.has('b')) image.checkRange(offset, length)
+      if (options.has('b')) {
+        await image.writeState(offset, fill())
+      } else if (options.has('z')) {
         const zeroIo = { fua, mayUnmap: options.has('u'), fastOnly: options.has('n') }
         await image.writeZeroes(offset, length, zeroIo)
       } else if (options.has('c')) {

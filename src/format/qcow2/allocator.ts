@@ -113,7 +113,10 @@ export class Allocator {
       const count = block ? layout.get(block.view, cluster % layout.entries) : 0
       if (!block || count === 0 || count > layout.max) throw this.#wrongCount(cluster, count)
       this.#refcounts.set(block, cluster, count - 1)
-      if (count === 1) this.#noteFree(cluster)
+      if (count === 1) {
+        this.#noteFree(cluster)
+        this.#metadata.forget(cluster)
+      }
     }
   }
 

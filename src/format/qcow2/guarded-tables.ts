@@ -10,18 +10,12 @@ import { readSnapshotTable } from './snapshot-table.ts'
 /** Begins anew. What the tables change afterwards they tell themselves. */
 export async function guardMetadata(image: Qcow2Image): Promise<void> {
   const { guard, header, layout, refcounts } = image
-  const { l1TableOffset, l1Size, refcountTableOffset, refcountTableClusters } = header.current
+  const { l1TableOffset, l1Size } = header.current
   guard.clear()
   guard.add('main-header', 0, layout.clusterSize)
   guard.add('active-l1', l1TableOffset, l1Size * entrySize)
-  guard.add('refcount-table', refcountTableOffset, refcountTableClusters * layout.clusterSize)
   if (guard.guards('active-l2')) guardL2(image, image.l2Tables.l1.bytes, 'active-l2')
-  if (guard.guards('refcount-block')) {
-    for (let index = 0; index < refcounts.blockLimit; index++) {
-      const offset = refcounts.blockPlace(index)
-      if (offset > 0) guard.add('refcount-block', offset, layout.clusterSize)
-    }
-  }
+  refcounts.guardAll()
   await guardSnapshots(image)
   const directory = readBitmapPlace(header.current)
   if (directory) guard.add('bitmap-directory', directory.offset, directory.length)

@@ -89,6 +89,13 @@ export class MetadataGuard {
     }
   }
 
+  /** A cluster is free, so whatever was there is there no more. */
+  forget(cluster: number): void {
+    if (!this.#all.has(cluster)) return
+    this.#all.delete(cluster, 1)
+    for (const set of this.#sets.values()) set.delete(cluster, 1)
+  }
+
   clear(): void {
     for (const set of this.#sets.values()) set.clear()
     this.#all.clear()

@@ -73,6 +73,7 @@ export class Refcounts {
     this.cache.clear()
     this.layout = new RefcountLayout(this.#header.current.refcountOrder, this.#clusterSize)
     this.#table = new Table(table, offset, this.changedTable, false)
+    this.guardAll()
   }
 
   get table(): Table {
@@ -99,10 +100,16 @@ export class Refcounts {
     return hostOffset(offset)
   }
 
-  /** As `blockOffset`, and 0 for an entry that makes no sense. */
-  blockPlace(index: number): number {
-    const offset = rawOf(this.#table.view, index)
-    return offset % this.#clusterSize === 0 && offset <= maxHostOffset ? offset : 0
+  /** Tells the guard where the table and its blocks lie. */
+  guardAll(): void {
+    const size = this.#clusterSize
+    this.#guard.add('refcount-table', this.#table.offset, this.#table.bytes.length)
+    if (!this.#guard.guards('refcount-block')) return
+    for (let index = 0; index < this.blockLimit; index++) {
+      const offset = rawOf(this.#table.view, index)
+      const sound = offset > 0 && offset % size === 0 && offset <= maxHostOffset
+      if (sound) this.#guard.add('refcount-block', offset, size)
+    }
   }
 
   /** A block in memory; undefined when it has to be loaded or does not exist. */

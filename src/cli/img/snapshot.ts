@@ -1,0 +1,122 @@
+/** `img snapshot`: lists, creates, applies and deletes the internal snapshots of an image. */
+import {
+  type InternalSnapshots,
+  neverAborted,
+  plainIo,
+  type SnapshotFacts,
+} from '../../block/layer.ts'
+import { BlockError, errnoOf, strerror } from '../../errors.ts'
+import type { BlockNode } from '../../graph/node.ts'
+import type { NamedIo } from '../command.ts'
+import { imageGraph, openImage } from '../open-image.ts'
+import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
+import { CommandFailure, usageFailure } from './failure.ts'
+import type { ImgCommand } from './img-command.ts'
+import { describeSnapshots, snapshotInfo } from './snapshot-facts.ts'
+import { checkObjects } from './source-options.ts'
+
+/** What a name is cut off at, as qemu-img does. */
+const maxNameBytes = 255
+
+export const snapshot: ImgCommand = async (words, io) => {
+  const args = new Arguments('snapshot', words, 'la:c:d:qU', [object, imageOpts, forceShare])
+  const actions = ['l', 'a', 'c', 'd'].flatMap((name) => args.all(name).map(() => name))
+  if (actions.length > 1) throw usageFailure("Cannot mix '-l', '-a', '-c', '-d'")
+  if (args.rest.length !== 1) throw usageFailure('Expecting one image file name')
+  checkObjects(args, io)
+  const [action = 'l'] = actions
+  const readOnly = action === 'l'
+  const request = {
+    filename: args.rest[0],
+    imageOpts: args.has('image-opts'),
+    forceShare: args.has('U'),
+    readOnly,
+    unmap: true,
+  }
+  await using graph = imageGraph(io)
+  const node = await openImage(graph, request, io)
+  await using _edge = graph.attach(node, {
+    description: 'img snapshot',
+    uses: readOnly ? ['consistentRead'] : ['consistentRead', 'write', 'resize'],
+  })
+  const name = args.value(action) ?? ''
+  if (action === 'l') await list(node, io)
+  else await actionsByOption[action](node, name)
+  return 0
+}
+
+async function list({ layer }: BlockNode, io: NamedIo): Promise<void> {
+  const snapshots = (await layer.image?.snapshots?.()) ?? []
+  if (snapshots.length === 0) return
+  io.stdout.write(`${describeSnapshots(snapshots.map(snapshotInfo)).join('\n')}\n`)
+}
+
+const actionsByOption: Readonly<Record<string, (node: BlockNode, name: string) => Promise<void>>> =
+  {
+    async c({ layer }, name) {
+      const fail = (errno: string) => {
+        const number = errnoNumbers[errno] ?? errnoNumbers.EIO
+        return `Could not create snapshot '${name}': -${number} (${strerror(errno)})`
+      }
+      if (!layer.snapshots) throw new CommandFailure(fail('ENOTSUP'))
+      const now = { name: cutOff(name), icount: 0 }
+      await orFail(layer.snapshots.create(now, plainIo), fail)
+    },
+    async a({ layer }, name) {
+      const fail = (reason: string) => `Could not apply snapshot '${name}': ${reason}`
+      if (!layer.snapshots) {
+        throw new CommandFailure(fail('Block driver does not support snapshots'))
+      }
+      const io = { signal: neverAborted }
+      await orFail(layer.snapshots.apply(name, io), (errno) =>
+        fail(`Failed to load snapshot: ${strerror(errno)}`),
+      )
+    },
+    /** By name only, unlike the others. */
+    async d({ layer }, name) {
+      const fail = (reason: string) => `Could not delete snapshot '${name}': ${reason}`
+      const found = (await layer.image?.snapshots?.())?.find((each) => each.name === name)
+      if (!layer.snapshots || !found) throw new CommandFailure(fail('snapshot not found'))
+      await deleteFound(layer.snapshots, found, fail)
+    },
+  }
+
+async function deleteFound(
+  snapshots: InternalSnapshots,
+  { id }: SnapshotFacts,
+  fail: (reason: string) => string,
+): Promise<void> {
+  await orFail(snapshots.delete(id, plainIo), (errno) => fail(strerror(errno)))
+}
+
+/** Failures of the system have qemu-img's words; ours say more than it would. */
+async function orFail(work: Promise<unknown>, message: (errno: string) => string): Promise<void> {
+  try {
+    await work
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error
+    const errno = errnoOf(error)
+    throw new CommandFailure(errno === undefined ? error.message : message(errno))
+  }
+}
+
+/** The beginning of a name that is too long, whole characters of it. */
+function cutOff(name: string): string {
+  let cut = name
+  while (Buffer.byteLength(cut) > maxNameBytes) cut = [...cut].slice(0, -1).join('')
+  return cut
+}
+
+const errnoNumbers: Readonly<Record<string, number>> = {
+  EPERM: 1,
+  ENOENT: 2,
+  EIO: 5,
+  ENOMEM: 12,
+  EACCES: 13,
+  EEXIST: 17,
+  EINVAL: 22,
+  EFBIG: 27,
+  ENOSPC: 28,
+  EROFS: 30,
+  ENOTSUP: 95,
+}
