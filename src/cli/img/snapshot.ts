@@ -24,7 +24,8 @@ export const snapshot: ImgCommand = async (words, io) => {
   if (actions.length > 1) throw usageFailure("Cannot mix '-l', '-a', '-c', '-d'")
   if (args.rest.length !== 1) throw usageFailure('Expecting one image file name')
   checkObjects(args, io)
-  const [action = 'l'] = actions
+  // Without an action the image is opened, for writing, and that is all.
+  const [action] = actions
   const readOnly = action === 'l'
   const request = {
     filename: args.rest[0],
@@ -39,9 +40,8 @@ export const snapshot: ImgCommand = async (words, io) => {
     description: 'img snapshot',
     uses: readOnly ? ['consistentRead'] : ['consistentRead', 'write', 'resize'],
   })
-  const name = args.value(action) ?? ''
   if (action === 'l') await list(node, io)
-  else await actionsByOption[action](node, name)
+  else if (action) await actionsByOption[action](node, args.value(action) ?? '')
   return 0
 }
 
