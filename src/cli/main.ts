@@ -51,6 +51,11 @@ const commands: Readonly<Record<string, Entry>> = {
     load: async () => (await import('./restore.ts')).run,
     io: 'streams',
   },
+  snap: {
+    summary: 'save and load the RAM of a running QEMU, as qemu-snap does',
+    load: async () => (await import('./snap.ts')).run,
+    io: 'streams',
+  },
   vma: {
     summary: 'list, create, extract and verify VMA backup archives',
     load: async () => (await import('./vma.ts')).run,

@@ -1,0 +1,178 @@
+/** The command line of `varve snap`: qemu-snap's options with its rules, and those of our own. */
+import { parseSize } from '../../block/options.ts'
+import { isPowerOfTwo, KiB } from '../../bytes/range.ts'
+import { type LongOption, OptionParser } from '../getopt.ts'
+import { type CacheMode, cacheMode } from '../open-image.ts'
+import { SnapFailure } from './failure.ts'
+
+export const commandNames = ['save', 'load'] as const
+export type CommandName = (typeof commandNames)[number]
+
+export interface SnapArguments {
+  readonly command: CommandName
+  readonly files: readonly string[]
+  /** Bytes. */
+  readonly imageSize?: number
+  /** Of a target page; bytes. */
+  readonly pageSize: number
+  /** 0 to 100. */
+  readonly postcopy?: number
+  readonly cache?: CacheMode
+  /** Where the other end of the stream is; standard input and output unless given. */
+  readonly uri?: string
+  /** Bytes a second, of pages that nobody waits for. */
+  readonly speed?: number
+  readonly recover: boolean
+  readonly noDescription: boolean
+  readonly json: boolean
+}
+
+export type Parsed = SnapArguments | 'help' | 'version'
+
+interface OptionRule {
+  readonly name: string
+  readonly short?: string
+  readonly argument?: 'required'
+  readonly commands: readonly CommandName[]
+}
+
+const rules: readonly OptionRule[] = [
+  { name: 'image-size', short: 's', argument: 'required', commands: ['save'] },
+  { name: 'page-size', short: 'S', argument: 'required', commands: ['save', 'load'] },
+  { name: 'postcopy', short: 'p', argument: 'required', commands: ['load'] },
+  { name: 'nocache', short: 'n', commands: ['save', 'load'] },
+  { name: 'cache', argument: 'required', commands: ['save', 'load'] },
+  { name: 'aio', argument: 'required', commands: ['save', 'load'] },
+  { name: 'trace', short: 't', commands: ['save', 'load'] },
+  { name: 'uri', argument: 'required', commands: ['save', 'load'] },
+  { name: 'speed', argument: 'required', commands: ['load'] },
+  { name: 'recover', commands: ['load'] },
+  { name: 'no-description', commands: ['save'] },
+  { name: 'json', commands: ['save', 'load'] },
+]
+
+const short = `hV${rules.map((rule) => (rule.short ? rule.short + (rule.argument ? ':' : '') : '')).join('')}`
+
+const long: readonly LongOption[] = [
+  { name: 'help', as: 'h' },
+  { name: 'version', as: 'V' },
+  ...rules.map(({ name, argument }) => ({ name, argument })),
+]
+
+const defaultPageSize = 4096
+const maxPageSize = 16 * KiB
+const minPageSize = 1 * KiB
+
+type Given = ReadonlyMap<string, string>
+
+/** Throws `SnapFailure`. */
+export function parseArguments(words: readonly string[]): Parsed {
+  const given = new Map<string, string>()
+  const parser = new OptionParser(words, short, long)
+  for (let option = parser.next(); option; option = parser.next()) {
+    if (option.kind === 'error') throw new SnapFailure(option.message, true)
+    if (option.name === 'h') return 'help'
+    if (option.name === 'V') return 'version'
+    const name = rules.find((rule) => rule.short === option.name)?.name ?? option.name
+    checkOnce(given, name)
+    given.set(name, option.argument ?? '')
+  }
+  const [command, ...files] = parser.rest
+  return settled(commandOf(command), files, given)
+}
+
+function commandOf(word: string | undefined): CommandName {
+  if (word === undefined) throw new SnapFailure('Missing command: save or load', true)
+  const found = commandNames.find((name) => name === word)
+  if (!found) throw new SnapFailure(`Invalid command: ${word}`, true)
+  return found
+}
+
+function checkOnce(given: Given, name: string): void {
+  const caching = name === 'nocache' || name === 'cache'
+  if (caching && (given.has('nocache') || given.has('cache'))) {
+    throw new SnapFailure('-n and --cache can only be specified once')
+  }
+  if (given.has(name)) throw new SnapFailure(`--${name} can only be specified once`)
+}
+
+function settled(command: CommandName, files: readonly string[], given: Given): SnapArguments {
+  for (const name of given.keys()) {
+    if (!rules.find((rule) => rule.name === name)?.commands.includes(command)) {
+      throw new SnapFailure(`--${name} cannot be used with ${command}`)
+    }
+  }
+  if (files.length === 0) throw new SnapFailure('Missing image filename', true)
+  if (files.length > 1) throw new SnapFailure('Too many arguments', true)
+  if (command === 'save' && !given.has('image-size')) {
+    throw new SnapFailure('Missing image size: --image-size=SIZE is required for save', true)
+  }
+  checkAio(given.get('aio'))
+  return {
+    command,
+    files,
+    imageSize: imageSize(given.get('image-size')),
+    pageSize: pageSize(given.get('page-size')),
+    postcopy: postcopy(given.get('postcopy')),
+    cache: cache(given),
+    uri: given.get('uri'),
+    speed: speed(given.get('speed')),
+    recover: given.has('recover'),
+    noDescription: given.has('no-description'),
+    json: given.has('json'),
+  }
+}
+
+function imageSize(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined
+  const size = parseSize(text)
+  if (size === undefined) {
+    throw new SnapFailure(
+      `Invalid image size '${text}': a number, with k, M, G, T, P or E behind it for its unit`,
+    )
+  }
+  if (size <= 0) throw new SnapFailure('The image size has to be greater than 0')
+  return size
+}
+
+function pageSize(text: string | undefined): number {
+  if (text === undefined) return defaultPageSize
+  const size = parseSize(text)
+  if (size === undefined || !isPowerOfTwo(size)) {
+    throw new SnapFailure(`Invalid page size '${text}': it has to be a power of two`)
+  }
+  if (size < minPageSize || size > maxPageSize) {
+    throw new SnapFailure(
+      `Invalid page size '${text}': it has to be from ${minPageSize} to ${maxPageSize}`,
+    )
+  }
+  return size
+}
+
+function postcopy(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined
+  const percent = /^\d+(\.\d+)?%?$/.test(text) ? Number.parseFloat(text) : Number.NaN
+  if (percent >= 0 && percent <= 100) return percent
+  throw new SnapFailure(`Invalid postcopy percentage '${text}': it has to be from 0 to 100`)
+}
+
+function speed(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined
+  const rate = parseSize(text)
+  if (rate === undefined || rate === 0) throw new SnapFailure(`Invalid speed '${text}'`)
+  return rate
+}
+
+function cache(given: Given): CacheMode | undefined {
+  if (given.has('nocache')) return cacheMode('none')
+  const name = given.get('cache')
+  if (name === undefined) return undefined
+  const mode = cacheMode(name)
+  if (!mode) throw new SnapFailure(`Invalid cache mode '${name}'`)
+  return mode
+}
+
+function checkAio(mode: string | undefined): void {
+  if (mode === undefined || ['native', 'io_uring', 'threads'].includes(mode)) return
+  throw new SnapFailure(`Invalid aio mode '${mode}'`)
+}

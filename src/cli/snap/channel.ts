@@ -1,0 +1,133 @@
+/** The other end of the stream: standard input and output, a descriptor, or a socket. */
+import { once } from 'node:events'
+import { rm } from 'node:fs/promises'
+import { connect, createServer, type ListenOptions, type NetConnectOpts, Socket } from 'node:net'
+import { BlockError, systemError } from '../../errors.ts'
+import { DescriptorSink, DescriptorSource } from '../../snapshot/io/descriptor-io.ts'
+import type { ByteSink } from '../../snapshot/io/sink.ts'
+import { SocketSink, SocketSource } from '../../snapshot/io/socket-io.ts'
+import type { ByteSource } from '../../snapshot/stream/window.ts'
+import { SnapFailure } from './failure.ts'
+
+export interface Channel {
+  readonly source: ByteSource
+  readonly sink: ByteSink
+  /** Ends both directions at once. */
+  close(): Promise<void>
+}
+
+/** A stream that comes in; `direction` tells which of standard input and output is the return path. */
+export async function openChannel(
+  uri: string | undefined,
+  direction: 'save' | 'load',
+  signal: AbortSignal | undefined,
+): Promise<Channel> {
+  if (uri === undefined) return standardChannel(direction)
+  const fd = /^fd:(\d+)$/.exec(uri)
+  if (fd) return descriptorChannel(Number(fd[1]))
+  const address = addressOf(uri)
+  const socket =
+    direction === 'save' ? await accept(address, uri, signal) : await dial(address, uri, signal)
+  return socketChannel(socket, uri)
+}
+
+function standardChannel(direction: 'save' | 'load'): Channel {
+  const sink = new DescriptorSink(1, 'standard output')
+  if (direction === 'save') {
+    return { source: new DescriptorSource(0, 'standard input'), sink, close: () => sink.end() }
+  }
+  // Reading must not keep the process alive, and must not occupy a thread of the pool for ever.
+  const { stdin } = process
+  const source = new SocketSource(stdin as unknown as Socket, 'standard input')
+  const close = async () => {
+    await sink.end()
+    stdin.destroy()
+  }
+  return { source, sink, close }
+}
+
+function descriptorChannel(fd: number): Channel {
+  if (fd <= 2) throw new SnapFailure(`Invalid URI 'fd:${fd}': the descriptor has to be above 2`)
+  try {
+    return socketChannel(new Socket({ fd }), `fd:${fd}`)
+  } catch (error) {
+    throw systemError(error, `Could not use descriptor ${fd}`)
+  }
+}
+
+function socketChannel(socket: Socket, name: string): Channel {
+  const source = new SocketSource(socket, name)
+  const sink = new SocketSink(socket, name)
+  const close = async () => {
+    await sink.end()
+    socket.destroy()
+  }
+  return { source, sink, close }
+}
+
+type Address = { readonly path: string } | { readonly host: string; readonly port: number }
+
+function addressOf(uri: string): Address {
+  const unix = /^unix:(.+)$/.exec(uri)
+  if (unix) return { path: unix[1] }
+  const tcp = /^tcp:(\[[0-9a-f:.]+\]|[^:]*):(\d{1,5})$/i.exec(uri)
+  if (tcp) {
+    const port = Number(tcp[2])
+    const host = tcp[1].replace(/^\[(.*)\]$/, '$1') || 'localhost'
+    if (port < 65536) return { host, port }
+  }
+  throw new SnapFailure(`Invalid URI '${uri}': fd:N, unix:PATH or tcp:HOST:PORT is needed`)
+}
+
+/** Waits for one connection. */
+async function accept(
+  address: Address,
+  uri: string,
+  signal: AbortSignal | undefined,
+): Promise<Socket> {
+  const server = createServer({ pauseOnConnect: true, highWaterMark: 1024 * 1024 })
+  try {
+    const mask = process.umask(0o177)
+    try {
+      server.listen(address as ListenOptions)
+      await once(server, 'listening', { signal })
+    } finally {
+      process.umask(mask)
+    }
+    const [socket] = (await once(server, 'connection', { signal })) as [Socket]
+    return socket
+  } catch (error) {
+    if (signal?.aborted) throw signal.reason
+    throw systemError(error, `Could not listen at '${uri}'`)
+  } finally {
+    server.close()
+    if ('path' in address) await rm(address.path, { force: true })
+  }
+}
+
+async function dial(
+  address: Address,
+  uri: string,
+  signal: AbortSignal | undefined,
+): Promise<Socket> {
+  const socket = connect(address as NetConnectOpts)
+  try {
+    await once(socket, 'connect', { signal })
+    return socket
+  } catch (error) {
+    socket.destroy()
+    if (signal?.aborted) throw signal.reason
+    throw systemError(error, `Could not connect to '${uri}'`)
+  }
+}
+
+export function closedEarly(error: unknown): BlockError | undefined {
+  if (!(error instanceof BlockError)) return undefined
+  if (error.errno !== 'EPIPE' && error.errno !== 'ECONNRESET') return undefined
+  return new BlockError(
+    'CLOSED',
+    'QEMU has closed the connection: it did not accept the snapshot; its own messages say why ' +
+      '(another machine type, other devices, a capability that is not set)',
+    { errno: error.errno, cause: error },
+  )
+}

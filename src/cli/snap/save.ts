@@ -1,0 +1,64 @@
+/** `varve snap save`: what a QEMU sends is saved, and QEMU is never left standing. */
+import { neverAborted } from '../../block/layer.ts'
+import { saveSnapshot } from '../../snapshot/save.ts'
+import { returnMessage } from '../../snapshot/stream/format.ts'
+import { readStream, type StreamReader } from '../../snapshot/stream/parser.ts'
+import type { NamedIo } from '../command.ts'
+import type { SnapArguments } from './arguments.ts'
+import { type Channel, openChannel } from './channel.ts'
+import { drainAfterFailure } from './drain.ts'
+import { NewSnapshotFile } from './image.ts'
+
+export async function save(settings: SnapArguments, io: NamedIo): Promise<number> {
+  const signal = io.signal ?? neverAborted
+  const channel = await openChannel(settings.uri, 'save', io.signal)
+  const { pageSize, noDescription } = settings
+  const reader = readStream(channel.source, { pageSize, withoutDescription: noDescription })
+  let file: NewSnapshotFile | undefined
+  try {
+    const [filename] = settings.files
+    const { imageSize = 0, cache } = settings
+    file = await NewSnapshotFile.create(filename, io, { size: imageSize, cache })
+    const summary = await saveSnapshot(reader, file.image, {
+      signal,
+      onPing: (value) => void answer(channel, returnMessage.MIG_RP_MSG_PONG, value),
+    })
+    await file.keep()
+    // QEMU takes the migration for complete when it hears so, which has to be true by then.
+    if (reader.hasReturnPath) await answer(channel, returnMessage.MIG_RP_MSG_SHUT, 0)
+    if (settings.json) {
+      io.stderr.write(
+        `${JSON.stringify({ ...summary, file: filename, streamSize: reader.offset })}\n`,
+      )
+    }
+    return 0
+  } catch (error) {
+    await failed(channel, reader, file, io)
+    throw error
+  } finally {
+    await channel.close()
+  }
+}
+
+/** The image is removed, its reason told, and QEMU kept going until it can bear our leaving. */
+async function failed(
+  channel: Channel,
+  reader: StreamReader,
+  file: NewSnapshotFile | undefined,
+  io: NamedIo,
+): Promise<void> {
+  await file?.discard()
+  if (reader.hasReturnPath) {
+    await answer(channel, returnMessage.MIG_RP_MSG_SHUT, 1).catch(() => {})
+  }
+  await drainAfterFailure(channel.source, io)
+}
+
+/** A message on the return path. */
+async function answer(channel: Channel, type: number, value: number): Promise<void> {
+  const message = Buffer.alloc(8)
+  message.writeUInt16BE(type)
+  message.writeUInt16BE(4, 2)
+  message.writeUInt32BE(value, 4)
+  await channel.sink.write(message).catch(() => {})
+}

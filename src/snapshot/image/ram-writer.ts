@@ -1,0 +1,271 @@
+/**
+ * Puts pages of RAM into the image as they come. Pages are gathered in chunks of 1 MiB, each of
+ * which becomes one write as a rule; the last content of a page is what counts, be it zeroes.
+ * Where a chunk is written again, its writes follow each other.
+ */
+import type { BlockLayer } from '../../block/layer.ts'
+import { plainIo, plainWriteIo } from '../../block/layer.ts'
+import { isZero } from '../../bytes/zero.ts'
+import { sys } from '../../sys/current.ts'
+import { PageSet } from '../page-set.ts'
+import { applyDelta } from '../stream/delta.ts'
+import type { RamRecord } from '../stream/stream-item.ts'
+import { blockAlignment, endOf, type PlacedBlock } from './layout.ts'
+import { PageSums, wordsOf } from './page-sum.ts'
+
+const chunkSize = blockAlignment
+
+/** Chunks that pages may still come for: a guest's writes come in between those in order. */
+const maxOpenChunks = 8
+
+/** Chunks that are being written. */
+const maxWrites = 8
+
+/** Zeroes in front of more pages of a chunk are written along up to this length. */
+const maxGap = 64 * 1024
+
+export interface RamTarget {
+  readonly ram: Pick<BlockLayer, 'read' | 'write' | 'compressed'>
+  /** What the pages were in the snapshot that this one builds on. */
+  readonly base?: BasePages
+  /** Store whole clusters compressed. */
+  readonly compress?: boolean
+}
+
+/** The snapshot below, whose pages show through where this one has none. */
+export interface BasePages {
+  readonly sums: Uint32Array
+  /** Bytes of the disk; verified. */
+  read(offset: number, target: Uint8Array): Promise<void>
+}
+
+interface Chunk {
+  readonly index: number
+  readonly bytes: Uint8Array
+  readonly words: Int32Array
+  /** Pages whose content is here. */
+  readonly present: Uint8Array
+  /** Nothing of the chunk has been written before. */
+  readonly fresh: boolean
+}
+
+export class RamWriter {
+  readonly pageSize: number
+  readonly blocks: readonly PlacedBlock[]
+  /** Checksum of each page of the disk. */
+  readonly sums: Uint32Array
+  /** Whether any page of a block came. */
+  readonly blocksSent: boolean[]
+  readonly #target: RamTarget
+  readonly #pageSums: PageSums
+  readonly #nonZero: PageSet
+  /** Pages that came, even if as zeroes; kept where there is a base. */
+  readonly #came: PageSet | undefined
+  readonly #written: PageSet
+  readonly #open = new Map<number, Chunk>()
+  readonly #writing = new Map<number, Promise<void>>()
+  readonly #spare: Chunk['bytes'][] = []
+  #failure: { readonly error: unknown } | undefined
+
+  constructor(target: RamTarget, blocks: readonly PlacedBlock[], pageSize: number) {
+    this.#target = target
+    this.blocks = blocks
+    this.pageSize = pageSize
+    const pages = Math.ceil(endOf(blocks) / pageSize)
+    this.#pageSums = new PageSums(pageSize)
+    this.sums = new Uint32Array(pages).fill(this.#pageSums.zero)
+    this.blocksSent = blocks.map(() => false)
+    this.#nonZero = new PageSet(pages)
+    this.#came = target.base && new PageSet(pages)
+    this.#written = new PageSet(Math.ceil(endOf(blocks) / chunkSize))
+  }
+
+  /** Pages that are not zero. */
+  get normalPages(): number {
+    return this.#nonZero.size
+  }
+
+  /** Takes the records; their data is not needed afterwards. */
+  async put(records: readonly RamRecord[]): Promise<void> {
+    for (const record of records) {
+      const offset = this.blocks[record.block].base + record.offset
+      this.blocksSent[record.block] = true
+      this.#came?.add(offset / this.pageSize)
+      if (record.kind === 'delta') await this.#delta(offset, record.data)
+      else if (record.kind === 'zero' || isZero(record.data)) await this.#zero(offset)
+      else await this.#page(offset, record.data)
+    }
+  }
+
+  /** Everything is in the image afterwards, though not on stable storage. */
+  async finish(): Promise<void> {
+    if (this.#came) await this.#blankBase(this.#came)
+    for (const chunk of [...this.#open.values()]) await this.#close(chunk)
+    await Promise.all(this.#writing.values())
+    if (this.#failure) throw this.#failure.error
+  }
+
+  /** Waits for the writes under way, whatever becomes of them. */
+  async abandon(): Promise<void> {
+    this.#open.clear()
+    await Promise.allSettled(this.#writing.values())
+  }
+
+  async #page(offset: number, data: Uint8Array): Promise<void> {
+    const chunk = this.#chunkNow(offset) ?? (await this.#chunkAt(offset))
+    const at = offset % chunkSize
+    chunk.bytes.set(data, at)
+    chunk.present[at / this.pageSize] = 1
+    this.#nonZero.add(offset / this.pageSize)
+  }
+
+  /** A page that never was anything else needs no space. */
+  async #zero(offset: number): Promise<void> {
+    const page = offset / this.pageSize
+    const { base } = this.#target
+    if (!this.#nonZero.has(page) && (!base || base.sums[page] === this.#pageSums.zero)) return
+    const chunk = this.#chunkNow(offset) ?? (await this.#chunkAt(offset))
+    const at = offset % chunkSize
+    chunk.bytes.fill(0, at, at + this.pageSize)
+    chunk.present[at / this.pageSize] = 1
+    this.#nonZero.delete(page)
+  }
+
+  async #delta(offset: number, delta: Uint8Array): Promise<void> {
+    // Waiting may move what the delta lies in.
+    const kept = delta.slice()
+    const chunk = this.#chunkNow(offset) ?? (await this.#chunkAt(offset))
+    const at = offset % chunkSize
+    const page = chunk.bytes.subarray(at, at + this.pageSize)
+    if (chunk.present[at / this.pageSize] === 0) {
+      await this.#writing.get(chunk.index)
+      if (this.#nonZero.has(offset / this.pageSize)) {
+        await this.#target.ram.read(offset, page, plainIo)
+      } else page.fill(0)
+      chunk.present[at / this.pageSize] = 1
+    }
+    applyDelta(kept, page)
+    this.#nonZero.add(offset / this.pageSize)
+  }
+
+  #chunkNow(offset: number): Chunk | undefined {
+    return this.#open.get(Math.floor(offset / chunkSize))
+  }
+
+  async #chunkAt(offset: number): Promise<Chunk> {
+    const index = Math.floor(offset / chunkSize)
+    while (this.#open.size >= maxOpenChunks) {
+      const [oldest] = this.#open.values()
+      await this.#close(oldest)
+    }
+    const bytes = this.#spare.pop() ?? sys().alignedMemory(chunkSize, 4096)
+    bytes.fill(0)
+    const chunk: Chunk = {
+      ...{ index, bytes, words: wordsOf(bytes) },
+      present: new Uint8Array(chunkSize / this.pageSize),
+      fresh: this.#written.add(index),
+    }
+    this.#open.set(index, chunk)
+    return chunk
+  }
+
+  /** Begins to write a chunk; waits while too many are being written. */
+  async #close(chunk: Chunk): Promise<void> {
+    const { index } = chunk
+    this.#open.delete(index)
+    const count = this.pageSize / 4
+    for (let page = 0; page < chunk.present.length; page++) {
+      if (chunk.present[page] === 0) continue
+      const sum = this.#pageSums.of(chunk.words, page * count)
+      this.sums[(index * chunkSize) / this.pageSize + page] = sum
+    }
+    while (this.#writing.size >= maxWrites || this.#writing.has(index)) {
+      await (this.#writing.get(index) ?? Promise.race(this.#writing.values()))
+    }
+    if (this.#failure) throw this.#failure.error
+    const writing = this.#write(chunk)
+      .catch((error) => {
+        this.#failure ??= { error }
+      })
+      .finally(() => {
+        this.#writing.delete(index)
+        this.#spare.push(chunk.bytes)
+      })
+    this.#writing.set(index, writing)
+  }
+
+  async #write(chunk: Chunk): Promise<void> {
+    if (this.#target.base) await this.#dropUnchanged(chunk, this.#target.base)
+    const start = chunk.index * chunkSize
+    const compressed = this.#target.compress ? this.#target.ram.compressed : undefined
+    if (compressed && chunk.fresh && !this.#target.base) {
+      return await this.#writeCompressed(chunk, compressed)
+    }
+    for (const [first, end] of this.#runs(chunk)) {
+      await this.#target.ram.write(start + first, chunk.bytes.subarray(first, end), plainWriteIo)
+    }
+  }
+
+  async #writeCompressed(
+    chunk: Chunk,
+    compressed: NonNullable<BlockLayer['compressed']>,
+  ): Promise<void> {
+    const start = chunk.index * chunkSize
+    const end = Math.min(chunkSize, endOf(this.blocks) - start)
+    const writes: unknown[] = []
+    for (let at = 0; at < end; at += compressed.unit) {
+      const unit = chunk.bytes.subarray(at, at + compressed.unit)
+      if (!isZero(unit)) writes.push(compressed.write(start + at, unit, plainWriteIo))
+    }
+    await Promise.all(writes)
+  }
+
+  /** Takes the pages out that are as they are in the base. */
+  async #dropUnchanged(chunk: Chunk, base: BasePages): Promise<void> {
+    const firstPage = (chunk.index * chunkSize) / this.pageSize
+    // On a chunk that was written before, the base no longer shows through.
+    if (!chunk.fresh) return
+    let same = 0
+    for (let page = 0; page < chunk.present.length; page++) {
+      if (chunk.present[page] && base.sums[firstPage + page] === this.sums[firstPage + page]) same++
+    }
+    if (same === 0) return
+    const below = new Uint8Array(
+      Math.min(chunkSize, endOf(this.blocks) - firstPage * this.pageSize),
+    )
+    await base.read(chunk.index * chunkSize, below)
+    for (let page = 0; page < chunk.present.length; page++) {
+      const at = page * this.pageSize
+      const content = chunk.bytes.subarray(at, at + this.pageSize)
+      const unchanged = Buffer.compare(content, below.subarray(at, at + this.pageSize)) === 0
+      if (chunk.present[page] && unchanged) chunk.present[page] = 0
+    }
+  }
+
+  /** Runs of pages to be written; in a fresh chunk zeroes join neighbouring ones. */
+  *#runs({ present, fresh }: Chunk): Generator<[number, number]> {
+    const gap = fresh && !this.#target.base ? maxGap / this.pageSize : 0
+    for (let page = 0; page < present.length; page++) {
+      if (present[page] === 0) continue
+      let last = page
+      for (let next = page + 1; next < present.length && next - last <= gap + 1; next++) {
+        if (present[next] === 1) last = next
+      }
+      yield [page * this.pageSize, (last + 1) * this.pageSize]
+      page = last
+    }
+  }
+
+  /** Pages of the base that never came are not part of this snapshot. */
+  async #blankBase(came: PageSet): Promise<void> {
+    const sums = this.#target.base?.sums ?? this.sums
+    for (const [index, { base, usedLength }] of this.blocks.entries()) {
+      const end = (base + usedLength) / this.pageSize
+      for (let page = base / this.pageSize; page < end; page++) {
+        if (came.has(page) || sums[page] === this.#pageSums.zero) continue
+        if (!this.blocksSent[index]) continue
+        await this.#zero(page * this.pageSize)
+      }
+    }
+  }
+}

@@ -1,0 +1,10 @@
+/** The image as its writer and reader use it, and how it is made and opened. */
+import type { BlockLayer, VmState } from '../../block/layer.ts'
+
+export interface SnapshotImage extends AsyncDisposable {
+  /** For messages. */
+  readonly name: string
+  /** The disk: RAM. */
+  readonly ram: Pick<BlockLayer, 'size' | 'read' | 'write' | 'flush' | 'compressed'>
+  readonly state: VmState
+}

@@ -1,0 +1,79 @@
+/** Streams over descriptors that were handed over: pipes, sockets and files. */
+import { read, write } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { errnoOf, systemError } from '../../errors.ts'
+import type { ByteSource } from '../stream/window.ts'
+import type { ByteSink } from './sink.ts'
+
+/** How long to wait for a descriptor in non-blocking mode. */
+const retryMs = 1
+
+/**
+ * A pipe from QEMU gets one page at a time. A read that brought less than this is followed by a
+ * pause, in which the pipe fills: many small reads cost more than the pages.
+ */
+const smallRead = 32 * 1024
+
+export class DescriptorSource implements ByteSource {
+  readonly name: string
+  readonly #fd: number
+  #small = 0
+
+  constructor(fd: number, name: string) {
+    this.#fd = fd
+    this.name = name
+  }
+
+  async read(target: Uint8Array): Promise<number> {
+    if (this.#small > 4) {
+      this.#small = 0
+      await sleep(retryMs)
+    }
+    const count = await patiently((done) =>
+      read(this.#fd, target, 0, target.length, null, done),
+    ).catch((error) => {
+      throw systemError(error, `Could not read ${this.name}`, { path: this.name })
+    })
+    this.#small = count < smallRead ? this.#small + 1 : 0
+    return count
+  }
+}
+
+export class DescriptorSink implements ByteSink {
+  readonly name: string
+  readonly #fd: number
+
+  constructor(fd: number, name: string) {
+    this.#fd = fd
+    this.name = name
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    try {
+      for (let at = 0; at < bytes.length; ) {
+        at += await patiently((done) => write(this.#fd, bytes, at, bytes.length - at, null, done))
+      }
+    } catch (error) {
+      throw systemError(error, `Could not write to ${this.name}`, { path: this.name })
+    }
+  }
+
+  /** Whoever handed the descriptor over closes it, at the latest by ending. */
+  async end(): Promise<void> {}
+}
+
+type Transfer = (done: (error: Error | null, count: number) => void) => void
+
+/** Repeats a transfer while the other end of a non-blocking descriptor is not ready. */
+async function patiently(transfer: Transfer): Promise<number> {
+  for (;;) {
+    try {
+      return await new Promise<number>((resolve, reject) => {
+        transfer((error, count) => (error ? reject(error) : resolve(count)))
+      })
+    } catch (error) {
+      if (errnoOf(error) !== 'EAGAIN') throw error
+      await sleep(retryMs)
+    }
+  }
+}

@@ -1,0 +1,129 @@
+/** Reads pieces of RAM from a snapshot, several at a time, and makes sections of them. */
+import { orderedRing } from '../../block/ordered-ring.ts'
+import { MiB } from '../../bytes/range.ts'
+import { isZero } from '../../bytes/zero.ts'
+import { sys } from '../../sys/current.ts'
+import type { SnapshotReader } from '../image/snapshot-reader.ts'
+import { RamPart } from '../stream/ram-part.ts'
+import type { Piece, RamPlan } from './ram-plan.ts'
+
+/** Pieces that are read ahead. */
+const precopyDepth = 8
+
+/** Larger pieces, those of huge pages, are sent as several sections. */
+const sectionBytes = MiB
+
+export interface Ahead {
+  /** Bytes of a piece. */
+  readonly length: number
+  /** Ends with the piece that brings the pages that are not zero to this number. */
+  readonly pages?: number
+  readonly depth?: number
+}
+
+interface Loaded {
+  readonly piece: Piece
+  /** Undefined where all pages are zero. */
+  readonly bytes: Uint8Array | undefined
+}
+
+export class RamSender {
+  /** Pages that were sent and are not zero. */
+  normalPages = 0
+  readonly #snapshot: SnapshotReader
+  readonly #plan: RamPlan
+  readonly #names: readonly Uint8Array[]
+  readonly #part: RamPart
+  readonly #buffers: Uint8Array[] = []
+
+  constructor(snapshot: SnapshotReader, plan: RamPlan) {
+    this.#snapshot = snapshot
+    this.#plan = plan
+    this.#names = plan.blocks.map(({ name }) => Buffer.from(name, 'utf8'))
+    const { sectionId } = snapshot.parts.ramList
+    this.#part = new RamPart(sectionId, plan.pageSize, sectionBytes / plan.pageSize)
+  }
+
+  /** The pieces in order, read ahead. What was sent meanwhile is left out. */
+  ahead({ length, pages, depth = precopyDepth }: Ahead): AsyncGenerator<Loaded, void> {
+    const plan = this.#plan
+    const sender = this
+    const pieces = function* () {
+      let count = 0
+      while (pages === undefined || count < pages) {
+        const piece = plan.next(length)
+        if (!piece) return
+        if (pages !== undefined) count += sender.#countNormal(piece)
+        if (!plan.isDone(piece)) yield piece
+      }
+    }
+    return orderedRing(pieces(), depth, (piece, slot) => this.load(piece, slot))
+  }
+
+  /** Reads a piece, into the buffer of a slot. */
+  async load(piece: Piece, slot: number): Promise<Loaded> {
+    if (this.#isBlank(piece)) return { piece, bytes: undefined }
+    const { block, offset, length } = piece
+    if ((this.#buffers[slot]?.length ?? 0) < length) {
+      this.#buffers[slot] = sys().alignedMemory(length, 4096)
+    }
+    const bytes = this.#buffers[slot].subarray(0, length)
+    await this.#snapshot.read(this.#plan.blocks[block].base + offset, bytes)
+    return { piece, bytes }
+  }
+
+  /** The sections of a piece's pages that were not sent yet; each is valid until the next. */
+  *sections({ piece, bytes }: Loaded): Generator<Uint8Array> {
+    const { block, offset, length } = piece
+    for (let at = 0; at < length; at += sectionBytes) {
+      const end = Math.min(length, at + sectionBytes)
+      const section = this.#section(block, offset, at, end, bytes)
+      if (section) yield section
+    }
+  }
+
+  #section(
+    block: number,
+    offset: number,
+    start: number,
+    end: number,
+    bytes: Uint8Array | undefined,
+  ): Uint8Array | undefined {
+    const { pageSize } = this.#plan
+    const part = this.#part
+    part.begin(this.#names[block])
+    for (let at = start; at < end; at += pageSize) {
+      if (this.#plan.isSent(block, offset + at)) continue
+      this.#plan.markSent(block, offset + at)
+      const page = bytes?.subarray(at, at + pageSize)
+      if (!page || isZero(page)) part.zero(offset + at)
+      else {
+        part.page(offset + at, page)
+        this.normalPages++
+      }
+    }
+    return part.isEmpty ? undefined : part.finish()
+  }
+
+  /** Pages that are not zero, or may not be. */
+  #countNormal({ block, offset, length }: Piece): number {
+    const { pageSize } = this.#plan
+    const first = (this.#plan.blocks[block].base + offset) / pageSize
+    let count = 0
+    for (let page = first; page < first + length / pageSize; page++) {
+      if (this.#snapshot.isZeroPage(page) !== true) count++
+    }
+    return count
+  }
+
+  #isBlank({ block, offset, length }: Piece): boolean {
+    const { pageSize } = this.#plan
+    const first = (this.#plan.blocks[block].base + offset) / pageSize
+    for (let page = first; page < first + length / pageSize; page++) {
+      if (this.#snapshot.isZeroPage(page) !== true) return false
+    }
+    return true
+  }
+}
+
+export type { Loaded }

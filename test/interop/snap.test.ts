@@ -1,0 +1,200 @@
+/**
+ * `varve snap` and a real QEMU: the guest checks its own memory, so whatever is lost or mixed up on
+ * the way shows as an `X` on its serial port, and where it continues tells which moment was saved.
+ */
+import { execFile } from 'node:child_process'
+import { existsSync, readFileSync } from 'node:fs'
+import { open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { expect, it } from 'vitest'
+import { peer } from '../peers.ts'
+import { scratchFolder } from '../support/folder.ts'
+import { startVarve } from '../support/programs.ts'
+import { until } from '../support/until.ts'
+import { counterOf, qemuSystem, Vm } from '../support/vm.ts'
+
+const folder = scratchFolder('snap')
+const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+const snap = `exec ${process.execPath} ${main} snap`
+const qemuImg = peer('qemu-img')
+const runFile = promisify(execFile)
+
+/** A file in the scratch folder. */
+const at = (name: string) => join(folder, name)
+
+/** Saves a running guest; resolves to the counter before and after. */
+async function saveGuest(vm: Vm, file: string, ...options: string[]): Promise<void> {
+  await vm.qmp.execute('migrate', { uri: `exec:${snap} -s 1G ${options.join(' ')} save ${file}` })
+  expect(await vm.migrated(['completed', 'failed'])).toBe('completed')
+}
+
+/** The counter at which a loaded guest went on. */
+async function firstCounter(vm: Vm, timeoutMs?: number): Promise<number> {
+  const [first] = await vm.progress(2, timeoutMs)
+  return counterOf(first)
+}
+
+qemuSystem.describe('a snapshot of a running guest', () => {
+  const file = at('background.qcow2')
+  let before = 0
+
+  it('is taken while the guest goes on', async () => {
+    await using vm = await Vm.start({ folder, name: 'source' })
+    await vm.progress(5)
+    await vm.capabilities('background-snapshot')
+    before = (await vm.lines()).length
+    await saveGuest(vm, file)
+    await vm.progress(5)
+    expect(existsSync(file)).toBe(true)
+  })
+
+  it('is a sound image', async () => {
+    await qemuImg.run('check', file)
+  })
+
+  it('is loaded before the guest runs', async () => {
+    await using vm = await Vm.start({ folder, name: 'pre', incoming: `exec:${snap} load ${file}` })
+    const first = await firstCounter(vm)
+    expect(first - before).toBeGreaterThanOrEqual(0)
+    expect(first - before).toBeLessThan(20)
+    expect((await vm.migration()).status).toBe('completed')
+  })
+
+  it.each([0, 40, 100])('is loaded after %d per cent of its pages', async (percent) => {
+    await using vm = await Vm.start({ folder, name: `post${percent}`, incoming: 'defer' })
+    await vm.capabilities('postcopy-ram')
+    const uri = `exec:${snap} --json -p ${percent} load ${file} 2>${at(`post${percent}.json`)}`
+    await vm.qmp.execute('migrate-incoming', { uri })
+    const first = await firstCounter(vm)
+    expect(first - before).toBeLessThan(20)
+    expect(await vm.migrated(['completed', 'failed'])).toBe('completed')
+    await vm.progress(5)
+  })
+
+  it('needs the capability for postcopy, or says what is wrong', async () => {
+    await using vm = await Vm.start({ folder, name: 'incapable', incoming: 'defer' })
+    const uri = `exec:${snap} -p 0 load ${file} 2>${at('incapable.txt')}`
+    await vm.qmp.execute('migrate-incoming', { uri })
+    await until(() => vm.child.exitCode !== null)
+    expect(vm.output).toContain('RAM postcopy is disabled')
+    await until(() => /QEMU has closed/.test(readFileSync(at('incapable.txt'), 'utf8')))
+  })
+
+  it('is loaded on when the loader was killed', async () => {
+    await using vm = await Vm.start({ folder, name: 'recover', incoming: 'defer' })
+    await vm.capabilities('postcopy-ram')
+    const pid = at('loader.pid')
+    const slow = `exec:echo $$ >${pid}; ${snap} -p 0 --speed 1M load ${file}`
+    await vm.qmp.execute('migrate-incoming', { uri: slow })
+    await vm.migrated(['postcopy-active'])
+    await vm.progress(2)
+    await runFile('sh', ['-c', `kill -9 $(cat ${pid})`])
+    await vm.migrated(['postcopy-paused'])
+    await sleep(100)
+    await vm.qmp.execute('migrate-recover', { uri: `exec:${snap} --recover load ${file}` })
+    expect(await vm.migrated(['completed', 'failed'])).toBe('completed')
+    await vm.progress(5)
+  })
+})
+
+qemuSystem.describe('RAM that changes while it is saved', () => {
+  it.each([
+    ['pages', []],
+    ['deltas', ['xbzrle']],
+    ['compressed pages', ['compress']],
+  ])('is what the guest had at the end: %s', async (name, capabilities) => {
+    await using vm = await Vm.start({ folder, name: 'busy', guest: 'guest2' })
+    const file = at(`${name.slice(0, 5)}.qcow2`)
+    await vm.progress(5)
+    if (capabilities.length > 0) await vm.capabilities(...capabilities)
+    const slow = { 'max-bandwidth': 60e6, 'downtime-limit': 1, 'xbzrle-cache-size': 2 ** 27 }
+    await vm.qmp.execute('migrate-set-parameters', slow)
+    await vm.qmp.execute('migrate', { uri: `exec:${snap} -s 1G save ${file}` })
+    await sleep(2500)
+    const fast = { 'max-bandwidth': 3e9, 'downtime-limit': 500 }
+    await vm.qmp.execute('migrate-set-parameters', fast)
+    expect(await vm.migrated(['completed', 'failed'])).toBe('completed')
+    const expected = await vm.physical(folder, 0x100000, 127 * 1024 * 1024)
+    await until(() => existsSync(file))
+    await qemuImg.run('convert', '-O', 'raw', file, at('ram.raw'))
+    const found = await open(at('ram.raw'))
+    const saved = Buffer.alloc(expected.length)
+    await found.read(saved, 0, saved.length, 0x100000)
+    await found.close()
+    expect(Buffer.compare(saved, expected)).toBe(0)
+  })
+})
+
+qemuSystem.describe('the return path', () => {
+  it('is told when the snapshot is complete, which QEMU waits for', async () => {
+    await using vm = await Vm.start({ folder, name: 'return' })
+    await vm.progress(3)
+    await vm.capabilities('return-path')
+    const file = at('return.qcow2')
+    await saveGuest(vm, file)
+    expect(existsSync(file)).toBe(true)
+    await using next = await Vm.start({
+      ...{ folder, name: 'returned', incoming: `exec:${snap} load ${file}` },
+    })
+    await next.progress(3)
+  })
+})
+
+qemuSystem.describe('sockets', () => {
+  it('take the place of pipes', async () => {
+    await using vm = await Vm.start({ folder, name: 'socket' })
+    await vm.progress(3)
+    await vm.capabilities('background-snapshot')
+    const file = at('socket.qcow2')
+    const socket = at('stream.sock')
+    const saving = startVarve(['snap', '-s', '1G', `--uri=unix:${socket}`, 'save', file])
+    await until(() => existsSync(socket))
+    await vm.qmp.execute('migrate', { uri: `unix:${socket}` })
+    expect(await vm.migrated(['completed', 'failed'])).toBe('completed')
+    expect((await saving.ended).stderr).toBe('')
+    await using next = await Vm.start({ folder, name: 'socketed', incoming: 'defer' })
+    await next.capabilities('postcopy-ram')
+    await next.qmp.execute('migrate-incoming', { uri: `unix:${socket}` })
+    const loading = startVarve(['snap', '-p', '10', `--uri=unix:${socket}`, 'load', file])
+    expect((await loading.ended).stderr).toBe('')
+    await next.progress(3)
+    expect(await next.migrated(['completed', 'failed'])).toBe('completed')
+  })
+})
+
+qemuSystem.describe('a saver that fails', () => {
+  const small = at('small')
+
+  it.each([
+    ['an option that does not exist', (file: string) => `${snap} --sise 1G save ${file}`],
+    ['an image that is too small', (file: string) => `${snap} -s 64M save ${file}`],
+    ['a folder that does not exist', (file: string) => `${snap} -s 1G save ${small}/${file}`],
+  ])('leaves the guest running: %s', async (_, command) => {
+    await using vm = await Vm.start({ folder, name: 'failing' })
+    await vm.progress(3)
+    await vm.capabilities('background-snapshot')
+    const file = at('failed.qcow2')
+    await vm.qmp.execute('migrate', { uri: `exec:${command(file)} 2>${at('failed.txt')}` })
+    await vm.migrated(['completed', 'failed'])
+    await vm.progress(5)
+    expect(existsSync(file)).toBe(false)
+    expect(readFileSync(at('failed.txt'), 'utf8')).toMatch(/^varve-snap: /)
+  })
+
+  it('leaves the guest running when it is killed', async () => {
+    await using vm = await Vm.start({ folder, name: 'killing' })
+    await vm.progress(3)
+    await vm.qmp.execute('migrate-set-parameters', { 'max-bandwidth': 20e6 })
+    const pid = at('saver.pid')
+    const file = at('killed.qcow2')
+    await vm.qmp.execute('migrate', { uri: `exec:echo $$ >${pid}; ${snap} -s 1G save ${file}` })
+    await sleep(1000)
+    await runFile('sh', ['-c', `kill -9 $(cat ${pid})`])
+    expect(await vm.migrated(['completed', 'failed'])).toBe('failed')
+    await vm.progress(5)
+    expect(existsSync(file)).toBe(false)
+  })
+})
