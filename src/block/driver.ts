@@ -1,6 +1,7 @@
 /** How a driver presents itself to the graph: its name, its options, and how it opens. */
 import type { ByteRange } from '../bytes/range.ts'
 import type { BlockLayer, ChildRole, Io, StoredBitmap } from './layer.ts'
+import type { ThrottleGroup } from './throttle-group.ts'
 
 /** A node by name, or the options of a node to be opened for this purpose alone. */
 export type NodeReference = string | NodeOptions
@@ -49,6 +50,8 @@ export interface OpenContext extends Io {
    */
   implied(role: ChildRole, filename: string, format: string | undefined): Promise<BlockLayer>
   readonly secrets?: SecretSource
+  /** The throttle group of that id; undefined when there is none. */
+  readonly throttleGroup?: (id: string) => ThrottleGroup | undefined
 }
 
 export interface BlockDriver<Options = unknown, CreateOptions = unknown> {

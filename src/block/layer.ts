@@ -139,6 +139,12 @@ export interface Abilities {
    * already, or still. Runs alone; when it rejects everything is as before.
    */
   setReadOnly?(readOnly: boolean, io: Io): Promise<void>
+  /**
+   * The graph waits for all requests in flight: a layer that holds some up lets them go, and holds
+   * none, until as many calls of `drainEnds`. Also called before the layer is closed.
+   */
+  drainBegins?(): void
+  drainEnds?(): void
   /** What the layer uses and shares on a child; undefined where that is the usual of the role. */
   childPermissions?(role: ChildRole, needs: Permissions): Permissions | undefined
 }

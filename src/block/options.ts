@@ -3,6 +3,7 @@
  * Each option is taken once; `finish` refuses what nobody asked for, so a typing error is heard.
  */
 import { BlockError } from '../errors.ts'
+import type { NodeReference } from './driver.ts'
 
 export class OptionReader {
   readonly #left: Map<string, unknown>
@@ -112,6 +113,15 @@ function leafName(name: string, value: unknown): string {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return name
   for (const [key, member] of Object.entries(value)) return leafName(`${name}.${key}`, member)
   return name
+}
+
+/** The node that a filter or format stands on. */
+export function takeFile(reader: OptionReader, name = 'file'): NodeReference {
+  const reference = reader.take(name)
+  if (reference !== undefined) return reference as NodeReference
+  throw new BlockError('INVALID_ARGUMENT', `A block device must be specified for "${name}"`, {
+    errno: 'EINVAL',
+  })
 }
 
 /**

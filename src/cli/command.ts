@@ -1,6 +1,7 @@
 /** What a command gets from the process that runs it, and what it gives back. */
 import type { Readable, Writable } from 'node:stream'
 import type { SecretTable } from '../block/secrets.ts'
+import type { ThrottleGroupTable } from '../block/throttle-options.ts'
 
 export interface CliIo {
   readonly stdin: Readable
@@ -22,4 +23,6 @@ export interface NamedIo extends CliIo {
   readonly program: string
   /** What `--object secret,…` has made. */
   readonly secrets?: SecretTable
+  /** What `--object throttle-group,…` has made. */
+  readonly throttleGroups?: ThrottleGroupTable
 }

@@ -5,6 +5,7 @@
  */
 import { createInterface } from 'node:readline'
 import { SecretTable } from '../block/secrets.ts'
+import { ThrottleGroupTable } from '../block/throttle-options.ts'
 import { BlockError, firstFailure } from '../errors.ts'
 import type { CliIo, NamedIo } from './command.ts'
 import { OptionParser } from './getopt.ts'
@@ -15,7 +16,7 @@ import { type ImageSettings, settingsFromOptions } from './io/image.ts'
 import { CommandError } from './io/outcome.ts'
 import { runLine, Session } from './io/session.ts'
 import { usage } from './io/usage.ts'
-import { addSecretOption } from './object-option.ts'
+import { addImageObject } from './object-option.ts'
 import { version } from './version.ts'
 
 const program = 'varve-io'
@@ -64,6 +65,7 @@ function named(cli: CliIo): NamedIo {
   return Object.create(cli, {
     program: { value: program },
     secrets: { value: new SecretTable() },
+    throttleGroups: { value: new ThrottleGroupTable() },
   }) as NamedIo
 }
 
@@ -104,7 +106,7 @@ function parseCommandLine(args: readonly string[], io: NamedIo): CommandLine | n
 
 function accept(name: string, argument: string, options: Map<string, string>, io: NamedIo): void {
   if (name === 'object') {
-    if (io.secrets) addSecretOption(argument, io.secrets)
+    addImageObject(argument, io)
     return
   }
   if (name === 'T') throw failure('tracing (-T) is not supported')

@@ -1,5 +1,6 @@
 /** `varve nbd`: the command line of qemu-nbd. */
 import { SecretTable } from '../block/secrets.ts'
+import { ThrottleGroupTable } from '../block/throttle-options.ts'
 import { BlockError } from '../errors.ts'
 import { inBackground, reportRunning, startInBackground } from './background.ts'
 import type { CliIo, NamedIo } from './command.ts'
@@ -15,6 +16,7 @@ export async function run(args: string[], shared: CliIo): Promise<number> {
   const io: NamedIo = Object.assign(Object.create(shared), {
     program: 'varve-nbd',
     secrets: new SecretTable(),
+    throttleGroups: new ThrottleGroupTable(),
   })
   try {
     return await dispatch(args, io)

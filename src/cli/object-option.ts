@@ -1,6 +1,6 @@
 /** `--object TYPE,id=ID,…` of the tools: secrets and, for those who take them, credentials. */
-import type { SecretTable } from '../block/secrets.ts'
 import { BlockError } from '../errors.ts'
+import type { NamedIo } from './command.ts'
 import { parseKeyval } from './keyval.ts'
 
 export interface ObjectOption {
@@ -19,11 +19,12 @@ export function parseObjectOption(text: string): ObjectOption {
   throw invalid("Parameter 'qom-type' is missing")
 }
 
-/** Adds a secret, which is the only kind of object that images know. */
-export function addSecretOption(text: string, secrets: SecretTable): void {
+/** Adds an object of a kind that images know. */
+export function addImageObject(text: string, { secrets, throttleGroups }: NamedIo): void {
   const { type, options } = parseObjectOption(text)
-  if (type === 'secret') secrets.add(options)
-  else throw unknownType(type)
+  const table = type === 'secret' ? secrets : type === 'throttle-group' ? throttleGroups : undefined
+  if (!table) throw unknownType(type)
+  table.add(options)
 }
 
 /** QEMU has it and we do not, or nobody has. */

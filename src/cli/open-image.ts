@@ -18,10 +18,11 @@ import { parseOptionString } from './keyval.ts'
 
 /** A graph for images that the user names and trusts, backing files included. */
 export function imageGraph(io: NamedIo): Graph {
-  const { secrets } = io
+  const { secrets, throttleGroups } = io
   return new Graph({
     drivers,
     secrets: secrets && (async (id) => secrets.get(id)),
+    throttleGroup: (id) => throttleGroups?.get(id),
     policy: allowAll,
     onProbedRaw: (filename) => io.stderr.write(probedRawWarning(filename)),
   })

@@ -39,7 +39,8 @@ const classByCode: Readonly<Record<BlockErrorCode, ErrorClass>> = {
 export function errorReply(error: unknown): ErrorReply {
   if (error instanceof QmpError) return { class: error.class, desc: error.message }
   if (error instanceof BlockError) {
-    return { class: classByCode[error.code], desc: error.message }
+    // What follows the first line is a hint for people at a terminal.
+    return { class: classByCode[error.code], desc: error.message.split('\n')[0] }
   }
   const desc = error instanceof Error ? error.message : String(error)
   return { class: 'GenericError', desc }

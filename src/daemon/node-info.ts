@@ -2,7 +2,7 @@
 import { alignUp } from '../bytes/range.ts'
 import { filenameOf } from '../graph/chain.ts'
 import type { BlockNode } from '../graph/node.ts'
-import { backingOf } from '../graph/status.ts'
+import { backingOf, filteredChild } from '../graph/status.ts'
 import {
   any,
   bool,
@@ -107,11 +107,17 @@ async function describeImages(
     'virtual-size': alignUp(node.size, sectorSize),
     'actual-size': await image?.allocatedSize?.(),
     'cluster-size': image?.clusterSize,
-    'dirty-flag': image?.dirty ?? (node.driver.startsWith('null-') ? undefined : false),
+    'dirty-flag': image?.dirty ?? (bottomOf(node).driver.startsWith('null-') ? undefined : false),
     'backing-filename': recorded?.filename,
     'full-backing-filename': recorded && below ? filenameOf(below) : recorded?.filename,
     'backing-filename-format': recorded?.format,
     'format-specific': image?.specific?.(),
     'backing-image': below && (await describeImages(below, rest)),
   }
+}
+
+/** What a filter, or a stack of them, stands on. */
+function bottomOf(node: BlockNode): BlockNode {
+  const below = filteredChild(node)
+  return below ? bottomOf(below) : node
 }

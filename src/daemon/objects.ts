@@ -1,11 +1,13 @@
 /** Objects that nodes, servers and exports refer to by id: secrets, credentials, I/O threads. */
 import { badIdentifier, duplicate, isIdentifier, noSecret } from '../block/secrets.ts'
+import type { ThrottleGroup } from '../block/throttle-group.ts'
 import { BlockError } from '../errors.ts'
 import type { TlsCredentials } from '../export/nbd/tls.ts'
 
 export type DaemonObject =
   | { readonly type: 'secret'; readonly value: Uint8Array }
   | { readonly type: 'tls-creds-x509'; readonly credentials: TlsCredentials }
+  | { readonly type: 'throttle-group'; readonly group: ThrottleGroup }
   /** Nothing but a name: there is one event loop, and a pool of threads behind it. */
   | { readonly type: 'iothread' }
 
@@ -39,7 +41,18 @@ export class ObjectTable {
     this.#objects.set(id, object)
   }
 
+  /** The ids, in the order they were added. */
+  ids(): Iterable<string> {
+    return this.#objects.keys()
+  }
+
+  throttleGroup(id: string): ThrottleGroup | undefined {
+    const found = this.#objects.get(id)
+    return found?.type === 'throttle-group' ? found.group : undefined
+  }
+
   remove(id: string): void {
+    if (this.throttleGroup(id)?.inUse) throw invalid(`object '${id}' is in use, can not be deleted`)
     if (!this.#objects.delete(id)) throw invalid(`object '${id}' not found`)
   }
 }

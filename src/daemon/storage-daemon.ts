@@ -45,7 +45,8 @@ export class StorageDaemon implements AsyncDisposable {
 
   constructor(options: StorageDaemonOptions = {}) {
     const secrets = async (id: string) => this.objects.secret(id)
-    this.graph = new Graph({ drivers, secrets, ...options })
+    const throttleGroup = (id: string) => this.objects.throttleGroup(id)
+    this.graph = new Graph({ drivers, secrets, throttleGroup, ...options })
     this.exports = new ExportTable(this.graph, (id) => this.emit('BLOCK_EXPORT_DELETED', { id }))
     this.backups = new ArchiveBackups(this.graph, this.jobs)
     let quit = () => {}

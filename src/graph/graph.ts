@@ -30,6 +30,8 @@ export interface GraphOptions {
   readonly onProbedRaw?: (filename: string) => void
   /** Where drivers find the secrets that options name; there are none unless given. */
   readonly secrets?: SecretSource
+  /** Where drivers find throttle groups; there are none unless given. */
+  readonly throttleGroup?: OpenContext['throttleGroup']
 }
 
 /** Who attaches to a node from outside the graph, and for what. */
@@ -144,6 +146,9 @@ export class Graph implements AsyncDisposable {
     for (const each of above) {
       for (const edge of each.parents) if (edge.role === 'root') hold(edge, drain)
     }
+    // What is waited for may be held up further down.
+    const involved = new Set([...above, ...nodes.flatMap((node) => [...withDescendants(node)])])
+    for (const { layer } of involved) layer.drainBegins?.()
     this.#drains.add(drain)
     try {
       await Promise.all(drain.begun)
@@ -154,6 +159,7 @@ export class Graph implements AsyncDisposable {
       this.#drains.delete(drain)
       // Those who came late were told, but nobody has waited for them.
       await Promise.allSettled(drain.begun)
+      for (const { layer } of involved) layer.drainEnds?.()
       for (const edge of drain.held) {
         edge.drain?.end()
         edge.resume()

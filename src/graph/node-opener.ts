@@ -44,6 +44,7 @@ export interface OpenerSettings {
   /** See `GraphOptions`. */
   readonly onProbedRaw?: (filename: string) => void
   readonly secrets?: SecretSource
+  readonly throttleGroup?: OpenContext['throttleGroup']
 }
 
 /** What an opening inherits from those above it. */
@@ -60,6 +61,7 @@ export class NodeOpener {
   readonly #policy: OpenPolicy
   readonly #onProbedRaw: ((filename: string) => void) | undefined
   readonly #secrets: SecretSource | undefined
+  readonly #throttleGroup: OpenContext['throttleGroup']
 
   constructor(shape: GraphShape, settings: OpenerSettings) {
     this.#shape = shape
@@ -67,6 +69,7 @@ export class NodeOpener {
     this.#policy = settings.policy
     this.#onProbedRaw = settings.onProbedRaw
     this.#secrets = settings.secrets
+    this.#throttleGroup = settings.throttleGroup
   }
 
   /** Opens a node, or the whole tree of nodes that its options describe. */
@@ -230,6 +233,7 @@ export class NodeOpener {
       flags: common,
       signal: lineage.signal,
       secrets: this.#secrets,
+      throttleGroup: this.#throttleGroup,
       child: connect,
       implied: async (role, recorded, format) => {
         const image = children.get('file')?.image?.filename

@@ -287,6 +287,7 @@ export class BlockNode implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closed) return
     this.#closed = true
+    this.layer.drainBegins?.()
     await this.#requests.idle()
     try {
       await storeBitmaps(this)

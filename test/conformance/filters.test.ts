@@ -1,5 +1,6 @@
 /** Every filter must be a layer like any other, and change nothing of what a guest reads. */
 import type { NodeOptions } from '../../src/block/driver.ts'
+import { ThrottleGroupTable } from '../../src/block/throttle-options.ts'
 import { drivers } from '../../src/drivers.ts'
 import { Graph } from '../../src/graph/graph.ts'
 import { MemoryLayer } from '../../src/protocol/memory.ts'
@@ -7,6 +8,7 @@ import { type Subject, testLayer } from './layer.ts'
 
 /** Options of a filter whose storage is the node `storage`. */
 const filters: Readonly<Record<string, NodeOptions>> = {
+  throttle: { driver: 'throttle', file: 'storage', 'throttle-group': 'fast' },
   blkdebug: { driver: 'blkdebug', image: 'storage' },
   'blkdebug with limits of its own': {
     driver: 'blkdebug',
@@ -20,12 +22,15 @@ const filters: Readonly<Record<string, NodeOptions>> = {
   },
 }
 
+const groups = new ThrottleGroupTable()
+groups.add({ id: 'fast', limits: { 'bps-total': 1e12, 'iops-total': 1e6 } })
+
 for (const [name, options] of Object.entries(filters)) {
   testLayer(name, async (size) => await openFilter(options, size))
 }
 
 async function openFilter(options: NodeOptions, size: number): Promise<Subject> {
-  const graph = new Graph({ drivers })
+  const graph = new Graph({ drivers, throttleGroup: (id) => groups.get(id) })
   const memory = new MemoryLayer({ size })
   await graph.add('memory', { 'node-name': 'storage', discard: 'unmap' }, async () => memory)
   const { layer } = await graph.open({ ...options, discard: 'unmap', 'node-name': 'filter' })

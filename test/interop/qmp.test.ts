@@ -406,8 +406,6 @@ qsd.describe('QMP', () => {
       'query-backup: ours',
       'backup-cancel: ours',
       'object-add<secret>.loaded: lacking',
-      'object-add<secret>.keyid: lacking',
-      'object-add<secret>.iv: lacking',
       'object-add<tls-creds-x509>.loaded: lacking',
       'object-add<tls-creds-x509>.passwordid: lacking',
       'object-add<tls-creds-x509>.priority: lacking',

@@ -1,5 +1,6 @@
 /** `varve img`: the commands of qemu-img, each in its own file, loaded when asked for. */
 import { SecretTable } from '../../block/secrets.ts'
+import { ThrottleGroupTable } from '../../block/throttle-options.ts'
 import { BlockError, firstFailure } from '../../errors.ts'
 import type { Command, NamedIo } from '../command.ts'
 import { OptionParser } from '../getopt.ts'
@@ -31,6 +32,7 @@ export const img: Command = async (args, shared) => {
   const io: NamedIo = Object.assign(Object.create(shared), {
     program: 'varve-img',
     secrets: new SecretTable(),
+    throttleGroups: new ThrottleGroupTable(),
   })
   try {
     return await run(args, io)

@@ -1,7 +1,6 @@
 /** The options by which several commands are told how to open an image. */
-import type { SecretTable } from '../../block/secrets.ts'
 import type { NamedIo } from '../command.ts'
-import { addSecretOption } from '../object-option.ts'
+import { addImageObject } from '../object-option.ts'
 import { type CacheMode, cacheMode } from '../open-image.ts'
 import type { Arguments } from './arguments.ts'
 import { CommandFailure } from './failure.ts'
@@ -27,12 +26,7 @@ export function targetCache(name: string): CacheMode {
   throw new CommandFailure(`Invalid cache option: ${name}`)
 }
 
-/** `--object`: only secrets mean anything to images. They can be used by any image opened later. */
+/** `--object`: what it makes can be used by any image opened later. */
 export function checkObjects(args: Arguments, io: NamedIo): void {
-  for (const text of args.all('object')) addSecretOption(text, secretsOf(io))
-}
-
-function secretsOf({ secrets }: NamedIo): SecretTable {
-  if (secrets) return secrets
-  throw new TypeError('this command has no place for secrets')
+  for (const text of args.all('object')) addImageObject(text, io)
 }

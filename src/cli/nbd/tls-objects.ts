@@ -31,6 +31,7 @@ function parseObjects(
   for (const text of objects) {
     const { type, options } = parseObjectOption(text)
     if (type === 'secret') io.secrets?.add(options)
+    else if (type === 'throttle-group') io.throttleGroups?.add(options)
     else if (type === 'tls-creds-x509') found.set(...parseCredentials(options))
     else throw unknownType(type)
   }

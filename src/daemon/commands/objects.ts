@@ -1,5 +1,8 @@
 /** Objects: `object-add` and its kind. */
 import { loadSecret } from '../../block/secrets.ts'
+import { ThrottleGroup } from '../../block/throttle-group.ts'
+import { limitNames } from '../../block/throttle-limits.ts'
+import { parseThrottleGroup } from '../../block/throttle-options.ts'
 import { BlockError } from '../../errors.ts'
 import { readTlsCredentials } from '../../export/nbd/tls-files.ts'
 import { command } from '../command.ts'
@@ -43,7 +46,23 @@ const iothreadOptions = object('IothreadProperties', {
   'poll-shrink': hint,
 })
 
-const objectType = enumeration('ObjectType', ['iothread', 'secret', 'tls-creds-x509'])
+const limit = optional(int, 'See `throttle` in the documentation of drivers.')
+const unstableLimit = optional(int, 'The same as a property of its own.', ['unstable'])
+const throttleLimits = object(
+  'ThrottleLimits',
+  Object.fromEntries(limitNames.map((name) => [name, limit])),
+)
+const throttleGroupOptions = object('ThrottleGroupProperties', {
+  limits: optional(throttleLimits, 'What the group is limited to.'),
+  ...Object.fromEntries(limitNames.map((name) => [`x-${name}`, unstableLimit])),
+})
+
+const objectType = enumeration('ObjectType', [
+  'iothread',
+  'secret',
+  'throttle-group',
+  'tls-creds-x509',
+])
 
 /** The options of `object-add` and of `--object`. */
 export const objectOptions = union(
@@ -56,6 +75,7 @@ export const objectOptions = union(
   () => ({
     secret: secretOptions,
     iothread: iothreadOptions,
+    'throttle-group': throttleGroupOptions,
     'tls-creds-x509': tlsOptions,
   }),
 )
@@ -71,6 +91,10 @@ function makeObject(daemon: StorageDaemon, options: Value<typeof objectOptions>)
   switch (options['qom-type']) {
     case 'secret':
       return { type: 'secret', value: loadSecret(options, (id) => daemon.objects.secret(id)) }
+    case 'throttle-group': {
+      const { 'qom-type': _type, id: _id, ...limits } = options
+      return { type: 'throttle-group', group: new ThrottleGroup(parseThrottleGroup(limits)) }
+    }
     case 'iothread':
       return { type: 'iothread' }
     case 'tls-creds-x509': {
@@ -92,6 +116,7 @@ function invalid(message: string): BlockError {
 const parents = {
   iothread: 'event-loop-base',
   secret: 'secret_common',
+  'throttle-group': 'object',
   'tls-creds-x509': 'tls-creds',
 } as const
 
@@ -107,7 +132,7 @@ export const objectCommands = [
     topic: 'Objects',
     doc:
       'Adds an object. A `secret` holds a key or password, a `tls-creds-x509` the ' +
-      'certificates of the NBD server; an `iothread` is accepted since ' +
+      'certificates of the NBD server, a `throttle-group` limits that nodes share; an `iothread` is accepted since ' +
       'command lines name them, but there is one event loop with a pool of threads behind it.',
     args: objectOptions,
     run: (options, { daemon }) => addObject(daemon, options),

@@ -8,6 +8,7 @@ import { jobCommands } from './jobs.ts'
 import { monitorCommands } from './monitor.ts'
 import { nbdCommands } from './nbd.ts'
 import { objectCommands } from './objects.ts'
+import { qomCommands } from './qom.ts'
 import { transactionCommands } from './transaction.ts'
 
 const all: readonly Command[] = [
@@ -20,6 +21,7 @@ const all: readonly Command[] = [
   ...backupCommands,
   ...nbdCommands,
   ...objectCommands,
+  ...qomCommands,
 ]
 
 export const commands: ReadonlyMap<string, Command> = new Map(all.map((each) => [each.name, each]))

@@ -178,6 +178,10 @@ const declared: Readonly<Record<string, ObjectType>> = {
     ),
     'cbw-timeout': optional(uint32, 'Seconds that a copy may take; 0 is no limit.'),
   }),
+  throttle: object('BlockdevOptionsThrottle', {
+    'throttle-group': required(str, 'Id of the group.'),
+    file: fileMember,
+  }),
   vma: object('BlockdevOptionsVma', {
     file: fileMember,
     device: optional(str, 'Which disk of the archive; needed where it holds several.'),
