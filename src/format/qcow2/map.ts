@@ -94,11 +94,11 @@ export class Qcow2Map implements ClusterMap {
     length: number,
     _io: Io,
   ): ClusterAllocation | Promise<ClusterAllocation> {
-    const { l2Tables, layout, corruption } = this.#image
+    const { l2Tables, layout, corruption, frees } = this.#image
     try {
       corruption.refuse()
       const l1Index = layout.l1Index(offset)
-      const own = l2Tables.isOwn(l1Index)
+      const own = l2Tables.isOwn(l1Index) && frees.length <= maxPendingFrees
       const table = own ? l2Tables.cached(l2Tables.offsetAt(l1Index)) : undefined
       if (!table) return this.#change(() => this.#allocateSlowly(l1Index, offset, length))
       this.#image.checkTable(table)
@@ -143,6 +143,7 @@ export class Qcow2Map implements ClusterMap {
   }
 
   async writeEncoded(offset: number, source: Uint8Array, io: WriteIo): Promise<void> {
+    await this.#releaseMany()
     const stored = await this.#change(() => this.#image.compressed.write(offset, source))
     if (!stored) await this.#writePlain(offset, source, io)
   }
@@ -259,8 +260,15 @@ export class Qcow2Map implements ClusterMap {
     offset: number,
     length: number,
   ): Promise<ClusterAllocation> {
+    await this.#releaseMany()
     const table = await this.#image.ownTable(l1Index)
     return await this.#allocateIn(table, l1Index, offset, length)
+  }
+
+  /** Nobody has to flush: without this, clusters that wait for a flush would fill the memory. */
+  async #releaseMany(): Promise<void> {
+    const { frees, writeBack } = this.#image
+    if (frees.length > maxPendingFrees) await writeBack.flushChanges()
   }
 
   /** Space for the first clusters of a range. `table` is pinned for the allocation. */
@@ -320,7 +328,7 @@ export class Qcow2Map implements ClusterMap {
     missing: 'create' | 'skip',
     change: (table: Table, index: number, from: number, to: number) => void,
   ): Promise<void> {
-    const { l2Tables, layout, frees, writeBack } = this.#image
+    const { l2Tables, layout } = this.#image
     for (let at = offset; at < end; ) {
       const l1Index = layout.l1Index(at)
       const stop = Math.min(end, (l1Index + 1) * layout.coverage)
@@ -338,7 +346,7 @@ export class Qcow2Map implements ClusterMap {
         }
       }
       at = stop
-      if (frees.length > maxPendingFrees) await writeBack.flushChanges()
+      await this.#releaseMany()
     }
   }
 

@@ -35,6 +35,7 @@ export async function checkImage(request: CheckRequest): Promise<CheckResult> {
   const rebuild = compare(request, report, stored, references)
   if (repair === 'none') {
     for (const fault of references.copiedFaults) report.corruption(fault)
+    report.corruptions += references.furtherCopiedFaults
   } else {
     await mend(request, report, stored, references, rebuild)
   }
@@ -49,7 +50,10 @@ async function countAll(
   stored: StoredCounts,
   mend: boolean,
 ): Promise<References> {
-  const references = await References.count(request, report, { stored: stored.counts, mend })
+  const references = await References.count(request, report, {
+    stored: stored.counts,
+    mend,
+  })
   const clusterSize = 2 ** request.header.clusterBits
   for (const fault of stored.faults) report.corruption(fault)
   for (const [index, offset] of stored.blocks) {
@@ -78,12 +82,15 @@ function compare(
       if (has === 0) rebuild = true
     }
   }
-  return rebuild || sharedBlocks(request, stored, counts)
+  // More references than refcounts have bits for need other refcounts.
+  return rebuild || counts.exceeds(stored.layout.max) || sharedBlocks(request, stored, counts)
 }
 
-/** A block that something else refers to as well cannot be mended in place. */
+/** A block or table that something else refers to as well cannot be mended in place. */
 function sharedBlocks(request: CheckRequest, stored: StoredCounts, counts: Counts): boolean {
-  const clusterSize = 2 ** request.header.clusterBits
+  const { refcountTableOffset, refcountTableClusters, clusterBits } = request.header
+  const clusterSize = 2 ** clusterBits
+  if (!counts.areOne(refcountTableOffset / clusterSize, refcountTableClusters)) return true
   return [...stored.blocks.values()].some((offset) => counts.get(offset / clusterSize) !== 1)
 }
 

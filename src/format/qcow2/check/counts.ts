@@ -59,6 +59,35 @@ export class Counts {
     return true
   }
 
+  /** Whether none of some consecutive clusters has a count. */
+  areZero(first: number, count: number): boolean {
+    for (let start = first; start < first + count; ) {
+      const from = start % pieceLength
+      const end = Math.min(pieceLength, from + first + count - start)
+      const piece = this.#pieces[Math.floor(start / pieceLength)]
+      if (piece && !isZero(piece.subarray(from, end))) return false
+      start += end - from
+    }
+    return true
+  }
+
+  /** Whether any count is above a limit. */
+  exceeds(limit: number): boolean {
+    if (limit < large) return this.max() > limit
+    for (const count of this.#large.values()) if (count > limit) return true
+    return false
+  }
+
+  /** The highest count of all. */
+  max(): number {
+    let highest = 0
+    for (const piece of this.#pieces) {
+      if (piece) for (const count of piece) highest = Math.max(highest, count)
+    }
+    for (const count of this.#large.values()) highest = Math.max(highest, count)
+    return highest
+  }
+
   set(cluster: number, value: number): void {
     this.#pieceOf(cluster)[cluster % pieceLength] = Math.min(value, large)
     if (value >= large) this.#large.set(cluster, value)

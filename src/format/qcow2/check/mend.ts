@@ -53,6 +53,13 @@ export function mendL1Entry(
   return { message, entry: entryOf(nothing ? 0 : clean.high, clean.low), lost: false }
 }
 
+/** For entries that name the header or the L1 table itself. */
+export function mendMisledL1(high: number, low: number): MendedL1 {
+  const offset = offsetOf(high, low)
+  const message = `l2_offset=${offset.toString(16)}: Table is in place of other metadata; L1 entry corrupted`
+  return { message, entry: entryOf(0, 0), lost: true }
+}
+
 export interface MendedL2 {
   readonly message: string | undefined
   readonly high: number
@@ -87,6 +94,14 @@ export function mendL2Entry(
   const message = `found l2 entry with reserved bits set: ${hex64(high, low)}`
   if (offset === 0) return { message, high: 0, low: zero, lost: false, outside: false }
   return { message, ...clean, lost: false, outside: false }
+}
+
+/** For entries that refer to where metadata lies, which is in nobody's way but theirs. */
+export function mendMisled(high: number, low: number, layout: L2Layout): MendedL2 {
+  const compressed = layout.kindOf(high, low) === kind.compressed
+  const offset = compressed ? layout.compressedOffset(high, low) : clusterOf(high, low)
+  const message = `offset=${offset.toString(16)}: Data cluster is in place of metadata; L2 entry corrupted.`
+  return { message, ...emptied(layout), lost: true, outside: false }
 }
 
 function mendCompressed(high: number, low: number, layout: L2Layout, fileSize: number): MendedL2 {

@@ -4,10 +4,11 @@
  * leaves either the one or the other.
  */
 import { viewOf } from '../../../bytes/view.ts'
+import type { Header } from '../header.ts'
 import { entrySize, setShared } from '../l2-table.ts'
-import { maxRefcountTableBytes } from '../limits.ts'
+import { maxRefcountOrder, maxRefcountTableBytes } from '../limits.ts'
 import { hostOffset } from '../offsets.ts'
-import type { RefcountLayout } from '../refcount.ts'
+import { RefcountLayout } from '../refcount.ts'
 import type { CheckRequest } from './check.ts'
 import { type Counts, pieceLength } from './counts.ts'
 import type { CheckedImage, References } from './references.ts'
@@ -20,10 +21,17 @@ export async function rebuildRefcounts(
   { counts }: References,
 ): Promise<void> {
   forgetOldStructures(request, stored, counts)
-  await writeRefcounts(request, stored.layout, counts, {
-    first: clustersOf(request),
-    refcountOrder: request.header.refcountOrder,
-  })
+  const { header } = request
+  const refcountOrder = orderFor(header, counts.max())
+  const layout = new RefcountLayout(refcountOrder, 2 ** header.clusterBits)
+  await writeRefcounts(request, layout, counts, { first: clustersOf(request), refcountOrder })
+}
+
+/** Wider refcounts where damage, or its repair, has led to more references than there were. */
+function orderFor({ version, refcountOrder }: Header, highest: number): number {
+  let order = refcountOrder
+  while (version >= 3 && order < maxRefcountOrder && highest > 2 ** (2 ** order) - 1) order++
+  return order
 }
 
 export interface NewRefcounts {

@@ -24,8 +24,8 @@ import {
 } from '../l2-table.ts'
 import { readSnapshotTable } from '../snapshot-table.ts'
 import { Counts } from './counts.ts'
-import { mendL1Entry, mendL2Entry, mendSubclusters } from './mend.ts'
-import type { Report } from './report.ts'
+import { mendL1Entry, mendL2Entry, mendMisled, mendMisledL1, mendSubclusters } from './mend.ts'
+import { maxMessages, type Report } from './report.ts'
 
 export interface CheckedImage {
   readonly file: ImageFile
@@ -59,6 +59,8 @@ export class References {
   incomplete = false
   /** Flags that do not agree with the refcounts; they are reported after the refcounts are. */
   readonly copiedFaults: string[] = []
+  /** More of them, which are not told one by one. */
+  furtherCopiedFaults = 0
   readonly #image: CheckedImage
   readonly #report: Report
   readonly #options: ReferenceOptions
@@ -68,6 +70,12 @@ export class References {
   /** The L2 table that is looked at: one after the other is read into it. */
   readonly #table: Uint8Array
   readonly #tables = new Map<number, SharedTable>()
+  /**
+   * Clusters of the header and of the active L1 table: what an entry says to be there is surely
+   * not the guest's. The places of other tables may be what is wrong, and refcounts can be written
+   * anew elsewhere.
+   */
+  readonly #fixed = new Counts()
   readonly #bitmapTables = new Map<number, number>()
 
   private constructor(image: CheckedImage, report: Report, options: ReferenceOptions) {
@@ -86,12 +94,15 @@ export class References {
   ): Promise<References> {
     const references = new References(image, report, options)
     const { header } = image
-    references.region(0, references.#layout.clusterSize, 1)
+    const { clusterSize } = references.#layout
+    references.#fix(0, clusterSize)
+    references.#fix(header.l1TableOffset, header.l1Size * entrySize)
+    references.region(0, clusterSize, 1)
     await references.#l1Table(header.l1TableOffset, header.l1Size, 1, true)
     await references.#snapshots()
     for (const [offset, table] of references.#tables) await references.#l2Table(offset, table)
     await references.#bitmaps()
-    const tableBytes = header.refcountTableClusters * references.#layout.clusterSize
+    const tableBytes = header.refcountTableClusters * clusterSize
     references.region(header.refcountTableOffset, tableBytes, 1)
     return references
   }
@@ -112,6 +123,14 @@ export class References {
       'ERROR: counting reference for region exceeding the end of the file by one cluster or more: ' +
         `offset 0x${offset.toString(16)} size 0x${length.toString(16)}`,
     )
+  }
+
+  #fix(offset: number, length: number): void {
+    if (length === 0) return
+    const { clusterSize } = this.#layout
+    const first = Math.floor(offset / clusterSize)
+    const end = Math.min(this.#clusters, Math.ceil((offset + length) / clusterSize))
+    if (end > first) this.#fixed.addRange(first, end - first, 1)
   }
 
   async #snapshots(): Promise<void> {
@@ -143,20 +162,24 @@ export class References {
       const low = lowOf(view, index)
       if (high === 0 && low === 0) continue
       const mended = this.#l1Fault(high, low)
-      if (mended === undefined) {
-        this.#noteTable(index, high, low, times, active)
-      } else if (this.#options.mend) {
-        const at = offset + index * entrySize
-        await this.#image.file.write(at, mended)
-        const own = viewOf(mended)
-        this.#noteTable(index, highOf(own, 0), lowOf(own, 0), times, active)
+      if (mended && this.#options.mend) {
+        await this.#image.file.write(offset + index * entrySize, mended)
       }
+      // Marks that must not be there do not keep anybody from following the entry.
+      const own = mended ? viewOf(mended) : undefined
+      const [ownHigh, ownLow] = own ? [highOf(own, 0), lowOf(own, 0)] : [high, low]
+      this.#noteTable(index, ownHigh, ownLow, times, active)
     }
   }
 
   /** Reports a broken L1 entry; what to put in its place, or undefined when it is sound. */
   #l1Fault(high: number, low: number): Uint8Array | undefined {
-    const found = mendL1Entry(high, low, this.#layout.clusterSize, this.#clusters)
+    const { clusterSize } = this.#layout
+    const found =
+      mendL1Entry(high, low, clusterSize, this.#clusters) ??
+      (this.#options.mend && this.#fixed.get(offsetOf(high, low) / clusterSize) > 0
+        ? mendMisledL1(high, low)
+        : undefined)
     if (!found) return undefined
     this.incomplete ||= found.lost
     this.#report.corruption(found.message, this.#options.mend)
@@ -173,8 +196,9 @@ export class References {
     if (!active) return
     const refcount = this.#options.stored.get(offset / this.#layout.clusterSize)
     if (isCopied(high) !== (refcount === 1)) {
-      this.copiedFaults.push(
-        `OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${hex64(high, low)} refcount=${refcount}`,
+      this.#copiedFault(
+        () =>
+          `OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${hex64(high, low)} refcount=${refcount}`,
       )
     }
   }
@@ -198,7 +222,11 @@ export class References {
         index += run - 1
         continue
       }
-      if (this.#layout.faultAt(view, index) !== undefined || this.#isOutside(high, low)) {
+      if (
+        this.#layout.faultAt(view, index) !== undefined ||
+        this.#isOutside(high, low) ||
+        this.#isMisled(high, low)
+      ) {
         if (this.#l2Fault(view, index)) mended = true
         high = highOf(view, word)
         low = lowOf(view, word)
@@ -223,6 +251,7 @@ export class References {
     const limit = Math.min(entries - index, this.#clusters - first)
     if (first === 0 || limit <= 0) return 0
     const run = countRun(view, index, limit, high, low, clusterSize)
+    if (this.#options.mend && !this.#fixed.areZero(first, run)) return 0
     return this.#options.stored.areOne(first, run) ? run : 0
   }
 
@@ -282,9 +311,14 @@ export class References {
   #checkFlag(high: number, low: number, cluster: number): void {
     const refcount = this.#options.stored.get(cluster)
     if (isCopied(high) === (refcount === 1)) return
-    this.copiedFaults.push(
-      `OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${refcount}`,
+    this.#copiedFault(
+      () => `OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${refcount}`,
     )
+  }
+
+  #copiedFault(text: () => string): void {
+    if (this.copiedFaults.length < maxMessages) this.copiedFaults.push(text())
+    else this.furtherCopiedFaults++
   }
 
   #isOutside(high: number, low: number): boolean {
@@ -294,17 +328,35 @@ export class References {
     return clusterOf(high, low) >= this.#clusters * this.#layout.clusterSize
   }
 
+  /** When mending: whether an entry refers to what is the image's own. */
+  #isMisled(high: number, low: number): boolean {
+    const { clusterSize } = this.#layout
+    const entryKind = this.#layout.kindOf(high, low)
+    if (!this.#options.mend || entryKind === kind.unallocated || entryKind === kind.zeroPlain) {
+      return false
+    }
+    const compressed = entryKind === kind.compressed
+    const offset = compressed ? this.#layout.compressedOffset(high, low) : clusterOf(high, low)
+    const length = compressed ? this.#layout.compressedLength(high, low) : clusterSize
+    const first = Math.floor(offset / clusterSize)
+    const end = Math.min(this.#clusters, Math.ceil((offset + length) / clusterSize))
+    return !this.#fixed.areZero(first, end - first)
+  }
+
   /** Reports a broken entry and, if that is wanted, mends it in `view`. */
   #l2Fault(view: DataView, index: number): boolean {
     const { mend } = this.#options
     const word = this.#layout.wordOf(index)
     const high = highOf(view, word)
     const low = lowOf(view, word)
-    if (this.#layout.faultOf(high, low) === undefined && !this.#isOutside(high, low)) {
+    const sound = this.#layout.faultOf(high, low) === undefined && !this.#isOutside(high, low)
+    if (sound && !this.#isMisled(high, low)) {
       this.#report.corruption(mendSubclusters(view, index, this.#layout), mend)
       return mend
     }
-    const mended = mendL2Entry(high, low, this.#layout, this.#image.file.size)
+    const mended = sound
+      ? mendMisled(high, low, this.#layout)
+      : mendL2Entry(high, low, this.#layout, this.#image.file.size)
     this.incomplete ||= mended.lost
     // What lies behind the end of the file is reported when it is counted.
     if (mended.message !== undefined && (mend || !mended.outside)) {

@@ -2,7 +2,7 @@
 import type { CheckResult } from '../../../block/layer.ts'
 
 /** Lines kept; an image can be made to have more faults than memory has room for. */
-const maxMessages = 100_000
+export const maxMessages = 100_000
 
 export class Report {
   corruptions = 0

@@ -1,4 +1,9 @@
-/** The refcounts that an image has, all of them, and the blocks that hold them. */
+/**
+ * The refcounts that an image has, all of them, and the blocks that hold them. A table can name one
+ * block a million times, or blocks for clusters that the file does not have: each block is read
+ * once, for the first entry that names it, and only if it counts clusters of the file. An entry that
+ * names a block again is found when references are counted, and has all refcounts written anew.
+ */
 import { plainIo } from '../../../block/layer.ts'
 import { viewOf } from '../../../bytes/view.ts'
 import { rawOf } from '../l2-table.ts'
@@ -6,11 +11,14 @@ import { RefcountLayout } from '../refcount.ts'
 import { Counts } from './counts.ts'
 import type { CheckedImage } from './references.ts'
 
+/** Broken entries that are told one by one. */
+const maxFaults = 10_000
+
 export interface StoredCounts {
   readonly counts: Counts
   /** Offsets of the blocks that can be read, by their index. */
   readonly blocks: ReadonlyMap<number, number>
-  /** What is wrong with entries of the refcount table. */
+  /** What is wrong with entries of the refcount table; not all of it where it is very much. */
   readonly faults: readonly string[]
   readonly layout: RefcountLayout
 }
@@ -30,12 +38,17 @@ export async function readStoredCounts(image: CheckedImage): Promise<StoredCount
     if (offset === 0) continue
     const fault = blockFault(index, offset, clusterSize, file.size)
     if (fault === undefined) blocks.set(index, offset)
-    else faults.push(fault)
+    else if (faults.length < maxFaults) faults.push(fault)
   }
+  const clusters = clustersOf(image)
   const block = new Uint8Array(clusterSize)
+  const seen = new Set<number>()
   for (const [index, offset] of blocks) {
+    const first = index * layout.entries
+    if (first >= clusters || seen.has(offset)) continue
+    seen.add(offset)
     await file.read(offset, block, plainIo)
-    readBlock(layout, viewOf(block), index * layout.entries, clustersOf(image), counts)
+    readBlock(layout, viewOf(block), first, clusters, counts)
   }
   return { counts, blocks, faults, layout }
 }
