@@ -42,6 +42,11 @@ export const events: readonly EventDefinition[] = [
     }),
   },
   {
+    name: 'BLOCK_JOB_READY',
+    doc: 'The copy of a job is complete, and kept so: it can be completed.',
+    data: object('BlockJobReadyData', blockJob),
+  },
+  {
     name: 'BLOCK_JOB_CANCELLED',
     doc: 'A job was cancelled and has taken back what it did.',
     data: object('BlockJobCancelledData', blockJob),

@@ -8,6 +8,7 @@ type Emit = (event: string, data: Readonly<Record<string, unknown>>) => void
 export function reportJobs(jobs: JobTable, emit: Emit): void {
   jobs.on('job', (job) => {
     job.on('completed', () => reportEnd(job, emit))
+    job.on('ready', () => emit('BLOCK_JOB_READY', describe(job)))
     job.on('error', ({ operation, action }) => {
       emit('BLOCK_JOB_ERROR', { device: job.id, operation, action })
     })
@@ -23,10 +24,13 @@ export function reportJobs(jobs: JobTable, emit: Emit): void {
 function reportEnd(job: Job, emit: Emit): void {
   // Creating an image is a job without a disk of its own.
   if (job.type === 'create') return
+  if (job.cancelled) emit('BLOCK_JOB_CANCELLED', describe(job))
+  else emit('BLOCK_JOB_COMPLETED', { ...describe(job), error: jobError(job) })
+}
+
+function describe(job: Job) {
   const { current, total } = job.progress
-  const data = { device: job.id, len: total, offset: current, speed: job.speed, type: job.type }
-  if (job.cancelled) emit('BLOCK_JOB_CANCELLED', data)
-  else emit('BLOCK_JOB_COMPLETED', { ...data, error: jobError(job) })
+  return { device: job.id, len: total, offset: current, speed: job.speed, type: job.type }
 }
 
 /** Why a job failed, for people; undefined when it has not. */

@@ -2,7 +2,9 @@
  * Works through what a `BlockCopy` still has to copy, in ascending order, with a bounded number of
  * pieces in flight. What storage says to be zeroes, or not allocated, is not read.
  */
-import { type BlockCopy, CopyError, maxCopyLength } from '../block/block-copy.ts'
+
+import type { Bitset } from '../bitmap/bitset.ts'
+import { CopyError, maxCopyLength } from '../block/block-copy.ts'
 import type { Io } from '../block/layer.ts'
 import { GiB } from '../bytes/range.ts'
 import type { BlockNode } from '../graph/node.ts'
@@ -15,12 +17,44 @@ const workers = 8
 /** Longest run that is passed over in one step: progress and cancelling stay lively. */
 const maxSkipLength = GiB
 
+/** What is done to ranges; each verb deals with the whole of its range, or throws `CopyError`. */
+export interface Copier {
+  /** Bytes; a power of two. */
+  readonly clusterSize: number
+  /** Bytes of the disk. */
+  readonly size: number
+  /** Clusters that nobody has dealt with yet. */
+  readonly todo: Bitset
+  copy(offset: number, length: number, io: Io): Promise<void>
+  /** The range reads as zeroes. */
+  copyZeroes(offset: number, length: number, io: Io): Promise<void>
+  /** The range need not be copied. */
+  dismiss(offset: number, length: number, io: Io): Promise<void>
+}
+
+/** The first run of a range: to be copied, known to be zeroes, or no part of the copy. */
+export interface CopyRun {
+  readonly kind: 'data' | 'zero' | 'absent'
+  readonly length: number
+}
+
+export type CopyStatus = (offset: number, length: number, io: Io) => Promise<CopyRun>
+
+/** Everything that a disk shows; with `onlyTop`, what its own image holds. */
+export function statusOf(source: BlockNode, onlyTop: boolean): CopyStatus {
+  return async (offset, length, io) => {
+    if (onlyTop) {
+      const run = await source.extentAt(offset, length, io)
+      if (run.kind === 'backing') return { kind: 'absent', length: run.length }
+    }
+    const run = await chainExtentAt(source, offset, length, io)
+    return { kind: run.zero ? 'zero' : 'data', length: run.length }
+  }
+}
+
 export interface CopyLoopOptions {
-  readonly copy: BlockCopy
-  /** The node below the filter, whose status is asked. */
-  readonly source: BlockNode
-  /** Only what is allocated in the source itself, not in its backing files. */
-  readonly onlyTop: boolean
+  readonly copy: Copier
+  readonly status: CopyStatus
   readonly control: JobControl
   /** Fires when the copy has become pointless. */
   readonly signal: AbortSignal
@@ -84,12 +118,12 @@ class CopyLoop {
 
   /** Skips, zeroes or copies the first run of a piece; returns its length. */
   async #dealRun(offset: number, length: number): Promise<number> {
-    const { copy, source, onlyTop, control } = this.#options
+    const { copy, control } = this.#options
     const { clusterSize, size } = copy
     // The longest look ahead only where this worker is the foremost one.
     const foremost = this.#cursor === offset + alignedLength(length, clusterSize)
     const reach = foremost ? Math.min(maxSkipLength, size - offset) : length
-    const run = await this.#readStatus(source, offset, reach, onlyTop)
+    const run = await this.#readStatus(offset, reach)
     if (run.kind !== 'data') {
       const whole = wholeClusters(offset, run.length, clusterSize, size)
       if (whole > 0) {
@@ -100,24 +134,16 @@ class CopyLoop {
         return whole
       }
     }
-    await control.throttle(length)
-    await copy.copy(offset, length, this.#io)
-    return length
+    // Of a cluster that is data in part, all is copied.
+    const part = Math.min(length, alignedLength(run.length, clusterSize))
+    await control.throttle(part)
+    await copy.copy(offset, part, this.#io)
+    return part
   }
 
-  async #readStatus(
-    source: BlockNode,
-    offset: number,
-    length: number,
-    onlyTop: boolean,
-  ): Promise<{ kind: 'data' | 'zero' | 'absent'; length: number }> {
+  async #readStatus(offset: number, length: number): Promise<CopyRun> {
     try {
-      if (onlyTop) {
-        const run = await source.extentAt(offset, length, this.#io)
-        if (run.kind === 'backing') return { kind: 'absent', length: run.length }
-      }
-      const run = await chainExtentAt(source, offset, length, this.#io)
-      return { kind: run.zero ? 'zero' : 'data', length: run.length }
+      return await this.#options.status(offset, length, this.#io)
     } catch (error) {
       throw new CopyError('source', offset, error)
     }

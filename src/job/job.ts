@@ -8,6 +8,7 @@
  */
 import { EventEmitter } from 'node:events'
 import { BlockError, errnoOf } from '../errors.ts'
+import { deferred } from './deferred.ts'
 import { RateLimit } from './rate-limit.ts'
 import type { JobTransaction } from './transaction.ts'
 
@@ -17,6 +18,8 @@ export type JobStatus =
   | 'created'
   | 'running'
   | 'paused'
+  | 'ready'
+  | 'standby'
   | 'waiting'
   | 'pending'
   | 'aborting'
@@ -25,8 +28,11 @@ export type JobStatus =
 
 const successors: Readonly<Record<JobStatus, readonly JobStatus[]>> = {
   created: ['running', 'aborting', 'null'],
-  running: ['paused', 'waiting', 'aborting'],
+  running: ['paused', 'ready', 'waiting', 'aborting'],
   paused: ['running'],
+  // Ready: source and target are the same, and kept so until `complete` or `cancel`.
+  ready: ['standby', 'waiting', 'aborting'],
+  standby: ['ready'],
   waiting: ['pending', 'aborting'],
   pending: ['concluded', 'aborting'],
   aborting: ['concluded'],
@@ -44,11 +50,11 @@ export type JobVerb =
   | 'dismiss'
 
 const permitted: Readonly<Record<JobVerb, readonly JobStatus[]>> = {
-  cancel: ['created', 'running', 'paused', 'waiting', 'pending'],
-  pause: ['created', 'running', 'paused'],
-  resume: ['created', 'running', 'paused'],
-  'set-speed': ['created', 'running', 'paused', 'waiting', 'pending'],
-  complete: ['created'],
+  cancel: ['created', 'running', 'paused', 'ready', 'standby', 'waiting', 'pending'],
+  pause: ['created', 'running', 'paused', 'ready', 'standby'],
+  resume: ['created', 'running', 'paused', 'ready', 'standby'],
+  'set-speed': ['created', 'running', 'paused', 'ready', 'standby', 'waiting', 'pending'],
+  complete: ['created', 'ready', 'standby'],
   finalize: ['pending'],
   dismiss: ['concluded'],
 }
@@ -87,6 +93,12 @@ export interface JobControl {
   readonly signal: AbortSignal
   /** Waits while the job is paused. To be passed before each piece of work. */
   pausePoint(): Promise<void>
+  /** From now on the job can be completed, and cancelled softly. */
+  ready(): void
+  /** How the user wants a job that is ready to end: with its effect, or without; if already. */
+  readonly ending: 'complete' | 'leave' | undefined
+  /** Waits for `event`; shorter when the job is to pause, to end, or has been cancelled. */
+  wait(event: Promise<unknown>): Promise<void>
   /** For work that others do: only pauses, when asked to, until `signal` fires; then rejects. */
   rest(signal: AbortSignal): Promise<never>
   /** Waits until the speed limit allows `bytes` more. */
@@ -110,6 +122,8 @@ export interface JobProgress {
 interface JobEvents {
   status: [JobStatus]
   error: [{ readonly operation: 'read' | 'write'; readonly action: ErrorAction; error: unknown }]
+  /** It can be completed now. */
+  ready: []
   /** The work has ended, well or not; comes before `concluded`. */
   completed: []
   cancelled: []
@@ -136,8 +150,10 @@ export class Job extends EventEmitter<JobEvents> {
   #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok'
   #wake: (() => void) | undefined
   #resumed: Promise<void> | undefined
-  /** Told that a pause has begun. */
-  #onHold: (() => void) | undefined
+  /** How a job that is ready is to end. */
+  #ending: 'complete' | 'leave' | undefined
+  /** Settles when something is asked of the job. */
+  #attention = deferred()
   #settle!: { resolve(): void; reject(error: unknown): void }
   #finalize: (() => void) | undefined
 
@@ -212,14 +228,28 @@ export class Job extends EventEmitter<JobEvents> {
     this.#letGo()
   }
 
-  /** Ends the job and takes its effects back. Settles when it has concluded. */
-  async cancel(): Promise<void> {
+  get userPaused(): boolean {
+    return this.#userPaused
+  }
+
+  /**
+   * Ends the job and takes its effects back. Settles when it has concluded. With `soft`, a job
+   * that is ready ends well instead, leaving its copy as it is and everybody where they are.
+   */
+  async cancel({ soft = false }: { readonly soft?: boolean } = {}): Promise<void> {
     this.#check('cancel')
+    if (soft && this.#isReady) {
+      this.#ending ??= 'leave'
+      this.#alert()
+      await this.done.catch(() => {})
+      return
+    }
     this.#cancelled = true
     this.#abort.abort(
       new BlockError('CLOSED', `job '${this.id}' was cancelled`, { errno: 'ECANCELED' }),
     )
     this.#wake?.()
+    this.#alert()
     this.#finalize?.()
     this.emit('cancelled')
     if (this.#status === 'created') await this.#discard()
@@ -235,12 +265,17 @@ export class Job extends EventEmitter<JobEvents> {
     this.#rate.rate = speed
   }
 
-  /** Refused: only jobs with a ready state can be completed. */
+  /** Lets a job that is ready take effect: the copy replaces the original. */
   requestCompletion(): void {
     this.#check('complete')
-    throw new BlockError('BUSY', `The active block job '${this.id}' cannot be completed`, {
-      errno: 'EBUSY',
-    })
+    this.#ending = 'complete'
+    this.#alert()
+  }
+
+  /** `requestCompletion`, and waits for the end; rejects with the error that ended it. */
+  async complete(): Promise<void> {
+    this.requestCompletion()
+    await this.done
   }
 
   /** Makes the result of a job that waits in `pending` final. */
@@ -254,6 +289,10 @@ export class Job extends EventEmitter<JobEvents> {
   dismiss(): void {
     this.#check('dismiss')
     this.#enter('null')
+  }
+
+  [Symbol.asyncIterator](): AsyncGenerator<JobProgress> {
+    return this.watch()
   }
 
   /** Progress whenever it or the status changes, at most every `intervalMs`, until the end. */
@@ -342,8 +381,21 @@ export class Job extends EventEmitter<JobEvents> {
     this.#settle.reject(error)
   }
 
+  get #isReady(): boolean {
+    return this.#status === 'ready' || this.#status === 'standby'
+  }
+
   #control(): JobControl {
+    const ending = () => this.#ending
     return {
+      get ending() {
+        return ending()
+      },
+      ready: () => {
+        this.#enter('ready')
+        this.emit('ready')
+      },
+      wait: (event) => this.#wait(event),
       signal: this.#abort.signal,
       pausePoint: () => this.#pausePoint(),
       rest: (signal) => this.#rest(signal),
@@ -361,6 +413,7 @@ export class Job extends EventEmitter<JobEvents> {
   async #pausePoint(): Promise<void> {
     while (this.#pauses > 0 && !this.#abort.signal.aborted) {
       if (this.#status === 'running') this.#enter('paused')
+      if (this.#status === 'ready') this.#enter('standby')
       await this.#resumed
     }
     this.#leavePause()
@@ -373,11 +426,21 @@ export class Job extends EventEmitter<JobEvents> {
       signal.throwIfAborted()
       // A pause may have come while the last one ended.
       if (this.#pauses > 0) continue
-      await new Promise<void>((resolve) => {
-        this.#onHold = resolve
+      const aborted = new Promise<void>((resolve) => {
         signal.addEventListener('abort', () => resolve(), { once: true })
       })
+      await this.#wait(aborted)
     }
+  }
+
+  async #wait(event: Promise<unknown>): Promise<void> {
+    if (this.#pauses > 0 || this.#abort.signal.aborted) return
+    await Promise.race([event, this.#attention.promise])
+  }
+
+  #alert(): void {
+    this.#attention.resolve()
+    this.#attention = deferred()
   }
 
   async #failed(error: unknown, operation: 'read' | 'write'): Promise<'retry' | 'ignore'> {
@@ -401,7 +464,7 @@ export class Job extends EventEmitter<JobEvents> {
     this.#resumed = new Promise((resolve) => {
       this.#wake = resolve
     })
-    this.#onHold?.()
+    this.#alert()
   }
 
   #letGo(): void {
@@ -410,6 +473,7 @@ export class Job extends EventEmitter<JobEvents> {
 
   #leavePause(): void {
     if (this.#status === 'paused') this.#enter('running')
+    if (this.#status === 'standby') this.#enter('ready')
   }
 
   #check(verb: JobVerb): void {

@@ -8,7 +8,7 @@ import { type CopyBeforeWrite, openCopyBeforeWrite } from '../filter/copy-before
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
-import { runCopyLoop } from './copy-loop.ts'
+import { runCopyLoop, statusOf } from './copy-loop.ts'
 import type { Job, JobControl } from './job.ts'
 
 export type SyncMode = 'full' | 'top' | 'none'
@@ -83,8 +83,7 @@ export class PreservedDisk {
     if (this.#options.sync === 'none') return await control.rest(signal)
     await runCopyLoop({
       copy: this.layer.copy,
-      source: this.source,
-      onlyTop: this.#options.sync === 'top',
+      status: statusOf(this.source, this.#options.sync === 'top'),
       control,
       signal,
     })

@@ -55,7 +55,7 @@ const verbs = {
     run: (job: Job) => begin(job.cancel()),
   },
   complete: {
-    doc: 'Completes a job that is ready. Refused for jobs that are never ready, as backups are.',
+    doc: 'Completes a job that is ready: the copy replaces the original.',
     run: (job: Job) => job.requestCompletion(),
   },
   finalize: {
@@ -88,15 +88,33 @@ function jobCommand(verb: VerbName) {
 function blockJobCommand(verb: VerbName) {
   // QEMU names the job `id` in the two newest of these commands.
   const named = verb === 'finalize' || verb === 'dismiss'
-  const force = { force: optional(bool, 'Of no effect: every cancel takes back what was done.') }
+  const force = {
+    force: optional(
+      bool,
+      'Cancel a job that is ready, or paused, at once. Otherwise one that is ready ends well, ' +
+        'and leaves its copy as it is then.',
+    ),
+  }
   const members = named ? byId : verb === 'cancel' ? { ...byDevice, ...force } : byDevice
   return command<JobArg, never>({
     name: `block-job-${verb}`,
     topic: 'Jobs',
     doc: `As \`job-${verb}\`.`,
     args: object(`BlockJob${verb}Arg`, members as typeof byDevice),
-    run: (args, { daemon }) => verbs[verb].run(blockJob(daemon, args)),
+    run(args, { daemon }) {
+      const job = blockJob(daemon, args)
+      if (verb === 'cancel') return cancelBlockJob(job, args)
+      return verbs[verb].run(job)
+    },
   })
+}
+
+function cancelBlockJob(job: Job, args: JobArg): Promise<void> {
+  const force = 'force' in args && args.force === true
+  if (!force && job.userPaused) {
+    throw new BlockError('BUSY', `The block job for device '${job.id}' is currently paused`)
+  }
+  return begin(job.cancel({ soft: !force }))
 }
 
 function blockJob(daemon: StorageDaemon, args: JobArg): Job {
@@ -168,7 +186,7 @@ function describeBlockJob(job: Job) {
     paused: job.paused,
     speed: job.speed,
     'io-status': job.ioStatus,
-    ready: false,
+    ready: status === 'ready' || status === 'standby',
     status,
     'auto-finalize': !job.options.manualFinalize,
     'auto-dismiss': !job.options.manualDismiss,
