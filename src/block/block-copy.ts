@@ -7,14 +7,16 @@
 
 import { Bitset } from '../bitmap/bitset.ts'
 import { alignDown, alignUp } from '../bytes/range.ts'
-import { isZero } from '../bytes/zero.ts'
-import { type BlockLayer, type Io, plainZeroIo } from './layer.ts'
+import type { Io } from './layer.ts'
 import { RangeLock } from './range-lock.ts'
+import { Transfer, type TransferSource, type TransferTarget } from './transfer.ts'
+
+export { CopyError } from './transfer.ts'
 
 export interface BlockCopyOptions {
-  readonly source: BlockLayer
+  readonly source: TransferSource
   /** At least as long as the source's part that is copied. */
-  readonly target: BlockLayer
+  readonly target: TransferTarget
   /** Bytes; a power of two, at least the target's cluster size. */
   readonly clusterSize: number
   /** Store clusters compressed, by the target's `compressed` ability. */
@@ -27,45 +29,22 @@ export interface BlockCopyOptions {
  */
 export const maxCopyLength = 256 * 1024
 
-/** Buffers kept for the next copies. */
-const spareBuffers = 16
-
-/** Which side of a copy failed: the error policies differ. */
-export type CopySide = 'source' | 'target'
-
-export class CopyError extends Error {
-  override readonly name = 'CopyError'
-  readonly side: CopySide
-  readonly offset: number
-
-  constructor(side: CopySide, offset: number, cause: unknown) {
-    super(cause instanceof Error ? cause.message : String(cause), { cause })
-    this.side = side
-    this.offset = offset
-  }
-}
-
 export class BlockCopy {
   readonly clusterSize: number
   /** Bytes of the disk, as it was when the copy began. */
   readonly size: number
   /** Clusters still to be copied. */
   readonly todo: Bitset
-  readonly #source: BlockLayer
-  readonly #target: BlockLayer
-  readonly #compress: boolean
+  readonly #transfer: Transfer
   readonly #lock = new RangeLock()
-  readonly #bufferLength: number
-  readonly #spare: Buffer[] = []
+  readonly #pieceLength: number
   /** Called with the bytes that were dealt with. */
   onProgress: (bytes: number) => void = () => {}
 
   constructor(options: BlockCopyOptions) {
-    this.#source = options.source
-    this.#target = options.target
-    this.#compress = options.compress ?? false
     this.clusterSize = options.clusterSize
-    this.#bufferLength = Math.max(maxCopyLength, options.clusterSize)
+    this.#pieceLength = Math.max(maxCopyLength, options.clusterSize)
+    this.#transfer = new Transfer({ ...options, maxLength: this.#pieceLength })
     this.size = options.source.size
     this.todo = new Bitset(Math.ceil(this.size / this.clusterSize))
   }
@@ -86,9 +65,7 @@ export class BlockCopy {
     const end = Math.min(this.size, alignUp(offset + length, this.clusterSize))
     if (end <= start) return
     await this.#lock.during(start, end - start, true, io.signal, () =>
-      this.#eachRun(start, end, this.#bufferLength, (from, bytes) =>
-        this.#copyRun(from, bytes, io),
-      ),
+      this.#eachRun(start, end, this.#pieceLength, (from, bytes) => this.#copyRun(from, bytes, io)),
     )
   }
 
@@ -97,7 +74,7 @@ export class BlockCopy {
     const end = offset + length
     await this.#lock.during(offset, length, true, io.signal, () =>
       this.#eachRun(offset, end, Number.POSITIVE_INFINITY, async (from, bytes) => {
-        await this.#storeZeroes(from, bytes, io)
+        await this.#transfer.zero(from, bytes, io)
         this.#done(from, bytes)
       }),
     )
@@ -137,67 +114,13 @@ export class BlockCopy {
   }
 
   async #copyRun(offset: number, length: number, io: Io): Promise<void> {
-    const buffer = this.#spare.pop() ?? Buffer.allocUnsafeSlow(this.#bufferLength)
-    try {
-      const data = buffer.subarray(0, length)
-      await attempt('source', offset, () => this.#source.read(offset, data, io))
-      await this.#storeClusters(offset, data, io)
-      this.#done(offset, length)
-    } finally {
-      if (this.#spare.length < spareBuffers) this.#spare.push(buffer)
-    }
-  }
-
-  /** Stores neighbouring clusters of one kind, zeroes or data, with one request each. */
-  async #storeClusters(offset: number, data: Buffer, io: Io): Promise<void> {
-    const { length } = data
-    for (let at = 0; at < length; ) {
-      const zero = isZero(this.#clusterOf(data, at))
-      let end = at + this.clusterSize
-      while (end < length && isZero(this.#clusterOf(data, end)) === zero) end += this.clusterSize
-      const part = data.subarray(at, Math.min(end, length))
-      if (zero) await this.#storeZeroes(offset + at, part.length, io)
-      else await this.#store(offset + at, part, io)
-      at = end
-    }
-  }
-
-  #clusterOf(data: Uint8Array, at: number): Uint8Array {
-    return data.subarray(at, at + this.clusterSize)
-  }
-
-  async #store(offset: number, data: Uint8Array, io: Io): Promise<void> {
-    const writeIo = { ...plainZeroIo, ...io }
-    await attempt('target', offset, async () => {
-      const { compressed } = this.#target
-      if (!this.#compress || !compressed) return await this.#target.write(offset, data, writeIo)
-      for (let at = 0; at < data.length; at += compressed.unit) {
-        const unit = data.subarray(at, at + compressed.unit)
-        await compressed.write(offset + at, unit, writeIo)
-      }
-    })
-  }
-
-  async #storeZeroes(offset: number, length: number, io: Io): Promise<void> {
-    const zeroIo = { ...plainZeroIo, ...io, mayUnmap: true }
-    await attempt('target', offset, () => this.#target.writeZeroes(offset, length, zeroIo))
+    await this.#transfer.copy(offset, length, io)
+    this.#done(offset, length)
   }
 
   #done(offset: number, length: number): void {
     const first = offset / this.clusterSize
     this.todo.delete(first, first + Math.ceil(length / this.clusterSize))
     this.onProgress(length)
-  }
-}
-
-async function attempt(
-  side: CopySide,
-  offset: number,
-  work: () => void | Promise<void>,
-): Promise<void> {
-  try {
-    await work()
-  } catch (error) {
-    throw new CopyError(side, offset, error)
   }
 }

@@ -129,15 +129,18 @@ class CopyLoop {
       if (whole > 0) {
         if (offset + whole > this.#cursor) this.#cursor = offset + whole
         // What the backing file provides is not part of a copy of the top.
-        if (run.kind === 'absent') await copy.dismiss(offset, whole, this.#io)
-        else await copy.copyZeroes(offset, whole, this.#io)
+        await control.during(() =>
+          run.kind === 'absent'
+            ? copy.dismiss(offset, whole, this.#io)
+            : copy.copyZeroes(offset, whole, this.#io),
+        )
         return whole
       }
     }
     // Of a cluster that is data in part, all is copied.
     const part = Math.min(length, alignedLength(run.length, clusterSize))
     await control.throttle(part)
-    await copy.copy(offset, part, this.#io)
+    await control.during(() => copy.copy(offset, part, this.#io))
     return part
   }
 

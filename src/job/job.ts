@@ -99,6 +99,8 @@ export interface JobControl {
   readonly ending: 'complete' | 'leave' | undefined
   /** Waits for `event`; shorter when the job is to pause, to end, or has been cancelled. */
   wait(event: Promise<unknown>): Promise<void>
+  /** Runs requests of the job as soon as it is not paused; a drain waits for their end. */
+  during<T>(work: () => Promise<T>): Promise<T>
   /** For work that others do: only pauses, when asked to, until `signal` fires; then rejects. */
   rest(signal: AbortSignal): Promise<never>
   /** Waits until the speed limit allows `bytes` more. */
@@ -150,6 +152,9 @@ export class Job extends EventEmitter<JobEvents> {
   #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok'
   #wake: (() => void) | undefined
   #resumed: Promise<void> | undefined
+  /** Requests under way, and who waits for their end. */
+  #inFlight = 0
+  #idle = deferred()
   /** How a job that is ready is to end. */
   #ending: 'complete' | 'leave' | undefined
   /** Settles when something is asked of the job. */
@@ -320,8 +325,9 @@ export class Job extends EventEmitter<JobEvents> {
   }
 
   /** For draining: like `pause`, but not visible to the user. Settles when work has stopped. */
-  hold(): void {
+  async hold(): Promise<void> {
     this.#hold()
+    while (this.#inFlight > 0) await this.#idle.promise
   }
 
   letGo(): void {
@@ -396,6 +402,7 @@ export class Job extends EventEmitter<JobEvents> {
         this.emit('ready')
       },
       wait: (event) => this.#wait(event),
+      during: (work) => this.#during(work),
       signal: this.#abort.signal,
       pausePoint: () => this.#pausePoint(),
       rest: (signal) => this.#rest(signal),
@@ -436,6 +443,22 @@ export class Job extends EventEmitter<JobEvents> {
   async #wait(event: Promise<unknown>): Promise<void> {
     if (this.#pauses > 0 || this.#abort.signal.aborted) return
     await Promise.race([event, this.#attention.promise])
+  }
+
+  async #during<T>(work: () => Promise<T>): Promise<T> {
+    // Between the end of a pause and here another one may have begun.
+    do await this.#pausePoint()
+    while (this.#pauses > 0)
+    this.#inFlight++
+    try {
+      return await work()
+    } finally {
+      this.#inFlight--
+      if (this.#inFlight === 0) {
+        this.#idle.resolve()
+        this.#idle = deferred()
+      }
+    }
   }
 
   #alert(): void {

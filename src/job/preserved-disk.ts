@@ -105,7 +105,7 @@ export class PreservedDisk {
       uses: ['consistentRead'],
       drain: {
         begin: async () => {
-          job()?.hold()
+          await job()?.hold()
           await this.layer.copy.idle()
         },
         end: () => job()?.letGo(),

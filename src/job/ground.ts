@@ -1,0 +1,123 @@
+/**
+ * What a job stands on while it runs: its uses of nodes, the operations that it blocks, the chain
+ * that it holds together, its filter. All of it is let go at the job's end, in the reverse order.
+ */
+import { Filter } from '../block/filter.ts'
+import type { BlockLayer, Permission } from '../block/layer.ts'
+import { freezeChain } from '../graph/chain.ts'
+import type { Edge } from '../graph/edge.ts'
+import type { Graph } from '../graph/graph.ts'
+import type { BlockNode } from '../graph/node.ts'
+import type { Job, JobType } from './job.ts'
+
+export class JobGround {
+  readonly graph: Graph
+  readonly #id: string
+  readonly #type: JobType
+  readonly #releases: (() => void | Promise<void>)[] = []
+  readonly #edges = new Set<Edge>()
+  #thaw = () => {}
+  #filter: BlockNode | undefined
+  /** The job, once there is one: it stands still while its nodes are drained. */
+  job: Job | undefined
+
+  constructor(graph: Graph, id: string, type: JobType) {
+    this.graph = graph
+    this.#id = id
+    this.#type = type
+  }
+
+  get filter(): BlockNode | undefined {
+    return this.#filter
+  }
+
+  /** Other operations on the nodes are refused. */
+  block(nodes: Iterable<BlockNode>): void {
+    for (const node of nodes) {
+      this.#releases.push(node.blockers.add(`block device is in use by block job: ${this.#type}`))
+    }
+  }
+
+  freeze(top: BlockNode, base: BlockNode | undefined): void {
+    this.#thaw = freezeChain(top, base, `in use by block job: ${this.#type}`)
+    this.#releases.push(() => this.#thaw())
+  }
+
+  /** Lets the chain's edges be moved, by the job itself, from now on. */
+  thaw(): void {
+    this.#thaw()
+  }
+
+  /** Uses a node, by requests to the node itself: see `JobControl.during`. */
+  use(node: BlockNode, uses: readonly Permission[], shares?: readonly Permission[]): void {
+    const edge = this.graph.attach(node, {
+      description: `job '${this.#id}'`,
+      uses,
+      shares,
+      drain: {
+        begin: async () => {
+          await this.job?.hold()
+        },
+        end: () => this.job?.letGo(),
+      },
+    })
+    this.#edges.add(edge)
+    this.#releases.push(() => edge[Symbol.asyncDispose]())
+  }
+
+  /** The job's own uses, to be dropped together with a change of the graph. */
+  get edges(): readonly Edge[] {
+    return [...this.#edges]
+  }
+
+  /** Opens a filter above a node, beside the graph until it is put in place. */
+  async addFilter<L extends Filter>(
+    driver: string,
+    name: string | undefined,
+    node: BlockNode,
+    make: (next: BlockLayer) => L,
+  ): Promise<L> {
+    const options = name === undefined ? {} : { 'node-name': name }
+    const { node: filter, layer } = await this.graph.add(driver, options, async (context) =>
+      make(await context.child('filtered', node.name)),
+    )
+    this.#filter = filter
+    this.#releases.push(() => this.dropFilter())
+    return layer
+  }
+
+  async insertFilter(node: BlockNode): Promise<void> {
+    if (this.#filter) await this.graph.insertFilters([{ filter: this.#filter, node }])
+  }
+
+  /** Gives the filter's users what they used before. Idempotent. */
+  async dropFilter(): Promise<void> {
+    const filter = this.#filter
+    this.#filter = undefined
+    if (filter) await this.graph.dropFilter(filter)
+  }
+
+  /** The filter has been taken out by a change of the graph, and only needs to be closed. */
+  filterLeft(): BlockNode | undefined {
+    const filter = this.#filter
+    this.#filter = undefined
+    if (filter) this.graph.disown(filter)
+    return filter
+  }
+
+  /** Later additions are let go first. The first failure is thrown when all is let go. */
+  async release(): Promise<void> {
+    let failure: { readonly error: unknown } | undefined
+    for (const release of this.#releases.splice(0).reverse()) {
+      try {
+        await release()
+      } catch (error) {
+        failure ??= { error }
+      }
+    }
+    if (failure) throw failure.error
+  }
+}
+
+/** A filter that only marks the place of a job. */
+export class JobFilter extends Filter {}
