@@ -28,6 +28,9 @@ export {
   startArchiveBackup,
 } from './job/archive-backup.ts'
 export { type BackupOptions, startBackup } from './job/backup.ts'
+export { type CommitOptions, startCommit } from './job/commit.ts'
 export type { ErrorPolicy, Job, JobOptions, JobProgress, JobStatus, JobWork } from './job/job.ts'
 export { JobTable } from './job/job-table.ts'
+export { type MirrorOptions, startMirror } from './job/mirror.ts'
 export type { SyncMode } from './job/preserved-disk.ts'
+export { type StreamOptions, startStream } from './job/stream.ts'

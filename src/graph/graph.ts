@@ -202,15 +202,27 @@ export class Graph implements AsyncDisposable {
   }
 
   /**
-   * Gives a node another backing file, or none. The image's record of it is not touched; what was
-   * the backing file is closed if nobody else keeps it.
+   * Gives a node another backing file, or none. What was the backing file is closed if nobody else
+   * keeps it. `record` changes what images say of it, and returns how to change that back; when
+   * either is refused, both are as before.
    */
-  async setBacking(node: BlockNode, to: BlockNode | undefined): Promise<void> {
-    await this.changed([node], (shape) => {
-      const former = node.children.get('backing')?.node
-      const edge = shape.setBacking(node, to)
-      return { edges: edge ? [edge] : [], nodes: former ? [former] : [] }
+  async setBacking(
+    node: BlockNode,
+    to: BlockNode | undefined,
+    record: () => Promise<() => Promise<void>> = async () => async () => {},
+  ): Promise<void> {
+    const former = node.children.get('backing')?.node
+    const edge = await this.drained([node], async () => {
+      const putBack = await record()
+      try {
+        return this.#shape.setBacking(node, to)
+      } catch (error) {
+        await putBack()
+        throw error
+      }
     })
+    await edge?.[Symbol.asyncDispose]()
+    if (former) await this.#shape.closeUnused(former)
   }
 
   /**

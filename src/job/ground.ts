@@ -3,7 +3,7 @@
  * that it holds together, its filter. All of it is let go at the job's end, in the reverse order.
  */
 import { Filter } from '../block/filter.ts'
-import type { BlockLayer, Permission } from '../block/layer.ts'
+import type { BlockLayer, Capabilities, Permission } from '../block/layer.ts'
 import { freezeChain } from '../graph/chain.ts'
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
@@ -119,5 +119,9 @@ export class JobGround {
   }
 }
 
-/** A filter that only marks the place of a job. */
-export class JobFilter extends Filter {}
+/** A filter that marks the place of a job, and keeps the size of its disk. */
+export class JobFilter extends Filter {
+  override get capabilities(): Capabilities {
+    return { ...this.next.capabilities, resize: false }
+  }
+}

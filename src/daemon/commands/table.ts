@@ -2,13 +2,16 @@
 import type { Command } from '../command.ts'
 import { backupCommands } from './backup.ts'
 import { blockCommands } from './block.ts'
+import { commitCommands } from './commit.ts'
 import { createCommands } from './create.ts'
 import { externalSnapshotCommands } from './external-snapshots.ts'
 import { jobCommands } from './jobs.ts'
+import { mirrorCommands } from './mirror.ts'
 import { monitorCommands } from './monitor.ts'
 import { nbdCommands } from './nbd.ts'
 import { objectCommands } from './objects.ts'
 import { qomCommands } from './qom.ts'
+import { streamCommands } from './stream.ts'
 import { transactionCommands } from './transaction.ts'
 
 const all: readonly Command[] = [
@@ -18,6 +21,9 @@ const all: readonly Command[] = [
   ...externalSnapshotCommands,
   ...transactionCommands,
   ...jobCommands,
+  ...streamCommands,
+  ...commitCommands,
+  ...mirrorCommands,
   ...backupCommands,
   ...nbdCommands,
   ...objectCommands,

@@ -1,0 +1,204 @@
+/**
+ * The commit job: what images between a base and a top hold goes down into the base, which then
+ * takes their place below the top's overlay. While the base is being written to, the images
+ * between show a mixture to anybody who looks at them directly; through the top nothing changes.
+ *
+ * The active layer, which guests write to meanwhile, is committed by a mirror to the base.
+ */
+import { BlockCopy } from '../block/block-copy.ts'
+import {
+  type ChildRole,
+  everyPermission,
+  type Io,
+  type Permissions,
+  permissionSet,
+} from '../block/layer.ts'
+import { BlockError } from '../errors.ts'
+import { chainOf, imagesOf, skipFilters } from '../graph/chain.ts'
+import type { Graph } from '../graph/graph.ts'
+import type { BlockNode } from '../graph/node.ts'
+import { changeRecords, recordOf } from '../graph/record.ts'
+import { chainExtentAt } from '../graph/status.ts'
+import { type CopyStatus, runCopyLoop } from './copy-loop.ts'
+import { JobFilter, JobGround } from './ground.ts'
+import type { ErrorPolicy, Job, JobOptions } from './job.ts'
+import type { JobTable } from './job-table.ts'
+import { startMirrorWork } from './mirror.ts'
+
+export interface CommitOptions
+  extends Omit<JobOptions, 'type' | 'onSourceError' | 'onTargetError'> {
+  /** The active layer. */
+  readonly node: BlockNode
+  /** The highest image that is committed; the active layer unless given. */
+  readonly top?: BlockNode
+  /** The image that receives; the lowest of the chain unless given. */
+  readonly base?: BlockNode
+  /** Name of the base to record in the top's overlay; that by which it was opened unless given. */
+  readonly backingFile?: string
+  readonly onError?: ErrorPolicy
+  /** Name of the filter's node while the job runs. */
+  readonly filterName?: string
+}
+
+/** Starts to commit. The job of an active layer gets ready, and ends with `complete`. */
+export async function startCommit(
+  graph: Graph,
+  jobs: JobTable,
+  options: CommitOptions,
+): Promise<Job> {
+  jobs.checkId(options.id)
+  const active = skipFilters(options.node)
+  const top = options.top ? skipFilters(options.top) : active
+  const base = options.base ?? imagesOf(top).at(-1)!
+  checkChain(options.node, top, base)
+  const { onError } = options
+  const jobOptions = {
+    ...options,
+    type: 'commit',
+    onSourceError: onError,
+    onTargetError: onError,
+  } as const
+  if (top !== active) return await startInner(graph, jobs, { ...options, top, base }, jobOptions)
+  if (options.backingFile !== undefined) {
+    throw invalid(`'backing-file' specified, but '${options.node.name}' is the active layer`)
+  }
+  return await startMirrorWork(graph, jobs, jobOptions, {
+    source: options.node,
+    target: base,
+    scope: { above: base },
+    filterName: options.filterName,
+  })
+}
+
+async function startInner(
+  graph: Graph,
+  jobs: JobTable,
+  {
+    id,
+    node,
+    top,
+    base,
+    backingFile,
+    filterName,
+  }: CommitOptions & { top: BlockNode; base: BlockNode },
+  jobOptions: JobOptions,
+): Promise<Job> {
+  const chain = nodesBetween(top, base)
+  for (const each of new Set([skipFilters(node), ...chain])) each.blockers.check('commit-source')
+  base.blockers.check('commit-target')
+  const ground = new JobGround(graph, id, 'commit')
+  const wasReadOnly = base.flags.readOnly
+  const release = async () => {
+    await ground.release()
+    await graph.setReadOnly(base, wasReadOnly)
+  }
+  try {
+    await graph.setReadOnly(base, false)
+    await ground.addFilter('commit_top', filterName, top, (next) => new CommitTop(next))
+    await ground.insertFilter(top)
+    ground.use(top, ['consistentRead'])
+    ground.use(base, ['consistentRead', 'write', 'resize'], ['consistentRead', 'writeUnchanged'])
+    ground.freeze(top, base)
+    ground.block(new Set([skipFilters(node), ...chain, base]))
+    if (base.size < top.size) await base.truncate(top.size)
+  } catch (error) {
+    await release()
+    throw error
+  }
+  const job = jobs.start(jobOptions, {
+    async run(control) {
+      control.setTotal(top.size)
+      const copy = new BlockCopy({ source: top, target: base, clusterSize: clusterSizeOf(top) })
+      copy.todo.add(0, copy.todo.capacity)
+      copy.onProgress = (bytes) => control.advance(bytes)
+      const { signal } = control
+      await runCopyLoop({ copy, status: commitStatus(top, base), control, signal })
+      await base.flush()
+    },
+    async complete() {
+      await takeOut(graph, ground, base, backingFile)
+      await release()
+    },
+    abort: release,
+  })
+  ground.job = job
+  return job
+}
+
+/** Puts the base in the place of the filter and of everything between the two. */
+async function takeOut(
+  graph: Graph,
+  ground: JobGround,
+  base: BlockNode,
+  backingFile: string | undefined,
+): Promise<void> {
+  const filter = ground.filter
+  if (!filter) return
+  const overlays = [...filter.parents]
+    .filter(({ role, owner }) => role === 'backing' && owner)
+    .map(({ owner }) => owner!)
+  const readOnly = overlays.filter((overlay) => overlay.flags.readOnly)
+  for (const overlay of readOnly) await graph.setReadOnly(overlay, false)
+  let putBack = async () => {}
+  try {
+    await graph.changed(
+      [filter],
+      (shape) => {
+        ground.thaw()
+        const moves = [...filter.parents].map((edge) => ({ edge, to: base }))
+        shape.change({ moves, leaving: filter, dropped: ground.edges })
+        return { edges: ground.edges, nodes: [ground.filterLeft()!] }
+      },
+      async () => {
+        putBack = await changeRecords(overlays, recordOf(base, backingFile))
+      },
+    )
+  } catch (error) {
+    await putBack()
+    throw error
+  } finally {
+    for (const overlay of readOnly) await graph.setReadOnly(overlay, true)
+  }
+}
+
+/** What images above the base hold. */
+function commitStatus(top: BlockNode, base: BlockNode): CopyStatus {
+  const end = skipFilters(base)
+  return async (offset, length, io: Io) => {
+    const run = await chainExtentAt(top, offset, length, io, end)
+    if (run.depth === undefined) return { kind: 'absent', length: run.length }
+    return { kind: run.zero ? 'zero' : 'data', length: run.length }
+  }
+}
+
+/** Readers above bear that the base, far below them, is written to. */
+class CommitTop extends JobFilter {
+  childPermissions(_role: ChildRole, needs: Permissions): Permissions {
+    const reads = needs.uses.has('consistentRead')
+    return { uses: reads ? permissionSet('consistentRead') : needs.uses, shares: everyPermission }
+  }
+}
+
+/** From one node of a chain down to another, without the latter. */
+function nodesBetween(top: BlockNode, base: BlockNode): BlockNode[] {
+  const chain = chainOf(top)
+  return chain.slice(0, chain.indexOf(base))
+}
+
+function clusterSizeOf(top: BlockNode): number {
+  return Math.min(64 * 1024, top.layer.image?.clusterSize ?? 64 * 1024)
+}
+
+function checkChain(node: BlockNode, top: BlockNode, base: BlockNode): void {
+  if (!chainOf(node).includes(base)) {
+    throw invalid(`'${base.name}' is not in this backing file chain`)
+  }
+  if (top === skipFilters(base)) throw invalid('cannot commit an image into itself')
+  if (!chainOf(top).includes(base)) {
+    throw invalid(`'${base.name}' is not in this backing file chain`)
+  }
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}

@@ -1,0 +1,372 @@
+/**
+ * The mirror job: a target is made like its source while guests write, and kept so. When the job
+ * is ready, `complete` gives the source's users the target instead, in one drained moment; a soft
+ * cancel leaves them where they are, and the target as it is then. An active commit is a mirror
+ * from the top of a chain to its base.
+ */
+import {
+  type ChildRole,
+  type Completion,
+  type Permissions,
+  plainIo,
+  type WriteIo,
+  type ZeroIo,
+} from '../block/layer.ts'
+import { CopyError } from '../block/transfer.ts'
+import { isPowerOfTwo, MiB } from '../bytes/range.ts'
+import { BlockError } from '../errors.ts'
+import { chainOf, filteredEdge, skipFilters } from '../graph/chain.ts'
+import type { Graph } from '../graph/graph.ts'
+import type { BlockNode } from '../graph/node.ts'
+import { backingOf, chainExtentAt } from '../graph/status.ts'
+import { JobFilter, JobGround } from './ground.ts'
+import type { Job, JobControl, JobOptions } from './job.ts'
+import type { JobTable } from './job-table.ts'
+import { MirrorCopy } from './mirror-copy.ts'
+
+export interface MirrorOptions extends Omit<JobOptions, 'type'> {
+  readonly source: BlockNode
+  /** Of the same size; what it holds is replaced. */
+  readonly target: BlockNode
+  /** `full`: all; `top`: what the topmost image holds; `none`: only what is written from now on. */
+  readonly sync: 'full' | 'top' | 'none'
+  /** Bytes that are copied for a changed one; a power of two from 512 to 64 MiB. */
+  readonly granularity?: number
+  /** Bytes in flight at most; 16 MiB unless given. */
+  readonly bufferSize?: number
+  /** `write-blocking`: guests' writes are answered when the target has them, too. */
+  readonly copyMode?: 'background' | 'write-blocking'
+  /** The node whose users get the target: the source unless given, or something that it shows. */
+  readonly replaces?: BlockNode
+  /** Whether zeroes may deallocate in the target; true unless given. */
+  readonly unmap?: boolean
+  /** Name of the filter's node while the job runs. */
+  readonly filterName?: string
+  /** What becomes of the target's backing file when the target takes over; nothing unless given. */
+  readonly onPivot?: (target: BlockNode) => Promise<void>
+}
+
+/** What a mirror works on; an active commit has no users to tell apart. */
+export interface MirrorWork
+  extends Pick<
+    MirrorOptions,
+    | 'source'
+    | 'target'
+    | 'granularity'
+    | 'bufferSize'
+    | 'copyMode'
+    | 'replaces'
+    | 'unmap'
+    | 'filterName'
+    | 'onPivot'
+  > {
+  readonly scope: MirrorScope
+}
+
+/** What differs in the beginning. `above`: what images above a base hold, for a commit into it. */
+export type MirrorScope = { readonly sync: 'full' | 'top' | 'none' } | { readonly above: BlockNode }
+
+const defaultGranularity = 64 * 1024
+const minGranularity = 512
+const maxGranularity = 64 * MiB
+const defaultBufferSize = 16 * MiB
+
+/** Starts to mirror. The job becomes ready when source and target are the same. */
+export async function startMirror(
+  graph: Graph,
+  jobs: JobTable,
+  options: MirrorOptions,
+): Promise<Job> {
+  jobs.checkId(options.id)
+  const { source, target, replaces } = options
+  if (source === target) throw invalid("Can't mirror node into itself")
+  checkGranularity(options.granularity)
+  if (replaces) checkReplaces(source, replaces)
+  // Without a backing file there is nothing below the top.
+  const sync = options.sync === 'top' && !backingOf(source) ? 'full' : options.sync
+  return await startMirrorWork(
+    graph,
+    jobs,
+    { ...options, type: 'mirror' },
+    { ...options, scope: { sync } },
+  )
+}
+
+export async function startMirrorWork(
+  graph: Graph,
+  jobs: JobTable,
+  jobOptions: JobOptions,
+  work: MirrorWork,
+): Promise<Job> {
+  const mirror = await Mirror.open(graph, jobOptions, work)
+  const job = jobs.start(jobOptions, mirror)
+  mirror.ground.job = job
+  return job
+}
+
+class Mirror {
+  readonly ground: JobGround
+  readonly #work: MirrorWork
+  readonly #copy: MirrorCopy
+  /** Puts the target's access back as it was, unless it is the live image by then. */
+  readonly #restore: () => Promise<void>
+  #control: JobControl | undefined
+
+  static async open(graph: Graph, { id, type }: JobOptions, work: MirrorWork): Promise<Mirror> {
+    const { source, target, scope } = work
+    const commits = 'above' in scope
+    const nodes = new Set(commits ? chainTo(source, target) : [skipFilters(source)])
+    for (const node of [source, ...nodes]) {
+      node.blockers.check(commits ? 'commit-source' : 'mirror-source')
+    }
+    target.blockers.check(commits ? 'commit-target' : 'mirror-target')
+    const ground = new JobGround(graph, id, type)
+    const wasReadOnly = target.flags.readOnly
+    const restore = async () => {
+      if (commits) await graph.setReadOnly(target, wasReadOnly)
+    }
+    try {
+      if (commits) await graph.setReadOnly(target, false)
+      const filter = await ground.addFilter(
+        'mirror_top',
+        work.filterName,
+        source,
+        (next) => new MirrorTop(next),
+      )
+      filter.blocking = work.copyMode === 'write-blocking'
+      await ground.insertFilter(source)
+      ground.use(source, ['consistentRead'])
+      ground.use(
+        target,
+        commits ? ['consistentRead', 'write', 'resize'] : ['consistentRead', 'write'],
+        commits ? undefined : ['writeUnchanged'],
+      )
+      if (commits) ground.freeze(source, target)
+      ground.block(new Set([source, ...nodes, target]))
+      if (commits && target.size < source.size) await target.truncate(source.size)
+      return new Mirror(ground, filter, work, restore)
+    } catch (error) {
+      await ground.release()
+      await restore()
+      throw error
+    }
+  }
+
+  private constructor(
+    ground: JobGround,
+    filter: MirrorTop,
+    work: MirrorWork,
+    restore: () => Promise<void>,
+  ) {
+    this.#restore = restore
+    this.ground = ground
+    this.#work = work
+    const { source, target } = work
+    this.#copy = new MirrorCopy({
+      source,
+      target,
+      granularity: work.granularity || granularityFor(target),
+      bufferSize: work.bufferSize || defaultBufferSize,
+      unmap: work.unmap ?? true,
+    })
+    if (filter.blocking) filter.both = { copy: this.#copy, target }
+  }
+
+  async run(control: JobControl): Promise<void> {
+    this.#control = control
+    this.#checkSizes()
+    await this.#begin(control)
+    this.#copy.report(control)
+    let ready = false
+    while (!(ready && control.ending && this.#copy.clean)) {
+      await control.pausePoint()
+      const { news } = this.#copy
+      await this.#copy.converge(control)
+      if (!ready) {
+        await control.during(async () => await this.#work.target.flush())
+        if (!this.#copy.clean) continue
+        ready = true
+        control.ready()
+      }
+      if (control.ending === undefined) await control.wait(news)
+      this.#copy.report(control)
+    }
+    await control.during(async () => await this.#work.target.flush())
+  }
+
+  /** What guests have written since the work ended is copied while they are held back. */
+  async complete(): Promise<void> {
+    const { source, target, replaces = source } = this.#work
+    const pivots = this.#control?.ending === 'complete'
+    const { graph } = this.ground
+    const { filter } = this.ground
+    if (!filter) return
+    if (pivots) await this.#work.onPivot?.(target)
+    await graph.changed(
+      [filter, source, target],
+      (shape) => {
+        this.ground.thaw()
+        const own = new Set(this.ground.edges)
+        const others =
+          replaces === source ? [] : [...replaces.parents].filter((edge) => !own.has(edge))
+        const moves = [
+          ...[...filter.parents].map((edge) => ({
+            edge,
+            to: pivots && replaces === source ? target : source,
+          })),
+          ...(pivots ? others.map((edge) => ({ edge, to: target })) : []),
+        ]
+        shape.change({ moves, leaving: filter, dropped: this.ground.edges })
+        this.#copy.stop()
+        return {
+          edges: this.ground.edges,
+          nodes: [this.ground.filterLeft()!, ...(pivots ? [source] : [])],
+        }
+      },
+      async () => {
+        await this.#copy.finish(plainIo)
+        await target.flush()
+      },
+    )
+    await this.ground.release()
+    if (!pivots) await this.#restore()
+  }
+
+  async abort(): Promise<void> {
+    this.#copy.stop()
+    await this.ground.release()
+    await this.#restore()
+  }
+
+  #checkSizes(): void {
+    const { source, target, scope } = this.#work
+    if ('above' in scope || source.size === target.size) return
+    throw new BlockError('INVALID_ARGUMENT', 'Source and target image have different sizes', {
+      node: target.name,
+      errno: 'EINVAL',
+    })
+  }
+
+  /** Marks what differs. */
+  async #begin(control: JobControl): Promise<void> {
+    const { source, target, scope } = this.#work
+    const { bitmap } = this.#copy
+    if ('above' in scope) return await this.#markAllocated(control, scope.above)
+    if (scope.sync === 'none') return
+    if (scope.sync === 'top') return await this.#markAllocated(control, backingOf(source))
+    if (!canDeallocate(target)) return bitmap.add(0, source.size)
+    // Cheaper than zeroing between the data.
+    await retried(control, 'write', async () => {
+      await control.during(async () => {
+        await target.writeZeroes(0, target.size, { signal: control.signal, mayUnmap: true })
+      })
+    })
+    await this.#markAllocated(control, undefined)
+  }
+
+  /** Guests write meanwhile: what they change is marked by themselves. */
+  async #markAllocated(control: JobControl, base: BlockNode | undefined): Promise<void> {
+    const { source } = this.#work
+    const end = base && skipFilters(base)
+    const io = { signal: control.signal, background: true }
+    for (let at = 0; at < source.size; ) {
+      await control.pausePoint()
+      const offset = at
+      const run = await retried(control, 'read', () =>
+        chainExtentAt(source, offset, source.size - offset, io, end),
+      )
+      if (!run) throw new CopyError('source', offset, new Error('the status is not known'))
+      if (run.depth !== undefined) this.#copy.bitmap.add(at, run.length)
+      at += run.length
+    }
+  }
+}
+
+/** Lets guests through; with write-blocking, to both sides. */
+class MirrorTop extends JobFilter {
+  blocking = false
+  both: { readonly copy: MirrorCopy; readonly target: BlockNode } | undefined
+
+  override write(offset: number, source: Uint8Array, io: WriteIo): Completion {
+    const { both } = this
+    if (!both) return this.next.write(offset, source, io)
+    return both.copy.writeBoth(
+      offset,
+      source.length,
+      () => this.next.write(offset, source, io),
+      () => both.target.write(offset, source, io),
+    )
+  }
+
+  override writeZeroes(offset: number, length: number, io: ZeroIo): Completion {
+    const { both } = this
+    if (!both) return this.next.writeZeroes(offset, length, io)
+    return both.copy.writeBoth(
+      offset,
+      length,
+      () => this.next.writeZeroes(offset, length, io),
+      () => both.target.writeZeroes(offset, length, io),
+    )
+  }
+
+  /** With write-blocking, a write behind the filter's back could be taken for one of its own. */
+  childPermissions(role: ChildRole, needs: Permissions): Permissions | undefined {
+    if (!this.blocking || role !== 'filtered' || needs.uses.size === 0) return undefined
+    const shares = new Set(needs.shares)
+    shares.delete('write')
+    return { uses: needs.uses, shares }
+  }
+}
+
+/** Runs work until it succeeds or the policy gives up; undefined when it passes over. */
+async function retried<T>(
+  control: JobControl,
+  operation: 'read' | 'write',
+  work: () => Promise<T>,
+): Promise<T | undefined> {
+  for (;;) {
+    try {
+      return await work()
+    } catch (error) {
+      if ((await control.failed(error, operation)) === 'ignore') return undefined
+    }
+  }
+}
+
+function canDeallocate(target: BlockNode): boolean {
+  return target.discardMode === 'unmap' && target.layer.capabilities.writeZeroes === 'native'
+}
+
+function granularityFor(target: BlockNode): number {
+  const { clusterSize } = target.layer.image ?? {}
+  return clusterSize === undefined ? defaultGranularity : Math.max(4096, clusterSize)
+}
+
+/** The nodes from the top of a chain down to, but without, the base. */
+function chainTo(top: BlockNode, base: BlockNode): BlockNode[] {
+  const chain = chainOf(top)
+  return chain.slice(0, chain.indexOf(base))
+}
+
+function checkGranularity(granularity: number | undefined): void {
+  if (granularity === undefined || granularity === 0) return
+  if (granularity < minGranularity || granularity > maxGranularity) {
+    throw invalid("Parameter 'granularity' expects a value in range [512B, 64MB]")
+  }
+  if (!isPowerOfTwo(granularity)) throw invalid("Parameter 'granularity' expects a power of 2")
+}
+
+/** Only what shows the very same data may be replaced by a copy of it. */
+function checkReplaces(source: BlockNode, replaces: BlockNode): void {
+  for (let node: BlockNode | undefined = source; node; node = filteredEdge(node)?.node) {
+    if (node === replaces) return
+  }
+  throw invalid(
+    `Cannot replace '${replaces.name}' by a node mirrored from '${source.name}', because it ` +
+      'cannot be guaranteed that doing so would not lead to an abrupt change of visible data',
+  )
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}
