@@ -36,9 +36,9 @@ export const commitCommands = [
       ...jobMembers,
       device: required(str, 'The node at the top of the chain.'),
       'base-node': optional(str, 'The image to write into, by node name; else the lowest.'),
-      base: optional(str, 'The same, by file name.'),
+      base: optional(str, 'The same, by file name.', ['deprecated']),
       'top-node': optional(str, 'The highest image to commit, by node name; else `device`.'),
-      top: optional(str, 'The same, by file name.'),
+      top: optional(str, 'The same, by file name.', ['deprecated']),
       'backing-file': optional(
         str,
         'Name of the base to record in the image above the top. Refused where there is none.',
