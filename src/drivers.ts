@@ -3,6 +3,7 @@ import { vma } from './archive/vma/driver.ts'
 import type { BlockDriver } from './block/driver.ts'
 import { blkdebug } from './filter/blkdebug/blkdebug.ts'
 import { copyBeforeWrite } from './filter/copy-before-write.ts'
+import { copyOnRead } from './filter/copy-on-read.ts'
 import { throttle } from './filter/throttle.ts'
 import { qcow2 } from './format/qcow2/qcow2.ts'
 import { raw } from './format/raw.ts'
@@ -26,6 +27,7 @@ const all = [
   // filters
   blkdebug,
   copyBeforeWrite,
+  copyOnRead,
   throttle,
 ]
 

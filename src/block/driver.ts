@@ -34,6 +34,18 @@ export interface OpenFlags {
   readonly check?: boolean
 }
 
+/** A chain of images, from one down to another. */
+export interface ChainProbe {
+  /** The first run at `offset`, and whether any image of the chain has it allocated. */
+  extentAt(
+    offset: number,
+    length: number,
+    io: Io,
+  ): Promise<{ readonly length: number; readonly allocated: boolean }>
+  /** The chain stays as it is until this is called. */
+  release(): void
+}
+
 export interface OpenContext extends Io {
   /** Name of the node being opened, for messages. */
   readonly name: string
@@ -52,6 +64,8 @@ export interface OpenContext extends Io {
   readonly secrets?: SecretSource
   /** The throttle group of that id; undefined when there is none. */
   readonly throttleGroup?: (id: string) => ThrottleGroup | undefined
+  /** The chain from a child of this node down to, and with, the image `bottom`. */
+  readonly chain?: (child: BlockLayer, bottom: string) => ChainProbe
 }
 
 export interface BlockDriver<Options = unknown, CreateOptions = unknown> {

@@ -140,6 +140,11 @@ export interface Abilities {
    */
   setReadOnly?(readOnly: boolean, io: Io): Promise<void>
   /**
+   * Stores what the layer shows of a range through its backing file, in whole clusters; a guest
+   * sees no change. The graph's edges have it, for all layers.
+   */
+  populate?(offset: number, length: number, io: Io): Promise<void>
+  /**
    * The graph waits for all requests in flight: a layer that holds some up lets them go, and holds
    * none, until as many calls of `drainEnds`. Also called before the layer is closed.
    */

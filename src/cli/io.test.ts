@@ -52,7 +52,6 @@ test('requests left in flight are finished before the image is closed', async ()
 
 test('what is not supported is refused by name', async () => {
   for (const [args, name] of [
-    [['-C', image], 'copy-on-read'],
     [['-T', 'x', image], 'tracing'],
     [['--object', 'iothread,id=s', image], 'objects'],
   ] as const) {

@@ -173,6 +173,14 @@ export class Edge implements BlockLayer {
     return this.#node.flush(io)
   }
 
+  /** See `BlockLayer`. Needs to read, and to write what is unchanged. */
+  async populate(offset: number, length: number, io?: Partial<Io>): Promise<void> {
+    if (this.#gate) return this.#gate.then(() => this.populate(offset, length, io))
+    if (!this.#readable) this.#refuse('consistentRead')
+    if (!this.#writable) this.#checkUnchanged({ unchanged: true })
+    await this.#node.populate(offset, length, io)
+  }
+
   truncate(size: number, io?: Partial<Io>): Completion {
     if (this.#gate) return this.#gate.then(() => this.truncate(size, io))
     if (!this.#resizable) this.#refuse('resize')

@@ -20,6 +20,7 @@ import {
 } from '../block/layer.ts'
 import { missing, UnknownOption } from '../block/options.ts'
 import { BlockError, errnoOf, inContext } from '../errors.ts'
+import { probeChain } from './chain-probe.ts'
 import type { Edge } from './edge.ts'
 import { hasProtocol, optionsOfFilename, resolveRecorded } from './filename.ts'
 import { BlockNode, type NodeSettings } from './node.ts'
@@ -235,6 +236,11 @@ export class NodeOpener {
       secrets: this.#secrets,
       throttleGroup: this.#throttleGroup,
       child: connect,
+      chain: (child, bottom) => {
+        const edge = [...children.values()].find((each) => each === child)
+        if (!edge) throw new TypeError('not a child of this node')
+        return probeChain(this.#shape, edge.node, bottom, `node '${name}' relies on it`)
+      },
       implied: async (role, recorded, format) => {
         const image = children.get('file')?.image?.filename
         const filename = resolveRecorded(recorded, image)

@@ -33,6 +33,7 @@ import { OperationBlockers } from './blockers.ts'
 import type { Edge } from './edge.ts'
 import { FittedLayer } from './fitted-layer.ts'
 import { storeBitmaps } from './persistent-bitmaps.ts'
+import { populate, populatedRange } from './populate.ts'
 import { NodeStatistics, type RequestKind } from './statistics.ts'
 
 /** One message per request, when somebody listens: `{ node, kind, offset, length }`. */
@@ -276,6 +277,20 @@ export class BlockNode implements AsyncDisposable {
    */
   serialised<T>(range: ByteRange, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
     return this.#requests.during(range.offset, range.length, true, signal, work)
+  }
+
+  /** Copy-on-read: see `populate.ts`. */
+  async populate(offset: number, length: number, io: Partial<Io> = plainIo): Promise<void> {
+    this.#checkOpen()
+    this.#checkWritable()
+    this.#checkRange(offset, length)
+    const full = { ...plainIo, ...io }
+    const range = populatedRange(this.layer, offset, length)
+    try {
+      await this.serialised(range, full.signal, () => populate(this.layer, range, full))
+    } finally {
+      this.#written++
+    }
   }
 
   /** Settles when no request is in flight on this node. */

@@ -97,7 +97,7 @@ function backingPermissions(needs: Permissions): Permissions {
 function checkConflicts(node: BlockNode, plan: Plan): void {
   for (const user of node.parents) {
     const { uses } = plan.get(user) ?? user
-    if (node.flags.readOnly && uses.has('write')) {
+    if (node.flags.readOnly && (uses.has('write') || uses.has('writeUnchanged'))) {
       throw new BlockError('READ_ONLY', `Block node is read-only`, {
         node: node.name,
         errno: 'EACCES',

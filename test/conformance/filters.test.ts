@@ -8,6 +8,7 @@ import { type Subject, testLayer } from './layer.ts'
 
 /** Options of a filter whose storage is the node `storage`. */
 const filters: Readonly<Record<string, NodeOptions>> = {
+  'copy-on-read': { driver: 'copy-on-read', file: 'storage' },
   throttle: { driver: 'throttle', file: 'storage', 'throttle-group': 'fast' },
   blkdebug: { driver: 'blkdebug', image: 'storage' },
   'blkdebug with limits of its own': {

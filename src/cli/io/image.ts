@@ -109,6 +109,7 @@ export class OpenedImage implements AsyncDisposable {
   async read(offset: number, target: Uint8Array): Promise<void> {
     const inside = Math.min(target.length, Math.max(0, this.node.size - offset))
     target.fill(0, inside)
+    if (inside > 0 && this.#settings.copyOnRead) await this.#copyUp(offset, inside)
     if (inside > 0) await this.#edge.read(offset, target.subarray(0, inside))
   }
 
@@ -220,6 +221,15 @@ export class OpenedImage implements AsyncDisposable {
     await this.#opened[Symbol.asyncDispose]()
   }
 
+  /** `-C`. That a copy cannot be kept does not fail the read. */
+  async #copyUp(offset: number, length: number): Promise<void> {
+    try {
+      await this.#edge.populate(offset, length)
+    } catch (error) {
+      if (!(error instanceof BlockError)) throw error
+    }
+  }
+
   get #edge(): Edge {
     return this.#opened.edge
   }
@@ -327,9 +337,6 @@ function refuseCombinations({ copyOnRead, readOnly, aio, cache }: ImageSettings)
   const invalid = (message: string) =>
     new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
   if (copyOnRead && readOnly) throw invalid("Can't use copy-on-read on read-only device")
-  if (copyOnRead) {
-    throw new BlockError('UNSUPPORTED', 'copy-on-read is not supported', { errno: 'ENOTSUP' })
-  }
   if (aio === 'native' && !cache.direct) {
     throw invalid(
       'aio=native was specified, but it requires cache.direct=on, which was not specified.',

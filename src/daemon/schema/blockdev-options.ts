@@ -178,6 +178,10 @@ const declared: Readonly<Record<string, ObjectType>> = {
     ),
     'cbw-timeout': optional(uint32, 'Seconds that a copy may take; 0 is no limit.'),
   }),
+  'copy-on-read': object('BlockdevOptionsCor', {
+    file: fileMember,
+    bottom: optional(str, 'The lowest image from which data is copied.'),
+  }),
   throttle: object('BlockdevOptionsThrottle', {
     'throttle-group': required(str, 'Id of the group.'),
     file: fileMember,
