@@ -173,15 +173,22 @@ export interface ImageFacts {
   readonly corrupt?: boolean
 }
 
+/** Nanoseconds since some beginning; 64 bits of them are more than a number holds. */
+export interface ClockTime {
+  readonly seconds: number
+  /** Below 10^9. */
+  readonly nanoseconds: number
+}
+
 /** An internal snapshot, as `info` lists it. */
 export interface SnapshotFacts {
   readonly id: string
   readonly name: string
   /** Bytes. */
   readonly vmStateSize: number
-  readonly date: { readonly seconds: number; readonly nanoseconds: number }
+  readonly date: ClockTime
   /** Time that the guest had run for. */
-  readonly vmClockNanoseconds: number
+  readonly vmClock: ClockTime
   /** Instructions that it had executed; undefined where that was not counted. */
   readonly icount?: number
 }
@@ -237,13 +244,14 @@ export interface BackingLink {
 
 /** What a new internal snapshot is called, and what was going on when it was taken. */
 export interface NewSnapshot {
+  /** Cut off behind 255 bytes. */
   readonly name: string
   /** One more than the highest number among the ids, unless given. */
   readonly id?: string
   /** Bytes of the VM state that lies in the active state area and belongs to the snapshot. */
   readonly vmStateSize?: number
-  readonly date?: SnapshotFacts['date']
-  readonly vmClockNanoseconds?: number
+  readonly date?: ClockTime
+  readonly vmClock?: ClockTime
   readonly icount?: number
 }
 

@@ -14,10 +14,12 @@ import {
 import { allowAll } from '../graph/open-policy.ts'
 import { probeFormat } from '../graph/probe.ts'
 import type { NamedIo } from './command.ts'
+import { reportCorruption } from './corruption-report.ts'
 import { parseOptionString } from './keyval.ts'
 
 /** A graph for images that the user names and trusts, backing files included. */
 export function imageGraph(io: NamedIo): Graph {
+  reportCorruption(io)
   const { secrets, throttleGroups } = io
   return new Graph({
     drivers,

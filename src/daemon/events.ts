@@ -1,6 +1,7 @@
 /** The events that monitors are told of: name, data and meaning, one table. */
 import { jobStatus, jobType } from './schema/job-types.ts'
 import {
+  bool,
   enumeration,
   int,
   type ObjectType,
@@ -69,6 +70,18 @@ export const events: readonly EventDefinition[] = [
     data: object('BlockJobPendingData', {
       type: required(jobType, 'Kind of the job.'),
       id: required(str, 'The job.'),
+    }),
+  },
+  {
+    name: 'BLOCK_IMAGE_CORRUPTED',
+    doc: 'An image was found corrupt while it was in use; it is marked and takes no more writes.',
+    data: object('BlockImageCorruptedData', {
+      device: required(str, 'Empty: there are no device names.'),
+      'node-name': optional(str, 'The node.'),
+      msg: required(str, 'What was found.'),
+      offset: optional(int, 'Byte of the file.'),
+      size: optional(int, 'Bytes that were not written.'),
+      fatal: required(bool, 'True: the image cannot be used further.'),
     }),
   },
   {

@@ -1,8 +1,10 @@
 /** A node, as `query-named-block-nodes` describes it. */
+import { snapshotInfo } from '../block/snapshot-info.ts'
 import { alignUp } from '../bytes/range.ts'
 import { filenameOf } from '../graph/chain.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { backingOf, filteredChild } from '../graph/status.ts'
+import { snapshotInfoList } from './schema/snapshot-types.ts'
 import {
   any,
   bool,
@@ -34,6 +36,7 @@ const imageInfo = object('ImageInfo', {
   'backing-filename': optional(str, 'The backing file as the image names it.'),
   'full-backing-filename': optional(str, 'The same, relative to where we are.'),
   'backing-filename-format': optional(str, "The backing file's format as the image names it."),
+  snapshots: optional(snapshotInfoList, 'The internal snapshots, if there are any.'),
   'backing-image': optional(any, 'The same about the backing file; not with `flat`.'),
   'format-specific': optional(any, "`{type, data}`: the format's own facts."),
 })
@@ -101,6 +104,7 @@ async function describeImages(
   const [below, ...rest] = chain
   const { image, backingLink } = node.layer
   const recorded = backingLink?.recorded
+  const snapshots = (await image?.snapshots?.()) ?? []
   return {
     filename: filenameOf(node),
     format: node.driver,
@@ -112,6 +116,7 @@ async function describeImages(
     'full-backing-filename': recorded && below ? filenameOf(below) : recorded?.filename,
     'backing-filename-format': recorded?.format,
     'format-specific': image?.specific?.(),
+    snapshots: snapshots.length > 0 ? snapshots.map(snapshotInfo) : undefined,
     'backing-image': below && (await describeImages(below, rest)),
   }
 }

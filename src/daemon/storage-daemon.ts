@@ -17,6 +17,7 @@ import { ArchiveBackups } from './archive-backups.ts'
 import { ChardevTable } from './chardevs.ts'
 import type { Command } from './command.ts'
 import { commands } from './commands/table.ts'
+import { reportCorruption } from './corruption-events.ts'
 import { QmpError } from './errors.ts'
 import { ExportTable } from './exports.ts'
 import { reportJobs } from './job-events.ts'
@@ -37,6 +38,7 @@ export class StorageDaemon implements AsyncDisposable {
   /** Settles when `quit` was called, by a monitor or by the program. */
   readonly quitting: Promise<void>
   readonly #quit: () => void
+  readonly #endReports: () => void
   readonly #ending = new AbortController()
   readonly #sessions = new Set<MonitorSession>()
   /** The last of the commands that run one at a time. */
@@ -55,6 +57,7 @@ export class StorageDaemon implements AsyncDisposable {
     })
     this.#quit = quit
     reportJobs(this.jobs, (event, data) => this.emit(event, data))
+    this.#endReports = reportCorruption(this.graph, (event, data) => this.emit(event, data))
   }
 
   /**
@@ -135,6 +138,7 @@ export class StorageDaemon implements AsyncDisposable {
     await attempt(() => this.jobs.cancelAll())
     await attempt(() => this.exports[Symbol.asyncDispose]())
     await attempt(() => this.graph[Symbol.asyncDispose]())
+    this.#endReports()
     for (const session of this.#sessions) session.close()
     await attempt(() => this.chardevs[Symbol.asyncDispose]())
     if (failures.length > 0) throw failures[0]

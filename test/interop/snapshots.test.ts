@@ -251,8 +251,8 @@ machine.describe('the state of a real machine', () => {
       for (let at = 0; at < state.length; at += 1_000_000) {
         await vmState!.write(at, state.subarray(at, at + 1_000_000), plainWriteIo)
       }
-      const { vmStateSize, vmClockNanoseconds, icount } = facts
-      const taken = { name: 'one', vmStateSize, vmClockNanoseconds, icount }
+      const { vmStateSize, vmClock, icount } = facts
+      const taken = { name: 'one', vmStateSize, vmClock, icount }
       await snapshots!.create(taken, plainIo)
     }
     expect((await machine.try('--version')).status).toBe(0)

@@ -45,7 +45,7 @@ function entry(l1TableOffset: number, header: Header): Uint8Array {
     nameSize: 3,
     dateSeconds: 1_700_000_000,
     dateNanoseconds: 0,
-    vmClockNanoseconds: 0,
+    vmClockNanoseconds: 0n,
     vmStateSize: 0,
     extraDataSize: snapshotExtra.size,
   })

@@ -1,10 +1,11 @@
 /** What `info` says of one image, in the order and words of qemu-img. */
 import type { BlockLayer } from '../../block/layer.ts'
+import { type SnapshotInfo, snapshotInfo } from '../../block/snapshot-info.ts'
 import { alignUp } from '../../bytes/range.ts'
 import { resolveRecorded } from '../../graph/filename.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { sizeText } from './size-text.ts'
-import { describeSnapshots, type SnapshotInfo, snapshotInfo } from './snapshot-facts.ts'
+import { describeSnapshots } from './snapshot-facts.ts'
 
 /** QEMU counts disks in sectors. */
 const sectorSize = 512

@@ -1,34 +1,6 @@
 /** Internal snapshots, as qemu-img lists them. */
-import type { SnapshotFacts } from '../../block/layer.ts'
+import type { SnapshotInfo } from '../../block/snapshot-info.ts'
 import { sizeText } from './size-text.ts'
-
-/** `SnapshotInfo` of QMP, in the order in which qemu-img prints its members. */
-export interface SnapshotInfo {
-  icount?: number
-  'vm-clock-nsec': number
-  name: string
-  'date-sec': number
-  'date-nsec': number
-  'vm-clock-sec': number
-  id: string
-  'vm-state-size': number
-}
-
-const second = 1_000_000_000
-
-export function snapshotInfo(snapshot: SnapshotFacts): SnapshotInfo {
-  const { icount, date, vmClockNanoseconds } = snapshot
-  return {
-    icount,
-    'vm-clock-nsec': vmClockNanoseconds % second,
-    name: snapshot.name,
-    'date-sec': date.seconds,
-    'date-nsec': date.nanoseconds,
-    'vm-clock-sec': Math.floor(vmClockNanoseconds / second),
-    id: snapshot.id,
-    'vm-state-size': snapshot.vmStateSize,
-  }
-}
 
 /** The table that people read, a line each. */
 export function describeSnapshots(snapshots: readonly SnapshotInfo[]): string[] {

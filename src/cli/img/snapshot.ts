@@ -5,6 +5,7 @@ import {
   plainIo,
   type SnapshotFacts,
 } from '../../block/layer.ts'
+import { snapshotInfo } from '../../block/snapshot-info.ts'
 import { BlockError, errnoOf, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
@@ -12,11 +13,8 @@ import { imageGraph, openImage } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
-import { describeSnapshots, snapshotInfo } from './snapshot-facts.ts'
+import { describeSnapshots } from './snapshot-facts.ts'
 import { checkObjects } from './source-options.ts'
-
-/** What a name is cut off at, as qemu-img does. */
-const maxNameBytes = 255
 
 export const snapshot: ImgCommand = async (words, io) => {
   const args = new Arguments('snapshot', words, 'la:c:d:qU', [object, imageOpts, forceShare])
@@ -59,7 +57,7 @@ const actionsByOption: Readonly<Record<string, (node: BlockNode, name: string) =
         return `Could not create snapshot '${name}': -${number} (${strerror(errno)})`
       }
       if (!layer.snapshots) throw new CommandFailure(fail('ENOTSUP'))
-      const now = { name: cutOff(name), icount: 0 }
+      const now = { name, icount: 0 }
       await orFail(layer.snapshots.create(now, plainIo), fail)
     },
     async a({ layer }, name) {
@@ -98,13 +96,6 @@ async function orFail(work: Promise<unknown>, message: (errno: string) => string
     const errno = errnoOf(error)
     throw new CommandFailure(errno === undefined ? error.message : message(errno))
   }
-}
-
-/** The beginning of a name that is too long, whole characters of it. */
-function cutOff(name: string): string {
-  let cut = name
-  while (Buffer.byteLength(cut) > maxNameBytes) cut = [...cut].slice(0, -1).join('')
-  return cut
 }
 
 const errnoNumbers: Readonly<Record<string, number>> = {

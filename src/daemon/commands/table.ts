@@ -11,6 +11,7 @@ import { monitorCommands } from './monitor.ts'
 import { nbdCommands } from './nbd.ts'
 import { objectCommands } from './objects.ts'
 import { qomCommands } from './qom.ts'
+import { internalSnapshotCommands } from './snapshots.ts'
 import { streamCommands } from './stream.ts'
 import { transactionCommands } from './transaction.ts'
 
@@ -19,6 +20,7 @@ const all: readonly Command[] = [
   ...blockCommands,
   ...createCommands,
   ...externalSnapshotCommands,
+  ...internalSnapshotCommands,
   ...transactionCommands,
   ...jobCommands,
   ...streamCommands,

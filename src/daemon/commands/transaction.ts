@@ -6,6 +6,7 @@ import { command } from '../command.ts'
 import { empty, enumeration, list, object, optional, required, union } from '../schema/types.ts'
 import { backupActions } from './backup.ts'
 import { externalSnapshotActions } from './external-snapshots.ts'
+import { internalSnapshotActions } from './snapshots.ts'
 
 const abort = action<object>({
   type: 'abort',
@@ -18,7 +19,10 @@ const abort = action<object>({
 })
 
 const actions = new Map(
-  [abort, ...backupActions, ...externalSnapshotActions].map((each) => [each.type, each]),
+  [abort, ...backupActions, ...externalSnapshotActions, ...internalSnapshotActions].map((each) => [
+    each.type,
+    each,
+  ]),
 )
 
 const transactionAction = union(

@@ -19,7 +19,10 @@ export interface CorruptImage {
   readonly offset: number
 }
 
-const channel = diagnostics.channel('image:corrupt')
+/** Name of the channel on which they are published. */
+export const corruptImages = 'image:corrupt'
+
+const channel = diagnostics.channel(corruptImages)
 
 export class Corruption {
   readonly #header: HeaderState

@@ -1,7 +1,7 @@
 /** The snapshot table: where the L1 tables of internal snapshots lie, and what is known of them. */
-import { plainIo, type SnapshotFacts } from '../../block/layer.ts'
+import { type ClockTime, plainIo, type SnapshotFacts } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
-import { struct, u16, u32, u64 } from '../../bytes/struct.ts'
+import { bits64, struct, u16, u32, u64 } from '../../bytes/struct.ts'
 import { viewOf } from '../../bytes/view.ts'
 import type { Faults } from './faults.ts'
 import type { Header } from './header.ts'
@@ -16,7 +16,7 @@ export const snapshotEntry = struct('big', {
   nameSize: u16,
   dateSeconds: u32,
   dateNanoseconds: u32,
-  vmClockNanoseconds: u64,
+  vmClockNanoseconds: bits64,
   vmStateSize: u32,
   extraDataSize: u32,
 })
@@ -85,7 +85,7 @@ function decodeSnapshot(entry: Uint8Array): Snapshot {
     diskSize: known?.diskSize,
     vmStateSize: known?.vmStateSize ?? fields.vmStateSize,
     date: { seconds: fields.dateSeconds, nanoseconds: fields.dateNanoseconds },
-    vmClockNanoseconds: fields.vmClockNanoseconds,
+    vmClock: clockTime(fields.vmClockNanoseconds),
     icount: icountIn(extra),
   }
 }
@@ -109,13 +109,23 @@ export function encodeSnapshot(record: SnapshotRecord): Uint8Array {
     nameSize: name.length,
     dateSeconds: record.date.seconds,
     dateNanoseconds: record.date.nanoseconds,
-    vmClockNanoseconds: record.vmClockNanoseconds,
+    vmClockNanoseconds: nanosecondsOf(record.vmClock),
     // The field of old; whoever knows the extra data ignores it.
     vmStateSize: record.vmStateSize < 2 ** 32 ? record.vmStateSize : 0,
     extraDataSize: snapshotExtra.size + icount.length,
   })
   const { vmStateSize, diskSize } = record
   return Buffer.concat([fields, snapshotExtra.encode({ vmStateSize, diskSize }), icount, id, name])
+}
+
+const second = 1_000_000_000n
+
+function clockTime(nanoseconds: bigint): ClockTime {
+  return { seconds: Number(nanoseconds / second), nanoseconds: Number(nanoseconds % second) }
+}
+
+function nanosecondsOf({ seconds, nanoseconds }: ClockTime): bigint {
+  return BigInt(seconds) * second + BigInt(nanoseconds)
 }
 
 /** Entries behind each other, each beginning at a multiple of eight. */

@@ -95,7 +95,12 @@ describe('internal snapshots', () => {
     const state = Buffer.alloc(300_000, 0x5a)
     await layer.vmState!.write(0, state, plainWriteIo)
     const vmStateSize = state.length
-    const facts = await create(layer, { name: 'vm', vmStateSize, vmClockNanoseconds: 5, icount: 9 })
+    const facts = await create(layer, {
+      name: 'vm',
+      vmStateSize,
+      vmClock: { seconds: 2 ** 32, nanoseconds: 5 },
+      icount: 9,
+    })
     expect(await list(layer)).toMatchObject([{ ...facts, icount: 9 }])
     await expectClean(image)
     const read = async (from: BlockLayer) => {

@@ -8,7 +8,7 @@
  * flags have to change gets a new place; a snapshot's flags mean nothing (specification, "L2 table
  * entries") until it is applied.
  */
-import type { InternalSnapshots, NewSnapshot, SnapshotFacts } from '../../block/layer.ts'
+import type { ClockTime, InternalSnapshots, NewSnapshot, SnapshotFacts } from '../../block/layer.ts'
 import { plainIo } from '../../block/layer.ts'
 import { maxDiskSize } from '../../bytes/range.ts'
 import { viewOf } from '../../bytes/view.ts'
@@ -33,7 +33,6 @@ export function internalSnapshots(image: Qcow2Image): InternalSnapshots {
 
 async function createSnapshot(image: Qcow2Image, wanted: NewSnapshot): Promise<SnapshotFacts> {
   checkChangeable(image)
-  checkNames(image, wanted)
   return await Switchover.run(image, async (change) => {
     const { header, layout } = image
     const table = await readTable(image)
@@ -126,11 +125,11 @@ function checkChangeable({ readOnly, faults, header, corruption }: Qcow2Image): 
   }
 }
 
-function checkNames({ faults }: Qcow2Image, { name, id }: NewSnapshot): void {
-  for (const text of [name, id ?? '']) {
-    if (Buffer.byteLength(text) <= maxSnapshotNameBytes) continue
-    throw faults.invalid(`a snapshot's name has at most ${maxSnapshotNameBytes} bytes`)
-  }
+/** As QEMU has it: a name that is too long is cut off. Whole characters are left. */
+function cutOff(name: string): string {
+  let cut = name
+  while (Buffer.byteLength(cut) > maxSnapshotNameBytes) cut = [...cut].slice(0, -1).join('')
+  return cut
 }
 
 type Table = Awaited<ReturnType<typeof readSnapshotTable>>
@@ -158,15 +157,19 @@ function find(snapshots: readonly Snapshot[], selector: string, { faults }: Qcow
 const entryOf = ({ entry }: Snapshot) => entry
 
 function factsOf({ faults }: Qcow2Image, wanted: NewSnapshot, { snapshots }: Table): SnapshotFacts {
-  const { name, vmStateSize = 0, vmClockNanoseconds = 0, icount } = wanted
+  const { vmStateSize = 0, vmClock = never, icount } = wanted
+  const name = cutOff(wanted.name)
   const id = wanted.id ?? freeId(snapshots)
+  if (Buffer.byteLength(id) > maxSnapshotNameBytes) {
+    throw faults.invalid(`the id of a snapshot has at most ${maxSnapshotNameBytes} bytes`)
+  }
   if (snapshots.some((each) => each.id === id)) {
     throw faults.exists(`there is a snapshot with the id '${id}' already`)
   }
   if (snapshots.length >= maxSnapshots) {
     throw faults.invalid(`an image has at most ${maxSnapshots} snapshots`)
   }
-  return { id, name, vmStateSize, date: wanted.date ?? now(), vmClockNanoseconds, icount }
+  return { id, name, vmStateSize, date: wanted.date ?? now(), vmClock, icount }
 }
 
 /** One more than the highest number among the ids. */
@@ -175,7 +178,10 @@ function freeId(snapshots: readonly Snapshot[]): string {
   return String(Math.max(0, ...numbers) + 1)
 }
 
-function now(): SnapshotFacts['date'] {
+/** The clock of a machine that has not run. */
+const never: ClockTime = { seconds: 0, nanoseconds: 0 }
+
+function now(): ClockTime {
   const milliseconds = Date.now()
   return {
     seconds: Math.floor(milliseconds / 1000),

@@ -1,0 +1,19 @@
+/** Says on standard error, in QEMU's words, when an image is found corrupt while it is in use. */
+import { subscribe } from 'node:diagnostics_channel'
+import { type CorruptImage, corruptImages } from '../format/qcow2/corruption.ts'
+import type { CliIo } from './command.ts'
+
+let listener: Pick<CliIo, 'stderr'> | undefined
+
+/** The tool that runs now; a process runs one, apart from tests, which run one after the other. */
+export function reportCorruption(io: Pick<CliIo, 'stderr'>): void {
+  if (!listener) subscribe(corruptImages, report)
+  listener = io
+}
+
+function report(message: unknown): void {
+  const { message: text } = message as CorruptImage
+  listener?.stderr.write(
+    `qcow2: Marking image as corrupt: ${text}; further corruption events will be suppressed\n`,
+  )
+}
