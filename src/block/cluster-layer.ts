@@ -44,6 +44,7 @@ const maxJoinedWrite = 512 * 1024
 export class ClusterLayer implements BlockLayer {
   capabilities: Capabilities
   readonly setReadOnly?: BlockLayer['setReadOnly']
+  readonly reopen?: BlockLayer['reopen']
   readonly image?: ImageFacts
   readonly amend?: ImageAmend
   readonly check?: ImageCheck
@@ -71,6 +72,11 @@ export class ClusterLayer implements BlockLayer {
           this.capabilities = capabilitiesOf(map)
         })
       }
+    }
+    const reopenMap = map.reopen?.bind(map)
+    if (reopenMap) {
+      this.reopen = (options, io) =>
+        this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, () => reopenMap(options, io))
     }
     this.image = map.abilities.image
     this.amend = map.abilities.amend

@@ -80,6 +80,11 @@ export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
   parseFilename?(filename: string): NodeOptions | undefined
   /** On failure everything that it opened itself is closed again. */
   open(options: Options, context: OpenContext): Promise<BlockLayer>
+  /**
+   * Names of its own options that can change while a layer is open, by the layer's `reopen`.
+   * Absent: nothing can, not even whether it is read-only.
+   */
+  readonly changeable?: readonly string[]
   readonly creator?: ImageCreator<CreateOptions>
   /** What `amend -o help` lists; absent where an image's options cannot be changed. */
   readonly amendOptions?: readonly CreateOptionInfo[]

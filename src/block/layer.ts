@@ -145,6 +145,11 @@ export interface Abilities {
    */
   populate?(offset: number, length: number, io: Io): Promise<void>
   /**
+   * Takes over other options, as the driver's `parse` returned them; only those that the driver
+   * calls changeable differ, and no child. Runs alone; when it rejects everything is as before.
+   */
+  reopen?(options: unknown, io: Io): Completion
+  /**
    * The graph waits for all requests in flight: a layer that holds some up lets them go, and holds
    * none, until as many calls of `drainEnds`. Also called before the layer is closed.
    */

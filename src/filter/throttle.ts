@@ -20,13 +20,26 @@ interface ThrottleOptions {
 }
 
 class Throttle extends Filter {
-  readonly #group: ThrottleGroup
-  readonly #member: ThrottleMember
+  readonly #find: (id: string) => ThrottleGroup
+  #group: ThrottleGroup
+  #member: ThrottleMember
+  /** Drains that have begun and not ended. */
+  #drains = 0
 
-  constructor(next: BlockLayer, group: ThrottleGroup) {
+  constructor(next: BlockLayer, id: string, find: (id: string) => ThrottleGroup) {
     super(next)
+    this.#find = find
+    this.#group = find(id)
+    this.#member = this.#group.join()
+  }
+
+  /** Changes to another group. */
+  reopen({ group: id }: ThrottleOptions): void {
+    const group = this.#find(id)
+    this.#group.leave(this.#member)
     this.#group = group
     this.#member = group.join()
+    for (let drain = 0; drain < this.#drains; drain++) group.exempt(this.#member)
   }
 
   get compressed(): CompressedWriter | undefined {
@@ -57,10 +70,12 @@ class Throttle extends Filter {
 
   /** Whoever drains the node does not wait for the limits. */
   drainBegins(): void {
+    this.#drains++
     this.#group.exempt(this.#member)
   }
 
   drainEnds(): void {
+    this.#drains--
     this.#group.limit(this.#member)
   }
 
@@ -77,6 +92,7 @@ class Throttle extends Filter {
 export const throttle: BlockDriver<ThrottleOptions> = {
   name: 'throttle',
   kind: 'filter',
+  changeable: ['throttle-group'],
   parse(options) {
     const reader = new OptionReader(options)
     const file = takeFile(reader)
@@ -87,9 +103,11 @@ export const throttle: BlockDriver<ThrottleOptions> = {
   },
   async open({ file, group: id }, context) {
     const next = await context.child('filtered', file)
-    const group = context.throttleGroup?.(id)
-    if (group) return new Throttle(next, group)
-    throw invalid(`Throttle group '${id}' does not exist`)
+    return new Throttle(next, id, (wanted) => {
+      const group = context.throttleGroup?.(wanted)
+      if (group) return group
+      throw invalid(`Throttle group '${wanted}' does not exist`)
+    })
   },
 }
 

@@ -31,8 +31,8 @@ interface RawOptions {
  * what the guest has written into its header.
  */
 class RawLayer extends Filter {
-  readonly #offset: number
-  readonly #size: number | undefined
+  #offset: number
+  #size: number | undefined
   readonly #guarded: boolean
 
   constructor(file: BlockLayer, options: RawOptions) {
@@ -54,6 +54,12 @@ class RawLayer extends Filter {
   override get capabilities(): Capabilities {
     const own = this.next.capabilities
     return this.#size === undefined ? own : { ...own, resize: false }
+  }
+
+  reopen({ offset, size }: RawOptions): void {
+    checkWindow(this.next, { offset, size })
+    this.#offset = offset
+    this.#size = size
   }
 
   override read(offset: number, target: Uint8Array, io: Io): Completion {
@@ -134,9 +140,23 @@ function refuseHeaders(head: Uint8Array): void {
   )
 }
 
+function checkWindow(
+  file: BlockLayer,
+  { offset, size = 0 }: Pick<RawOptions, 'offset' | 'size'>,
+  node?: string,
+): void {
+  if (offset + size <= file.size) return
+  throw new BlockError(
+    'INVALID_ARGUMENT',
+    `the window of ${size} bytes at ${offset} does not fit a file of ${file.size} bytes`,
+    { node, errno: 'EINVAL' },
+  )
+}
+
 export const raw: BlockDriver<RawOptions> = {
   name: 'raw',
   kind: 'format',
+  changeable: ['offset', 'size'],
   parse(options) {
     const reader = new OptionReader(options)
     const parsed = {
@@ -155,13 +175,7 @@ export const raw: BlockDriver<RawOptions> = {
   },
   async open(options, context) {
     const file = await context.child('filtered', options.file)
-    if (options.offset + (options.size ?? 0) > file.size) {
-      throw new BlockError(
-        'INVALID_ARGUMENT',
-        `${context.name}: the window at ${options.offset} does not fit a file of ${file.size} bytes`,
-        { node: context.name, errno: 'EINVAL' },
-      )
-    }
+    checkWindow(file, options, context.name)
     return new RawLayer(file, options)
   },
   creator: {

@@ -13,7 +13,7 @@ export async function switchAccess(
   node: BlockNode,
   readOnly: boolean,
 ): Promise<void> {
-  const nodes = affected(node, readOnly)
+  const nodes = affected(shape, node, readOnly)
   if (readOnly) nodes.reverse()
   const done: BlockNode[] = []
   try {
@@ -29,13 +29,15 @@ export async function switchAccess(
 }
 
 /** The node and its storage as far as that has to follow, the lowest first. */
-function affected(node: BlockNode, readOnly: boolean): BlockNode[] {
+function affected(shape: GraphShape, node: BlockNode, readOnly: boolean): BlockNode[] {
   const below = ['file', 'data-file']
     .map((name) => node.children.get(name)?.node)
     .filter((child) => child !== undefined)
+    // Storage that was opened by name is its owner's to switch.
+    .filter((child) => !shape.kept.has(child))
     // Others may go on writing to storage that a read-only node no longer writes to.
     .filter((child) => child.flags.readOnly !== readOnly && (!readOnly || child.parents.size === 1))
-  return [...below.flatMap((child) => affected(child, readOnly)), node]
+  return [...below.flatMap((child) => affected(shape, child, readOnly)), node]
 }
 
 async function switchOne(shape: GraphShape, node: BlockNode, readOnly: boolean): Promise<void> {
@@ -48,6 +50,7 @@ async function switchOne(shape: GraphShape, node: BlockNode, readOnly: boolean):
   } catch (error) {
     node.setFlags(before)
     shape.refresh()
+    if (readOnly) await switchLayer(node, false)
     throw error
   }
 }

@@ -15,6 +15,7 @@ import type { BlockNode } from './node.ts'
 import { NodeOpener } from './node-opener.ts'
 import { type NodeDefaults, rootDefaults, takeCommonOptions } from './node-options.ts'
 import { allowAll, type OpenPolicy } from './open-policy.ts'
+import { prepareReopen } from './reopen.ts'
 import { GraphShape } from './shape.ts'
 import { filteredChild } from './status.ts'
 
@@ -271,6 +272,17 @@ export class Graph implements AsyncDisposable {
   async setReadOnly(node: BlockNode, readOnly: boolean): Promise<void> {
     if (node.flags.readOnly === readOnly) return
     await this.drained([node], () => switchAccess(this.#shape, node, readOnly))
+  }
+
+  /**
+   * Changes the options of open nodes, all of them or none; each entry holds the complete options
+   * of its node, and what it leaves out becomes the default. Throws `INVALID_ARGUMENT` for what
+   * cannot change while a node is open.
+   */
+  async reopen(options: readonly NodeOptions[]): Promise<void> {
+    const reopening = prepareReopen(this.#shape, this.drivers, options)
+    const dropped = await this.drained(reopening.nodes, () => reopening.run())
+    for (const edge of dropped) await edge[Symbol.asyncDispose]()
   }
 
   /** Closes everything, users first. The first failure is thrown after all is closed. */

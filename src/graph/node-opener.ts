@@ -86,7 +86,7 @@ export class NodeOpener {
     }
     const parsed = parseOptions(driver, rest, role)
     const open = (attempt: CommonOptions) =>
-      this.build(driver.name, attempt, lineage, (context) => driver.open(parsed, context))
+      this.build(driver.name, attempt, lineage, (context) => driver.open(parsed, context), rest)
     try {
       return (await open(common)).node
     } catch (error) {
@@ -174,6 +174,7 @@ export class NodeOpener {
     common: CommonOptions,
     lineage: Lineage,
     open: (context: OpenContext) => Promise<L>,
+    options: NodeOptions = {},
   ): Promise<{ node: BlockNode; layer: L }> {
     const name = this.#shape.reserve(common.nodeName)
     const children = new Map<string, Edge>()
@@ -181,7 +182,7 @@ export class NodeOpener {
     try {
       layer = await open(this.#context(name, common, lineage, children))
       const kind = this.#drivers.find((each) => each.name === driver)?.kind ?? 'filter'
-      const settings: NodeSettings = { ...common, name, driver, kind, flags: common }
+      const settings: NodeSettings = { ...common, name, driver, kind, flags: common, options }
       const node = new BlockNode(settings, layer)
       // A check looks at the image as it is.
       if (!common.check) await loadBitmaps(node)

@@ -8,7 +8,7 @@
  */
 import diagnostics from 'node:diagnostics_channel'
 import type { DebugEvent } from '../block/debug.ts'
-import type { BlockDriver, OpenFlags } from '../block/driver.ts'
+import type { BlockDriver, NodeOptions, OpenFlags } from '../block/driver.ts'
 import { joinExtents } from '../block/extent.ts'
 import {
   type BlockLayer,
@@ -52,15 +52,18 @@ export interface NodeSettings {
   /** Whether discards reach the layer. */
   readonly discard: DiscardMode
   readonly detectZeroes: DetectZeroes
+  /** The driver's own options, as given; none of a layer that was made by code. */
+  readonly options?: NodeOptions
 }
+
+/** What `reopen` can change of a node. */
+export type NodeConfiguration = Pick<NodeSettings, 'flags' | 'discard' | 'detectZeroes' | 'options'>
 
 export class BlockNode implements AsyncDisposable {
   readonly name: string
   readonly driver: string
   /** Whether it shows its child's data unchanged, at the same place. */
   readonly isFilter: boolean
-  readonly detectZeroes: DetectZeroes
-  readonly discardMode: DiscardMode
   readonly statistics = new NodeStatistics()
   readonly layer: BlockLayer
   /** Edges by name: `file`, `backing`, … Changed by the graph only. */
@@ -71,7 +74,7 @@ export class BlockNode implements AsyncDisposable {
   readonly bitmaps = new BitmapTable(this)
   /** What may not be done to it, because of jobs. */
   readonly blockers: OperationBlockers
-  #flags: OpenFlags
+  #settings: NodeConfiguration
   readonly #fitted: FittedLayer
   readonly #requests = new RangeLock()
   #closed = false
@@ -87,9 +90,7 @@ export class BlockNode implements AsyncDisposable {
     this.driver = settings.driver
     this.isFilter = settings.kind === 'filter'
     this.blockers = new OperationBlockers(settings.name)
-    this.#flags = settings.flags
-    this.detectZeroes = settings.detectZeroes
-    this.discardMode = settings.discard
+    this.#settings = settings
     this.layer = layer
     this.#fitted = new FittedLayer(settings.name, layer, (io) => this.#flushLayer(io))
   }
@@ -99,12 +100,34 @@ export class BlockNode implements AsyncDisposable {
   }
 
   get flags(): OpenFlags {
-    return this.#flags
+    return this.#settings.flags
+  }
+
+  get detectZeroes(): DetectZeroes {
+    return this.#settings.detectZeroes
+  }
+
+  get discardMode(): DiscardMode {
+    return this.#settings.discard
+  }
+
+  /** The driver's own options, as given. */
+  get options(): NodeOptions {
+    return this.#settings.options ?? {}
+  }
+
+  get settings(): NodeConfiguration {
+    return this.#settings
+  }
+
+  /** For the graph: what holds from now on. */
+  configure(settings: NodeConfiguration): void {
+    this.#settings = { ...this.#settings, ...settings }
   }
 
   /** For the graph: how the node is open from now on. */
   setFlags(flags: OpenFlags): void {
-    this.#flags = flags
+    this.#settings = { ...this.#settings, flags }
   }
 
   get readOnly(): boolean {

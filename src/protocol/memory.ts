@@ -157,6 +157,7 @@ export function requiredSize(reader: OptionReader, name = 'size'): number {
 export const memory: BlockDriver<{ size: number }> = {
   name: 'memory',
   kind: 'protocol',
+  changeable: [],
   parse(options) {
     const reader = new OptionReader(options)
     reader.take('driver')

@@ -124,6 +124,7 @@ function nullDriver(name: 'null-co' | 'null-aio'): BlockDriver<NullOptions> {
   return {
     name,
     kind: 'protocol',
+    changeable: [],
     parse: parseNullOptions,
     parseFilename: (filename) => (filename === `${name}://` ? { driver: name } : undefined),
     open: async (options) => new NullLayer(options),

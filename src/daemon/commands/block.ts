@@ -45,6 +45,18 @@ export const blockCommands = [
     },
   }),
   command({
+    name: 'blockdev-reopen',
+    topic: 'Block nodes',
+    doc:
+      'Changes the options of nodes, all of them or none. Each entry holds the complete options ' +
+      'of a node; what it leaves out becomes the default. Children are named, or described as ' +
+      'they were when the node was opened.',
+    args: object('BlockdevReopenArg', {
+      options: required(list(blockdevOptions), 'The nodes and their options.'),
+    }),
+    run: ({ options }, { daemon }) => daemon.graph.reopen(options),
+  }),
+  command({
     name: 'block_resize',
     topic: 'Block nodes',
     doc: 'Changes the size of a disk. Refused while an export shows the old one.',

@@ -36,7 +36,7 @@ export class Qcow2Image {
   readonly header: HeaderState
   readonly faults: Faults
   readonly layout: L2Layout
-  readonly #settings: ImageSettings
+  #settings: ImageSettings
   #readOnly: boolean
   readonly l2Tables: L2Tables
   readonly refcounts: Refcounts
@@ -73,8 +73,8 @@ export class Qcow2Image {
     this.allocator = new Allocator(refcounts, this.frees, file, guard, faults)
     this.space = new ImageSpace(file, this.allocator)
     const { frees, allocator } = this
-    const { discards } = settings
-    const isWritable = () => !this.#readOnly
+    const isLazyNow = () => !this.#readOnly && isLazy(header.current, this.#settings)
+    const discards = () => this.#settings.discards
     this.writeBack = new WriteBack({
       file,
       header,
@@ -83,9 +83,11 @@ export class Qcow2Image {
       frees,
       allocator,
       get lazy() {
-        return isWritable() && isLazy(header.current, settings)
+        return isLazyNow()
       },
-      discards,
+      get discards() {
+        return discards()
+      },
     })
     corruption.alone = (work) => this.writeBack.alone(work)
     l2Tables.makeRoom = () => this.writeBack.flushChanges()
@@ -102,6 +104,7 @@ export class Qcow2Image {
     const file = new ImageFile(layer, 2 ** header.clusterBits, faults)
     const state = new HeaderState(header)
     if (!settings.readOnly) await prepareWriting(state, file, faults, settings)
+    checkLazy(header, settings, faults)
     const layout = new L2Layout(header)
     const capacity = cacheCapacity(settings, header)
     const corruption = new Corruption(state, file, faults, settings.name)
@@ -121,6 +124,22 @@ export class Qcow2Image {
 
   get readOnly(): boolean {
     return this.#readOnly
+  }
+
+  /** Takes over other settings. Nobody else uses the disk meanwhile. */
+  async reopen(changed: Omit<ImageSettings, 'name' | 'readOnly'>): Promise<void> {
+    const settings = { ...this.#settings, ...changed }
+    checkLazy(this.header.current, settings, this.faults)
+    // Caches that shrink have nothing to write back then, and counts that were put off are exact.
+    if (!this.#readOnly) await this.writeBack.finish()
+    this.#settings = settings
+    const { l2Tables, refcountBlocks } = cacheCapacity(settings, this.header.current)
+    this.l2Tables.cache.capacity = l2Tables
+    this.refcounts.cache.capacity = refcountBlocks
+    clearInterval(this.#cleaner)
+    this.#startCleaner(settings.cacheCleanSeconds)
+    this.guard.setKinds(settings.guarded)
+    if (!this.#readOnly) await guardMetadata(this)
   }
 
   /**
@@ -323,6 +342,14 @@ async function repairCounts(state: HeaderState, file: ImageFile, faults: Faults)
     'CORRUPT_IMAGE',
     'the image was not closed properly and cannot be repaired by itself; check and repair it',
     72,
+  )
+}
+
+function checkLazy({ version }: Header, settings: ImageSettings, faults: Faults): void {
+  if (version >= 3 || !settings.lazyRefcounts) return
+  throw faults.refuse(
+    'INVALID_ARGUMENT',
+    'Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level',
   )
 }
 

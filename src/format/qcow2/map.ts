@@ -12,6 +12,7 @@ import { hex } from './faults.ts'
 import type { Qcow2Image } from './image.ts'
 import { kind } from './l2-table.ts'
 import type { HostRun } from './offsets.ts'
+import type { Qcow2Options } from './options.ts'
 import { Reach, type Reached } from './reach.ts'
 import { ClusterRuns, type Run, type Runs } from './runs.ts'
 import { stateArea } from './state-area.ts'
@@ -150,6 +151,10 @@ export class Qcow2Map implements ClusterMap {
 
   async truncate(size: number, io: Io): Promise<void> {
     await this.#change(() => this.#image.resize(size, io))
+  }
+
+  async reopen(options: unknown): Promise<void> {
+    await this.#image.reopen((options as Qcow2Options).settings)
   }
 
   async setReadOnly(readOnly: boolean): Promise<void> {

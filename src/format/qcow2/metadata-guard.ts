@@ -53,7 +53,7 @@ const titles: Readonly<Record<GuardedKind, string>> = {
 export type OnOverlap = (message: string, offset: number) => BlockError
 
 export class MetadataGuard {
-  readonly #kinds: ReadonlySet<GuardedKind>
+  #kinds: ReadonlySet<GuardedKind>
   readonly #clusterSize: number
   readonly #onOverlap: OnOverlap
   readonly #sets = new Map<GuardedKind, ClusterSet>()
@@ -63,6 +63,14 @@ export class MetadataGuard {
     this.#kinds = new Set(kinds)
     this.#clusterSize = clusterSize
     this.#onOverlap = onOverlap
+    for (const kind of this.#kinds) this.#sets.set(kind, new ClusterSet())
+  }
+
+  /** Guards other kinds from now on; their places have to be told anew. */
+  setKinds(kinds: Iterable<GuardedKind>): void {
+    this.clear()
+    this.#kinds = new Set(kinds)
+    this.#sets.clear()
     for (const kind of this.#kinds) this.#sets.set(kind, new ClusterSet())
   }
 

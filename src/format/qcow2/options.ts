@@ -19,6 +19,21 @@ export interface Qcow2Options {
   readonly settings: Omit<ImageSettings, 'name' | 'readOnly'>
 }
 
+/** All but where the image and its data lie, and how they are encrypted. */
+export const changeable = [
+  'lazy-refcounts',
+  'pass-discard-request',
+  'pass-discard-snapshot',
+  'pass-discard-other',
+  'discard-no-unref',
+  'overlap-check',
+  'cache-size',
+  'l2-cache-size',
+  'l2-cache-entry-size',
+  'refcount-cache-size',
+  'cache-clean-interval',
+]
+
 /** Seconds after which tables that are not used are dropped from memory. */
 const defaultCacheCleanSeconds = 600
 /** A timer takes no more than 2^31 milliseconds. */

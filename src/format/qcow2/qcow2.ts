@@ -13,7 +13,7 @@ import { backingFormat, isQcow2 } from './header.ts'
 import { Qcow2Image } from './image.ts'
 import { isSparse } from './image-file.ts'
 import { Qcow2Map } from './map.ts'
-import { parseOptions, type Qcow2Options } from './options.ts'
+import { changeable, parseOptions, type Qcow2Options } from './options.ts'
 import { internalSnapshots } from './snapshots.ts'
 
 export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
@@ -21,6 +21,7 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
   kind: 'format',
   parse: parseOptions,
   probe: isQcow2,
+  changeable,
   creator,
   amendOptions: amendOptionInfo,
   async open(options, context) {

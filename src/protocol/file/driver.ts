@@ -27,6 +27,7 @@ const unlocked = channel('varve:file:unlocked')
 export const file: BlockDriver<FileOptions, FileCreateOptions> = {
   name: 'file',
   kind: 'protocol',
+  changeable: [],
   parse: (options) => parseFileOptions('file', options),
   parseFilename: (filename) => prefixedName('file', filename),
   open: (options, context) => openFileLayer('file', options, context, currentSys()),
@@ -36,6 +37,7 @@ export const file: BlockDriver<FileOptions, FileCreateOptions> = {
 export const hostDevice: BlockDriver<FileOptions> = {
   name: 'host_device',
   kind: 'protocol',
+  changeable: [],
   parse: (options) => parseFileOptions('host_device', options),
   parseFilename: (filename) => prefixedName('host_device', filename),
   open: (options, context) => openFileLayer('device', options, context, currentSys()),

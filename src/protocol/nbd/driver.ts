@@ -12,6 +12,7 @@ type NbdOptions = Omit<LinkOptions, 'contexts'>
 export const nbd: BlockDriver<NbdOptions> = {
   name: 'nbd',
   kind: 'protocol',
+  changeable: [],
   parse: parseNbdOptions,
   parseFilename: parseNbdFilename,
   async open(options, context) {
