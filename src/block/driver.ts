@@ -98,17 +98,24 @@ export interface ImageCreator<CreateOptions> {
   parse(options: Readonly<Record<string, unknown>>): CreateOptions
   /** Formats get a writable child `file`; protocols make the file itself. */
   create(options: CreateOptions, context: CreateContext): Promise<void>
-  /** What an image with these options will need; see `Measurement`. */
-  measure?(options: CreateOptions, source: MeasuredSource, io: Io): Promise<Measurement>
+  /**
+   * What an image will need; see `Measurement`. Options as `parse` takes them: only those that make
+   * a difference are judged.
+   */
+  measure?(
+    options: Readonly<Record<string, unknown>>,
+    source: MeasuredSource,
+    io: Io,
+  ): Promise<Measurement>
 }
 
 /** The disk that a measured image is to hold. */
 export interface MeasuredSource {
   /** Bytes. */
   readonly size: number
-  /** The parts that are data, in order; the whole disk when there is nothing to ask. */
-  readonly data: AsyncIterable<ByteRange> | Iterable<ByteRange>
-  /** Persistent bitmaps that come along. */
+  /** The parts that are data, in order; undefined for a disk that is new. */
+  readonly data?: AsyncIterable<ByteRange> | Iterable<ByteRange>
+  /** Persistent bitmaps that come along; undefined where the source can have none. */
   readonly bitmaps?: readonly StoredBitmap[]
 }
 

@@ -12,8 +12,12 @@ import type {
   ZeroIo,
 } from '../block/layer.ts'
 import { OptionReader } from '../block/options.ts'
+import { alignUp } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 import { looksFormatted } from './recognised.ts'
+
+/** QEMU counts disks in sectors. */
+const sectorSize = 512
 
 interface RawOptions {
   readonly file: NodeReference
@@ -189,6 +193,10 @@ export const raw: BlockDriver<RawOptions> = {
     async create(options, context) {
       const { size } = options as { size?: number }
       if (size !== undefined) await context.file?.truncate(size, context)
+    },
+    async measure(_options, source) {
+      const size = alignUp(source.size, sectorSize)
+      return { required: size, fullyAllocated: size }
     },
   },
 }

@@ -20,7 +20,7 @@ const commands: Readonly<Record<string, (() => Promise<ImgCommand>) | 'unsupport
   dd: 'unsupported',
   info: async () => (await import('./info.ts')).info,
   map: async () => (await import('./map.ts')).map,
-  measure: 'unsupported',
+  measure: async () => (await import('./measure.ts')).measure,
   rebase: async () => (await import('./rebase.ts')).rebase,
   resize: async () => (await import('./resize.ts')).resize,
   snapshot: async () => (await import('./snapshot.ts')).snapshot,

@@ -13,6 +13,8 @@ const commands = [
   'create [-q] [-f FMT] [-b FILE [-F FMT]] [-u] [-o OPTIONS] FILE [SIZE]',
   'info [-f FMT | --image-opts] [--output=human|json] [--backing-chain] [-U] FILE',
   'map [-f FMT | --image-opts] [-s OFFSET] [-l LENGTH] [--output=human|json] [-U] FILE',
+  'measure [--output=human|json] [-O FMT] [-o OPTIONS] [--size SIZE |\n' +
+    '          [-f FMT | --image-opts] [-l SNAPSHOT] [-U] FILE]',
   'rebase -u [-q] [-f FMT | --image-opts] [-t CACHE] -b FILE [-F FMT] FILE',
   'snapshot [-q] [--image-opts] [-U] [-l | -a SNAPSHOT | -c SNAPSHOT | -d SNAPSHOT] FILE',
   'resize [-q] [-f FMT | --image-opts] [--shrink] FILE [+|-]SIZE',

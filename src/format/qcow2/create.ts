@@ -21,12 +21,14 @@ import {
 import { Qcow2Image } from './image.ts'
 import { entrySize, setShared } from './l2-table.ts'
 import { Qcow2Map } from './map.ts'
+import { measureImage } from './measure.ts'
 import { hostOffset } from './offsets.ts'
 import { RefcountLayout } from './refcount.ts'
 
 export const creator: ImageCreator<Qcow2CreateOptions> = {
   options: createOptionInfo,
   parse: parseCreateOptions,
+  measure: measureImage,
   async create(options, context) {
     const { file } = context
     if (!file) throw new TypeError('a qcow2 image is created in a file')
