@@ -5,6 +5,7 @@ import { blkdebug } from './filter/blkdebug/blkdebug.ts'
 import { copyBeforeWrite } from './filter/copy-before-write.ts'
 import { copyOnRead } from './filter/copy-on-read.ts'
 import { throttle } from './filter/throttle.ts'
+import { luks } from './format/luks/luks.ts'
 import { qcow2 } from './format/qcow2/qcow2.ts'
 import { raw } from './format/raw.ts'
 import { file, hostDevice } from './protocol/file/driver.ts'
@@ -21,6 +22,7 @@ const all = [
   nullAio,
   nullCo,
   // formats
+  luks,
   qcow2,
   raw,
   vma,

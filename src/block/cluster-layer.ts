@@ -11,6 +11,7 @@ import { alignDown, alignUp, type ByteRange } from '../bytes/range.ts'
 import { SpareBuffers } from '../bytes/spare-buffers.ts'
 import { isZero } from '../bytes/zero.ts'
 import { BlockError } from '../errors.ts'
+import { withoutHidden } from './cipher-layer.ts'
 import type { Allocation, ClusterMap } from './cluster-map.ts'
 import {
   type BackingLink,
@@ -169,7 +170,8 @@ export class ClusterLayer implements BlockLayer {
   }
 
   extentAt(offset: number, length: number, io: Io): Extent | Promise<Extent> {
-    return this.#map.map(offset, length, io)
+    const run = this.#map.map(offset, length, io)
+    return run instanceof Promise ? run.then(withoutHidden) : withoutHidden(run)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

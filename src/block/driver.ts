@@ -32,6 +32,8 @@ export interface OpenFlags {
    * may be opened for writing all the same.
    */
   readonly check?: boolean
+  /** Only facts are asked for, no data: encrypted images open without their key. */
+  readonly noIo?: boolean
 }
 
 /** A chain of images, from one down to another. */

@@ -77,6 +77,8 @@ export interface HostRange extends ByteRange {
   readonly writable: boolean
   /** Parts of it may be holes of the layer that are worth asking for (preallocated images). */
   readonly sparse?: boolean
+  /** `layer` deciphers: below it the bytes are no use to anybody else. */
+  readonly enciphered?: boolean
 }
 
 /** A run of bytes with one status. */
@@ -176,6 +178,7 @@ export interface ImageFacts {
   /** The image was not closed cleanly. */
   readonly dirty?: boolean
   readonly corrupt?: boolean
+  readonly encrypted?: boolean
 }
 
 /** Nanoseconds since some beginning; 64 bits of them are more than a number holds. */

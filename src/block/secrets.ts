@@ -5,6 +5,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { BlockError, errnoOf, strerror } from '../errors.ts'
+import type { SecretSource } from './driver.ts'
 import { OptionReader } from './options.ts'
 
 export interface SecretOptions {
@@ -69,6 +70,15 @@ export function badIdentifier(): BlockError {
 
 export function duplicate(id: string): BlockError {
   return invalid(`attempt to add duplicate property '${id}' to object (type 'container')`)
+}
+
+/** Bytes of the secret of that id; rejects with QEMU's text where there is none. */
+export async function findSecret(
+  secrets: SecretSource | undefined,
+  id: string,
+): Promise<Uint8Array> {
+  if (!secrets) throw noSecret(id)
+  return await secrets(id)
 }
 
 export function noSecret(id: string): BlockError {

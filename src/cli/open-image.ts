@@ -76,6 +76,8 @@ export interface ImageRequest {
   readonly forceShare?: boolean
   /** Opened to be checked; see `OpenFlags`. */
   readonly check?: boolean
+  /** Nothing but facts is asked for; see `OpenFlags`. */
+  readonly noIo?: boolean
   /** Whether backing files are opened too; unless given, true. */
   readonly backing?: boolean
   /** Whether what becomes zero or is discarded gives its space back. */
@@ -115,6 +117,7 @@ export async function openNode(
     noFlush: request.cache?.noFlush ?? false,
     forceShare: request.forceShare ?? false,
     check: request.check,
+    noIo: request.noIo,
     discard: request.unmap ? ('unmap' as const) : ('ignore' as const),
   }
   const options = { ...request.options, ...(await optionsOf(request, io)) }

@@ -76,7 +76,7 @@ export async function nodeInfo(node: BlockNode, { flat }: { readonly flat: boole
     drv: node.driver,
     backing_file: chain.length > 0 ? filenameOf(chain[0]) : undefined,
     backing_file_depth: chain.length,
-    encrypted: false,
+    encrypted: node.layer.image?.encrypted ?? false,
     detect_zeroes: node.detectZeroes,
     bps: 0,
     bps_rd: 0,

@@ -49,6 +49,7 @@ export function takeCommonOptions(
     direct: cache.boolean('direct') ?? defaults.direct,
     noFlush: cache.boolean('no-flush') ?? defaults.noFlush,
     check: defaults.check,
+    noIo: defaults.noIo,
   }
   cache.boolean('writeback')
   cache.finish()

@@ -119,7 +119,7 @@ describe('claims that no image can keep', () => {
     ['a name of 4 GiB for a backing file', 16, 4, 0xffff_ffffn],
     ['a version of its own', 4, 4, 77n],
     ['a feature that nobody knows', 72, 8, 2n ** 40n],
-    ['encryption', 32, 4, 1n],
+    ['LUKS without a header for it', 32, 4, 2n],
     ['an unknown way to encrypt', 32, 4, 9n],
   ]
 

@@ -136,9 +136,16 @@ const shownOrder: readonly (readonly [string, string?])[] = [
   ['extent_size_hint'],
 ]
 
-/** A protocol lists its options in this order. */
+/** All others list their options in this order. */
 const protocolOrder: readonly (readonly [string, string?])[] = [
   ['size'],
+  ['key-secret'],
+  ['cipher-alg'],
+  ['cipher-mode'],
+  ['ivgen-alg'],
+  ['ivgen-hash-alg'],
+  ['hash-alg'],
+  ['iter-time'],
   ['nocow'],
   ['preallocation'],
   ['extent_size_hint'],

@@ -21,6 +21,7 @@ export interface ImageInfo {
   'actual-size'?: number
   'format-specific'?: { type: string; data: Readonly<Record<string, unknown>> }
   'full-backing-filename'?: string
+  encrypted?: true
   'backing-filename'?: string
   'dirty-flag': boolean
 }
@@ -42,6 +43,7 @@ export async function imageInfo(node: BlockNode): Promise<ImageInfo> {
     'actual-size': await image?.allocatedSize?.(),
     'format-specific': specific && { type: specific.type, data: specific.data },
     'full-backing-filename': backing && resolveRecorded(backing.filename, filename),
+    encrypted: image?.encrypted ? true : undefined,
     'backing-filename': backing?.filename,
     'dirty-flag': image?.dirty ?? false,
   }
@@ -57,6 +59,7 @@ export function describeImage(info: ImageInfo): string {
     `virtual size: ${sizeText(virtualSize)} (${virtualSize} bytes)`,
     `disk size: ${actualSize === undefined ? 'unavailable' : sizeText(actualSize)}`,
   ]
+  if (info.encrypted) lines.push('encrypted: yes')
   if (info['cluster-size'] !== undefined) lines.push(`cluster_size: ${info['cluster-size']}`)
   if (info['dirty-flag']) lines.push('cleanly shut down: no')
   lines.push(...describeBacking(info))

@@ -27,6 +27,7 @@ export const info: ImgCommand = async (words, io) => {
     format: args.value('f'),
     forceShare: args.has('U'),
     backing: false,
+    noIo: true,
   }
   const chain = args.has('backing-chain')
   checkImageOpts(request.imageOpts ?? false, request.format)
@@ -59,7 +60,7 @@ async function gather(first: ImageRequest, chain: boolean, io: NamedIo): Promise
 
 function backingRequest(first: ImageRequest, filename: string, overlay: ImageInfo): ImageRequest {
   const format = overlay['backing-filename-format']
-  return { filename, format, forceShare: first.forceShare, backing: false }
+  return { filename, format, forceShare: first.forceShare, backing: false, noIo: true }
 }
 
 async function infoOf(request: ImageRequest, io: NamedIo): Promise<ImageInfo> {

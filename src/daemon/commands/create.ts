@@ -30,6 +30,34 @@ const fileOptions = object('BlockdevCreateOptionsFile', {
   'extent-size-hint': optional(size, 'Bytes by which the file system is asked to allocate.'),
 })
 
+const luksParts = {
+  'key-secret': optional(str, 'Id of the `secret` with the password; required.'),
+  'cipher-alg': optional(str, '`aes-256` unless given.'),
+  'cipher-mode': optional(str, '`xts` unless given.'),
+  'ivgen-alg': optional(str, '`plain64` unless given.'),
+  'ivgen-hash-alg': optional(str, 'For `essiv`; `sha256` unless given.'),
+  'hash-alg': optional(str, '`sha256` unless given.'),
+  'iter-time': optional(int, 'Milliseconds that one try of a password takes; 2000 unless given.'),
+}
+
+const luksOptions = object('BlockdevCreateOptionsLUKS', {
+  file: required(blockdevReference, 'The node to write the image into; its size is changed.'),
+  size: required(size, 'Bytes that a guest will see.'),
+  ...luksParts,
+})
+
+const encryptOptions = union(
+  'QCryptoBlockCreateOptions',
+  { format: required(enumeration('QCryptoBlockFormat', ['qcow', 'luks']), 'Kind.') },
+  'format',
+  () => ({
+    qcow: object('QCryptoBlockOptionsQCow', {
+      'key-secret': optional(str, 'Id of the `secret` with the key; required.'),
+    }),
+    luks: object('QCryptoBlockCreateOptionsLUKS', luksParts),
+  }),
+)
+
 const qcow2Options = object('BlockdevCreateOptionsQcow2', {
   file: required(blockdevReference, 'The node to write the image into; its size is changed.'),
   size: required(size, 'Bytes that a guest will see.'),
@@ -41,13 +69,16 @@ const qcow2Options = object('BlockdevCreateOptionsQcow2', {
   'lazy-refcounts': optional(bool, 'Whether refcounts may be updated late.'),
   'refcount-bits': optional(int, 'Width of refcounts.'),
   'compression-type': optional(enumeration('Qcow2CompressionType', ['zlib', 'zstd']), 'How.'),
+  encrypt: optional(encryptOptions, 'How to encrypt the image.'),
 })
 
 const createOptions = union(
   'BlockdevCreateOptions',
-  { driver: required(blockdevDriver, 'What to make; only `file` and `qcow2` can be made.') },
+  {
+    driver: required(blockdevDriver, 'What to make; only `file`, `luks` and `qcow2` can be made.'),
+  },
   'driver',
-  () => ({ file: fileOptions, qcow2: qcow2Options }),
+  () => ({ file: fileOptions, luks: luksOptions, qcow2: qcow2Options }),
 )
 
 /** As the creators, which are those of `-o`, call the members. */
@@ -80,7 +111,7 @@ export const createCommands = [
       const { driver: name, ...members } = options
       const driver = daemon.graph.drivers.find((each) => each.name === name)
       const { creator } = driver ?? {}
-      if (!driver || !creator || !['file', 'qcow2'].includes(name)) {
+      if (!driver || !creator || !['file', 'luks', 'qcow2'].includes(name)) {
         throw new BlockError('UNSUPPORTED', 'Driver does not support blockdev-create', {
           errno: 'ENOTSUP',
         })
@@ -112,10 +143,22 @@ async function create(
   }
 }
 
-function forCreator(members: Readonly<Record<string, unknown>>): Record<string, unknown> {
+function forCreator({
+  encrypt,
+  ...members
+}: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const entries = Object.entries(members).map(([name, value]) => [
     creatorNames[name] ?? name,
     name === 'version' ? compatibility[value as string] : value,
+  ])
+  return { ...Object.fromEntries(entries), ...flatEncryption(encrypt) }
+}
+
+/** QMP calls the older AES `qcow`. */
+function flatEncryption(encrypt: unknown): Record<string, unknown> {
+  const entries = Object.entries(encrypt ?? {}).map(([name, value]) => [
+    `encrypt.${name}`,
+    name === 'format' && value === 'qcow' ? 'aes' : value,
   ])
   return Object.fromEntries(entries)
 }

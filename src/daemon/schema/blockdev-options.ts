@@ -152,6 +152,10 @@ const declared: Readonly<Record<string, ObjectType>> = {
     offset: optional(int, 'Bytes of the file before the disk begins.'),
     size: optional(int, 'Bytes of the disk; to the end of the file unless given.'),
   }),
+  luks: object('BlockdevOptionsLUKS', {
+    file: fileMember,
+    ...encryptionSecret,
+  }),
   qcow2: object('BlockdevOptionsQcow2', {
     file: fileMember,
     backing: optional(referenceOrNull, 'The backing file; null for none.'),

@@ -12,7 +12,7 @@ import {
 import type { NewHeader } from '../../crypto/luks/key-slots.ts'
 import { BlockError } from '../../errors.ts'
 
-const defaultIterTimeMs = 2000
+export const defaultIterTimeMs = 2000
 
 /** Names of the options, each to be found behind `prefix`. */
 export const luksOptionNames = [

@@ -36,7 +36,8 @@ export class ClusterAllocation implements Allocation {
     this.zeroed = space.claim(run.offset, run.count * layout.clusterSize)
     this.guest = guest
     const offset = run.offset + (guest.offset % layout.clusterSize)
-    this.host = { layer: space.layer, offset, length: guest.length, writable: true }
+    const layer = space.layerAt(offset, guest.offset)
+    this.host = { layer, offset, length: guest.length, writable: true }
   }
 
   link(): void {

@@ -78,13 +78,27 @@ describe('options of a new image', () => {
       { cluster_size: 512, size: '1T' },
       "The image size is too large for file format 'qcow2' (try using a larger cluster size)",
     ],
+    [{ 'encrypt.key-secret': 's' }, "Parameter 'encrypt.format' is missing"],
+    [{ 'encrypt.format': 'on' }, "Parameter 'format' does not accept value 'on'"],
+    [
+      { encryption: true, 'encrypt.format': 'luks' },
+      "'encrypt.format' and its alias 'encryption' can't be used at the same time",
+    ],
+    [
+      { 'encrypt.format': 'aes', 'encrypt.cipher-alg': 'aes-256' },
+      "Parameter 'encrypt.cipher-alg' is unexpected",
+    ],
+    [
+      { 'encrypt.format': 'luks', 'encrypt.cipher-alg': 'foo' },
+      "Parameter 'cipher-alg' does not accept value 'foo'",
+    ],
   ])('are refused in the words of qemu-img: %o', (options, message) => {
     expect(() => parseCreateOptions({ size, ...options })).toThrowError(
       expect.objectContaining({ code: 'INVALID_ARGUMENT', message }),
     )
   })
 
-  it.each(['data_file', 'data_file_raw', 'encryption', 'encrypt.format'])(
+  it.each(['data_file', 'data_file_raw'])(
     'that are not supported yet are refused by name: %s',
     (name) => {
       expect(() => parseCreateOptions({ size, [name]: 'on' })).toThrowError(

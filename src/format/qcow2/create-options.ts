@@ -3,6 +3,7 @@ import type { CreateOptionInfo } from '../../block/driver.ts'
 import { missing, OptionReader } from '../../block/options.ts'
 import { alignUp, isPowerOfTwo, KiB, maxDiskSize } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
+import { type EncryptionOptions, parseEncryption } from './encryption/create.ts'
 import { type CompressionType, compressionTypes, incompatible, l1SizeFor } from './header.ts'
 import { maxBackingNameBytes, maxClusterBits, maxL1Bytes, minClusterBits } from './limits.ts'
 import { minExtendedClusterBits } from './subclusters.ts'
@@ -17,6 +18,7 @@ export interface Qcow2CreateOptions {
   readonly refcountBits: number
   readonly preallocation: Preallocation
   readonly compression: CompressionType
+  readonly encryption?: EncryptionOptions
   readonly extendedL2: boolean
 }
 
@@ -114,6 +116,7 @@ export function parseCreateOptions(options: Readonly<Record<string, unknown>>): 
     preallocation: hyphenated(reader, 'preallocation', preallocations) ?? 'off',
     compression: hyphenated(reader, 'compression_type', compressionTypes) ?? 'zlib',
     extendedL2,
+    encryption: parseEncryption(reader),
   }
   reader.finish()
   checkTogether(parsed)
@@ -133,13 +136,8 @@ function withCreateNames(options: Readonly<Record<string, unknown>>): Record<str
 }
 
 function refuseUnsupported(reader: OptionReader): void {
-  for (const name of ['encryption', 'data_file_raw']) {
-    if (reader.boolean(name)) throw unsupported(name)
-  }
+  if (reader.boolean('data_file_raw')) throw unsupported('data_file_raw')
   if (reader.take('data_file') !== undefined) throw unsupported('data_file')
-  for (const { name } of createOptionInfo) {
-    if (name.startsWith('encrypt.') && reader.take(name) !== undefined) throw unsupported(name)
-  }
 }
 
 function parseVersion(reader: OptionReader): 2 | 3 {
@@ -206,6 +204,13 @@ function hyphenated<const T extends string>(
 }
 
 function checkTogether(options: Qcow2CreateOptions): void {
+  if (options.encryption && options.preallocation !== 'off' && options.version < 3) {
+    throw new BlockError(
+      'UNSUPPORTED',
+      'Preallocation of encrypted images is only supported with compatibility level 1.1 and above',
+      { errno: 'ENOTSUP' },
+    )
+  }
   const needsV3 = 'compatibility level 1.1 and above (use version=v3 or greater)'
   if (options.extendedL2 && options.version < 3) {
     throw invalid(`Extended L2 entries are only supported with ${needsV3}`)

@@ -2,11 +2,13 @@
  * Making a new image. The tables are written first and the header last, so that what a failure
  * leaves behind is not taken for an image.
  */
-import type { CreateContext, ImageCreator } from '../../block/driver.ts'
+import type { CreateContext, ImageCreator, SecretSource } from '../../block/driver.ts'
 import { type BlockLayer, plainIo, plainWriteIo, plainZeroIo } from '../../block/layer.ts'
 import { viewOf } from '../../bytes/view.ts'
 import { zeroes } from '../../bytes/zero.ts'
 import { createOptionInfo, parseCreateOptions, type Qcow2CreateOptions } from './create-options.ts'
+import { prepareEncryption } from './encryption/create.ts'
+import { headerStorage, placeExtension } from './encryption/place.ts'
 import { featureNames } from './extensions.ts'
 import { Faults } from './faults.ts'
 import {
@@ -19,6 +21,7 @@ import {
   setBackingFormat,
 } from './header.ts'
 import { Qcow2Image } from './image.ts'
+import { ImageFile } from './image-file.ts'
 import { entrySize, setShared } from './l2-table.ts'
 import { Qcow2Map } from './map.ts'
 import { measureImage } from './measure.ts'
@@ -32,7 +35,7 @@ export const creator: ImageCreator<Qcow2CreateOptions> = {
   async create(options, context) {
     const { file } = context
     if (!file) throw new TypeError('a qcow2 image is created in a file')
-    await createImage(file, options)
+    await createImage(file, options, context.secrets)
     if (options.preallocation !== 'off') await preallocate(file, options, context)
   },
 }
@@ -42,15 +45,25 @@ interface Plan {
   readonly refcountTable: number
   readonly refcountBlocks: number
   readonly l1: number
+  readonly keys: number
   readonly end: number
 }
 
 /** Writes an empty image over whatever `file` has. */
-export async function createImage(file: BlockLayer, options: Qcow2CreateOptions): Promise<void> {
+export async function createImage(
+  file: BlockLayer,
+  options: Qcow2CreateOptions,
+  secrets?: SecretSource,
+): Promise<void> {
   const { clusterSize } = options
   const faults = new Faults('the new image', file.image?.filename)
+  const encryption = await prepareEncryption(options.encryption, secrets)
   const header = newHeader(options)
-  const plan = planImage(header)
+  const keyLength = encryption?.length ?? 0
+  const plan = planImage(header, Math.ceil(keyLength / clusterSize))
+  const keys = { offset: plan.keys * clusterSize, length: keyLength }
+  if (encryption) header.cryptMethod = encryption.method
+  if (keyLength > 0) header.extensions.unshift(placeExtension(keys))
   header.refcountTableOffset = plan.refcountTable * clusterSize
   header.refcountTableClusters = plan.refcountBlocks - plan.refcountTable
   header.l1TableOffset = plan.l1 * clusterSize
@@ -59,6 +72,7 @@ export async function createImage(file: BlockLayer, options: Qcow2CreateOptions)
   await prepareFile(file, plan.end * clusterSize, faults)
   await clear(file, clusterSize, (plan.end - 1) * clusterSize)
   await writeRefcounts(file, header, plan)
+  await encryption?.write(headerStorage(new ImageFile(file, clusterSize, faults), keys, faults))
   await file.flush(plainIo)
   await file.write(0, Buffer.concat([head], Math.max(head.length, 512)), plainWriteIo)
   await file.flush(plainIo)
@@ -98,18 +112,22 @@ function newHeader(options: Qcow2CreateOptions): Header {
   return header
 }
 
-/** Header, refcount table, its blocks, L1 table, in this order; the blocks count all of them. */
-function planImage(header: Header): Plan {
+/**
+ * Header, refcount table, its blocks, L1 table, and the key material of encryption, in this order;
+ * the blocks count all of them.
+ */
+function planImage(header: Header, keyClusters: number): Plan {
   const clusterSize = 2 ** header.clusterBits
   const { entries } = new RefcountLayout(header.refcountOrder, clusterSize)
   const l1Clusters = Math.ceil((header.l1Size * entrySize) / clusterSize)
   let blocks = 1
   for (;;) {
     const tableClusters = Math.ceil((blocks * entrySize) / clusterSize)
-    const end = 1 + tableClusters + blocks + l1Clusters
+    const keys = 1 + tableClusters + blocks + l1Clusters
+    const end = keys + keyClusters
     if (blocks * entries >= end) {
       const refcountBlocks = 1 + tableClusters
-      return { refcountTable: 1, refcountBlocks, l1: refcountBlocks + blocks, end }
+      return { refcountTable: 1, refcountBlocks, l1: refcountBlocks + blocks, keys, end }
     }
     blocks = Math.ceil(end / entries)
   }
@@ -168,6 +186,8 @@ async function preallocate(
       allocation.keep()
       at = guest.offset + guest.length
     }
+    // What is in those clusters deciphers to anything but zeroes.
+    if (options.encryption) await map.zero(0, options.size, plainZeroIo)
   } finally {
     await image.close()
   }

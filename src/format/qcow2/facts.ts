@@ -1,6 +1,6 @@
 /** What `info` shows of an image. */
 import type { ImageFacts, PersistentBitmaps, StoredBitmap } from '../../block/layer.ts'
-import { compatible, compressionTypes, type Header, incompatible } from './header.ts'
+import { compatible, compressionTypes, incompatible } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import { readSnapshotTable } from './snapshot-table.ts'
 import { stateOffset } from './state-area.ts'
@@ -16,7 +16,8 @@ export function imageFacts(image: Qcow2Image, bitmaps: PersistentBitmaps): Image
     },
     allocatedSize: storage?.allocatedSize?.bind(storage),
     snapshots: async () => (await readSnapshotTable(image.file, current, image.faults)).snapshots,
-    specific: () => ({ type: 'qcow2', data: specificFacts(current, bitmaps.list()) }),
+    specific: () => ({ type: 'qcow2', data: specificFacts(image, bitmaps.list()) }),
+    encrypted: current.cryptMethod !== 0,
     get dirty() {
       return (current.incompatibleFeatures & incompatible.dirty) !== 0n
     },
@@ -27,11 +28,21 @@ export function imageFacts(image: Qcow2Image, bitmaps: PersistentBitmaps): Image
 }
 
 /** `ImageInfoSpecificQCow2` of QMP. */
-function specificFacts(header: Header, bitmaps: readonly StoredBitmap[]): Record<string, unknown> {
+function specificFacts(
+  image: Qcow2Image,
+  bitmaps: readonly StoredBitmap[],
+): Record<string, unknown> {
+  const header = image.header.current
+  const encrypt = image.encryption && { encrypt: image.encryption.facts() }
   const compression = compressionTypes[header.compressionType]
   const refcountBits = 2 ** header.refcountOrder
   if (header.version === 2) {
-    return { compat: '0.10', 'compression-type': compression, 'refcount-bits': refcountBits }
+    return {
+      compat: '0.10',
+      'compression-type': compression,
+      'refcount-bits': refcountBits,
+      ...encrypt,
+    }
   }
   return {
     compat: '1.1',
@@ -39,6 +50,7 @@ function specificFacts(header: Header, bitmaps: readonly StoredBitmap[]): Record
     'lazy-refcounts': (header.compatibleFeatures & compatible.lazyRefcounts) !== 0n,
     ...(bitmaps.length > 0 && { bitmaps: bitmaps.map(bitmapFacts) }),
     'refcount-bits': refcountBits,
+    ...encrypt,
     corrupt: (header.incompatibleFeatures & incompatible.corrupt) !== 0n,
     'extended-l2': (header.incompatibleFeatures & incompatible.extendedL2) !== 0n,
   }

@@ -2,6 +2,7 @@
 
 import { viewOf } from '../../bytes/view.ts'
 import { readBitmapPlace } from './bitmap-directory.ts'
+import { readPlace } from './encryption/place.ts'
 import type { Qcow2Image } from './image.ts'
 import { readL1Table } from './l1-references.ts'
 import { entrySize, highOf, l1Fault, lowOf, offsetOf } from './l2-table.ts'
@@ -13,6 +14,8 @@ export async function guardMetadata(image: Qcow2Image): Promise<void> {
   const { l1TableOffset, l1Size } = header.current
   guard.clear()
   guard.add('main-header', 0, layout.clusterSize)
+  const keys = readPlace(header.current, image.faults)
+  if (keys) guard.add('main-header', keys.offset, Math.min(keys.length, image.file.size))
   guard.add('active-l1', l1TableOffset, l1Size * entrySize)
   if (guard.guards('active-l2')) guardL2(image, image.l2Tables.l1.bytes, 'active-l2')
   refcounts.guardAll()

@@ -11,6 +11,10 @@ import type { HostOffset, HostRun } from './offsets.ts'
 export interface GuestSpace {
   /** What plain data is read from and written to, at its host offset. */
   readonly layer: BlockLayer
+  /** It deciphers what it reads. */
+  readonly enciphered: boolean
+  /** The same for clusters that lie at `host` and belong to the disk at `guest`. */
+  layerAt(host: number, guest: number): BlockLayer
   /** Bytes that can be read there. */
   readonly size: number
   /** Space for up to `count` consecutive clusters of the disk, of which the first is at `guest`. */
@@ -24,6 +28,7 @@ export interface GuestSpace {
 }
 
 export class ImageSpace implements GuestSpace {
+  readonly enciphered = false
   readonly #file: ImageFile
   readonly #allocator: Allocator
 
@@ -33,6 +38,10 @@ export class ImageSpace implements GuestSpace {
   }
 
   get layer(): BlockLayer {
+    return this.#file.layer
+  }
+
+  layerAt(): BlockLayer {
     return this.#file.layer
   }
 

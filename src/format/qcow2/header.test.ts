@@ -130,7 +130,6 @@ describe('a header is refused', () => {
       'CORRUPT_IMAGE',
       'Reference count entry width too large; may not exceed 64 bits',
     ],
-    ['encryption', { cryptMethod: 1 }, 'UNSUPPORTED', 'AES encryption is not supported yet'],
     ['unknown encryption', { cryptMethod: 3 }, 'UNSUPPORTED', 'Unsupported encryption method 3'],
     ['compression', { compressionType: 2 }, 'UNSUPPORTED', 'qcow2: unknown compression type: 2'],
     [

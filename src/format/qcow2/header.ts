@@ -90,6 +90,9 @@ const knownIncompatible =
 export const compressionTypes = ['zlib', 'zstd'] as const
 export type CompressionType = (typeof compressionTypes)[number]
 
+/** LUKS. */
+const lastCryptMethod = 2
+
 type Fields = Omit<Decoded<typeof commonFields & typeof featureFields>, 'magic' | 'version'>
 
 export interface Header extends Fields {
@@ -173,7 +176,7 @@ export function encodeHead(header: Header, faults: Faults): Uint8Array {
 /** Refuses what contradicts the format or is not supported, before any table is read. */
 export function checkHeader(header: Header, fileSize: number, faults: Faults): void {
   checkFeatures(header, faults)
-  if (header.cryptMethod !== 0) refuseEncryption(header.cryptMethod, faults)
+  if (header.cryptMethod > lastCryptMethod) refuseEncryption(header.cryptMethod, faults)
   checkCompression(header, faults)
   if (header.refcountOrder > maxRefcountOrder) {
     throw faults.refuse(
@@ -298,10 +301,7 @@ function unknownNames(header: Header, unknown: bigint): string[] {
 }
 
 function refuseEncryption(method: number, faults: Faults): never {
-  const names = ['none', 'AES', 'LUKS']
-  const what = names[method]
-    ? `${names[method]} encryption is not supported yet`
-    : `Unsupported encryption method ${method}`
+  const what = `Unsupported encryption method ${method}`
   throw faults.refuse('UNSUPPORTED', what, headerV2.offsets.cryptMethod)
 }
 

@@ -4,6 +4,7 @@ import { Allocator } from './allocator.ts'
 import { checkImage } from './check/check.ts'
 import { CompressedClusters } from './compressed.ts'
 import { Corruption } from './corruption.ts'
+import type { ImageEncryption } from './encryption/encryption.ts'
 import { Faults } from './faults.ts'
 import { type FreeReason, PendingFrees } from './frees.ts'
 import { guardMetadata } from './guarded-tables.ts'
@@ -42,7 +43,10 @@ export class Qcow2Image {
   readonly refcounts: Refcounts
   readonly frees: PendingFrees
   readonly allocator: Allocator
-  readonly space: GuestSpace
+  /** Set once more where an encrypted image is unlocked. */
+  space: GuestSpace
+  /** Of an encrypted image, unless that is only looked at as a file (check, creation). */
+  encryption?: ImageEncryption
   readonly writeBack: WriteBack
   readonly compressed: CompressedClusters
   readonly guard: MetadataGuard

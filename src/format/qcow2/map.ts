@@ -5,6 +5,7 @@
  */
 import type { ClusterMap, StateArea } from '../../block/cluster-map.ts'
 import type { Completion, Extent, Io, Limits, WriteIo, ZeroIo } from '../../block/layer.ts'
+import { BlockError } from '../../errors.ts'
 import { backingLink } from './backing-link.ts'
 import { ClusterAllocation } from './cluster-allocation.ts'
 import { EntryChanges } from './entry-changes.ts'
@@ -144,6 +145,10 @@ export class Qcow2Map implements ClusterMap {
   }
 
   async writeEncoded(offset: number, source: Uint8Array, io: WriteIo): Promise<void> {
+    if (this.#image.space.enciphered) {
+      const message = 'compressed clusters cannot be written to an encrypted image'
+      throw new BlockError('UNSUPPORTED', message, { offset, errno: 'EIO' })
+    }
     await this.#releaseMany()
     const stored = await this.#change(() => this.#image.compressed.write(offset, source))
     if (!stored) await this.#writePlain(offset, source, io)
@@ -226,11 +231,12 @@ export class Qcow2Map implements ClusterMap {
     const inside = Math.min(length, space.size - start)
     if (inside <= 0) return this.#behindFile(table, offset, run)
     const host = {
-      layer: space.layer,
+      layer: space.layerAt(start, offset),
       offset: start,
       length: inside,
       writable: run.copied && this.#isWritable(start, inside),
       sparse: this.#sparse,
+      enciphered: space.enciphered,
     }
     return run.kind === kind.zeroAllocated
       ? { offset, length: inside, kind: 'zero', allocated: true, host }

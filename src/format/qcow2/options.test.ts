@@ -42,7 +42,7 @@ describe('options of an open image', () => {
       'INVALID_ARGUMENT',
       "Parameter 'cache-clean-interval' expects a number of seconds, 0 or more",
     ],
-    [{ file: 'f', encrypt: {} }, 'UNSUPPORTED', "The qcow2 option 'encrypt' is not supported yet"],
+    [{ file: 'f', encrypt: { foo: 1 } }, 'INVALID_ARGUMENT', "Parameter 'foo' is unexpected"],
     [
       { file: 'f', 'data-file': 'd' },
       'UNSUPPORTED',

@@ -3,6 +3,7 @@ import type { NodeReference } from '../../block/driver.ts'
 import { missing, OptionReader } from '../../block/options.ts'
 import { isPowerOfTwo, KiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
+import type { EncryptOptions } from './encryption/encryption.ts'
 import type { FreeReason } from './frees.ts'
 import {
   type GuardedKind,
@@ -16,6 +17,7 @@ export interface Qcow2Options {
   readonly file: NodeReference
   /** Undefined: the image's own; null: none, whatever the image says. */
   readonly backing: NodeReference | null | undefined
+  readonly encrypt: EncryptOptions
   readonly settings: Omit<ImageSettings, 'name' | 'readOnly'>
 }
 
@@ -50,6 +52,7 @@ export function parseOptions(options: Readonly<Record<string, unknown>>): Qcow2O
   const parsed: Qcow2Options = {
     file,
     backing: reader.take('backing') as NodeReference | null | undefined,
+    encrypt: parseEncrypt(reader.take('encrypt')),
     settings: {
       lazyRefcounts: reader.boolean('lazy-refcounts'),
       ...cacheSizes(reader),
@@ -61,6 +64,14 @@ export function parseOptions(options: Readonly<Record<string, unknown>>): Qcow2O
   }
   reader.finish()
   return parsed
+}
+
+function parseEncrypt(value: unknown): EncryptOptions {
+  const given = typeof value === 'object' && value !== null ? value : { format: value }
+  const reader = new OptionReader(given as Record<string, unknown>)
+  const encrypt = { format: reader.string('format'), keySecret: reader.string('key-secret') }
+  reader.finish()
+  return encrypt
 }
 
 function cleanInterval(reader: OptionReader): number {
@@ -121,7 +132,7 @@ function guardedBy(reader: OptionReader): readonly GuardedKind[] {
 }
 
 function refuseUnsupported(reader: OptionReader): void {
-  for (const name of ['encrypt', 'data-file']) {
+  for (const name of ['data-file']) {
     if (reader.take(name) === undefined) continue
     throw new BlockError('UNSUPPORTED', `The qcow2 option '${name}' is not supported yet`, {
       errno: 'ENOTSUP',

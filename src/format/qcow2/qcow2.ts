@@ -8,6 +8,7 @@ import { backingLink } from './backing-link.ts'
 import { Qcow2Bitmaps } from './bitmaps.ts'
 import { creator } from './create.ts'
 import type { Qcow2CreateOptions } from './create-options.ts'
+import { openEncryption } from './encryption/encryption.ts'
 import { imageFacts } from './facts.ts'
 import { backingFormat, isQcow2 } from './header.ts'
 import { Qcow2Image } from './image.ts'
@@ -30,6 +31,7 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
     const settings = { ...options.settings, name: context.name, readOnly, check }
     const image = await Qcow2Image.open(file, settings)
     try {
+      await openEncryption(image, options.encrypt, context)
       const bitmaps = await Qcow2Bitmaps.open(image)
       const map = new Qcow2Map(image, abilitiesOf(image, bitmaps), await isSparse(image.file))
       return new ClusterLayer(map, await openBacking(options, image, context))

@@ -4,6 +4,7 @@
  * image is not left half amended; each step by itself survives a crash.
  */
 import type { AmendOptions, ImageAmend } from '../../../block/layer.ts'
+import { cryptMethod } from '../encryption/place.ts'
 import { backingFormat, compatible, incompatible } from '../header.ts'
 import type { Qcow2Image } from '../image.ts'
 import { forgetRawDataFile, hasRawDataFile, renameDataFile } from './data-file.ts'
@@ -31,6 +32,9 @@ async function amendImage(image: Qcow2Image, options: AmendOptions): Promise<voi
   if (wanted.dataFile !== undefined) await renameDataFile(image, wanted.dataFile)
   if (wanted.dataFileRaw === false) await forgetRawDataFile(image)
   if (wanted.lazyRefcounts !== undefined) await setLazyRefcounts(image, wanted.lazyRefcounts)
+  if (wanted.keyslots) {
+    await image.encryption?.amend({ ...options, options: wanted.keyslots })
+  }
   if (wanted.size !== undefined) await image.resize(wanted.size, options)
   if (version < header.current.version) await downgrade(image, options)
 }
@@ -41,10 +45,10 @@ async function checkAmendment(image: Qcow2Image, wanted: Amendment): Promise<voi
   const refuse = (message: string) => faults.refuse('INVALID_ARGUMENT', message)
   const bits = wanted.refcountBits ?? 2 ** current.refcountOrder
   const version = wanted.version ?? current.version
-  if (wanted.keyslots) {
+  if (wanted.keyslots && current.cryptMethod !== cryptMethod.luks) {
     throw current.cryptMethod === 0
       ? refuse("Can't amend encryption options - encryption not present")
-      : refuse('Only LUKS encryption options can be amended for qcow2 with encryption')
+      : refuse('Only LUKS encryption options can be amended')
   }
   const isLazy = (current.compatibleFeatures & compatible.lazyRefcounts) !== 0n
   const external = (current.incompatibleFeatures & incompatible.externalDataFile) !== 0n

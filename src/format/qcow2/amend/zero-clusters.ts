@@ -90,13 +90,13 @@ function hasBacking(image: Qcow2Image): boolean {
 
 async function newZeroes(image: Qcow2Image): Promise<HostOffset> {
   const { offset } = await image.allocator.take(1)
-  const zeroed = image.file.claim(offset, image.layout.clusterSize)
+  const zeroed = image.space.claim(offset, image.layout.clusterSize)
   if (!zeroed) await storeZeroes(image, offset)
   return offset
 }
 
-async function storeZeroes({ file, layout }: Qcow2Image, offset: HostOffset): Promise<void> {
-  await file.layer.writeZeroes(offset, layout.clusterSize, plainZeroIo)
+async function storeZeroes({ space, layout }: Qcow2Image, offset: HostOffset): Promise<void> {
+  await space.layer.writeZeroes(offset, layout.clusterSize, plainZeroIo)
 }
 
 /** L2 tables of snapshots, and by how many of them each is shared. */

@@ -7,6 +7,7 @@ import { plainIo } from '../../../block/layer.ts'
 import { viewOf } from '../../../bytes/view.ts'
 import { tableEntry } from '../bitmap-data.ts'
 import { readBitmapDirectory } from '../bitmap-directory.ts'
+import { readPlace } from '../encryption/place.ts'
 import { type Faults, hex64 } from '../faults.ts'
 import type { Header } from '../header.ts'
 import type { ImageFile } from '../image-file.ts'
@@ -102,6 +103,8 @@ export class References {
     await references.#snapshots()
     for (const [offset, table] of references.#tables) await references.#l2Table(offset, table)
     await references.#bitmaps()
+    const place = readPlace(header, image.faults)
+    if (place) references.region(place.offset, place.length, 1)
     const tableBytes = header.refcountTableClusters * clusterSize
     references.region(header.refcountTableOffset, tableBytes, 1)
     return references

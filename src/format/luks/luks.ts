@@ -1,0 +1,126 @@
+/**
+ * Driver `luks`: a whole disk, enciphered, behind a LUKS header of version 1; as `cryptsetup` and
+ * QEMU make and open them. Everything that ciphers is loaded when an image is opened or made.
+ */
+import type { BlockDriver, CreateOptionInfo, NodeReference } from '../../block/driver.ts'
+import { missing, OptionReader } from '../../block/options.ts'
+import { findSecret } from '../../block/secrets.ts'
+import { alignUp } from '../../bytes/range.ts'
+import type { NewHeader } from '../../crypto/luks/key-slots.ts'
+import { isLuks } from '../../crypto/luks/layout.ts'
+import { BlockError } from '../../errors.ts'
+import { fileStorage } from './file-storage.ts'
+import { parseLuksOptions } from './luks-options.ts'
+
+interface LuksOptions {
+  readonly file: NodeReference
+  readonly keySecret?: string
+}
+
+interface LuksCreateOptions extends NewHeader {
+  /** Bytes of the disk. */
+  readonly size: number
+  readonly keySecret?: string
+}
+
+/** QEMU counts disks in sectors. */
+const sectorSize = 512
+
+const createOptionInfo: readonly CreateOptionInfo[] = [
+  { name: 'cipher-alg', type: 'str', description: 'Name of encryption cipher algorithm' },
+  { name: 'cipher-mode', type: 'str', description: 'Name of encryption cipher mode' },
+  { name: 'hash-alg', type: 'str', description: 'Name of encryption hash algorithm' },
+  { name: 'iter-time', type: 'num', description: 'Time to spend in PBKDF in milliseconds' },
+  { name: 'ivgen-alg', type: 'str', description: 'Name of IV generator algorithm' },
+  { name: 'ivgen-hash-alg', type: 'str', description: 'Name of IV generator hash algorithm' },
+  {
+    name: 'key-secret',
+    type: 'str',
+    description: 'ID of the secret that provides the keyslot passphrase',
+  },
+  { name: 'size', type: 'size', description: 'Virtual disk size' },
+]
+
+const amendOptionInfo: readonly CreateOptionInfo[] = [
+  { name: 'iter-time', type: 'num', description: 'Time to spend in PBKDF in milliseconds' },
+  { name: 'keyslot', type: 'num', description: 'Select a single keyslot to modify explicitly' },
+  {
+    name: 'new-secret',
+    type: 'str',
+    description: 'New secret to set in the matching keyslots. Empty string to erase',
+  },
+  {
+    name: 'old-secret',
+    type: 'str',
+    description: 'Select all keyslots that match this password',
+  },
+  {
+    name: 'state',
+    type: 'str',
+    description: 'Select new state of affected keyslots (active/inactive)',
+  },
+]
+
+export const luks: BlockDriver<LuksOptions, LuksCreateOptions> = {
+  name: 'luks',
+  kind: 'format',
+  probe: isLuks,
+  amendOptions: amendOptionInfo,
+  parse(options) {
+    const reader = new OptionReader(options)
+    const file = reader.take('file') as NodeReference | undefined
+    const keySecret = reader.string('key-secret')
+    reader.finish()
+    if (file === undefined) throw missing('file')
+    return { file, keySecret }
+  },
+  async open({ file: reference, keySecret }, context) {
+    const file = await context.child('file', reference)
+    const { LuksLayer } = await import('./luks-layer.ts')
+    const password = context.flags.noIo ? undefined : await passwordOf(keySecret, context.secrets)
+    return await LuksLayer.open(file, password, {
+      keySecret,
+      secrets: context.secrets,
+      readOnly: context.flags.readOnly,
+    })
+  },
+  creator: {
+    options: createOptionInfo,
+    parse(options) {
+      const reader = new OptionReader(options)
+      const size = reader.bytes('size')
+      if (size === undefined) throw missing('size')
+      const keySecret = reader.string('key-secret')
+      const header = parseLuksOptions(reader, '')
+      reader.finish()
+      return { size: alignUp(size, sectorSize), keySecret, ...header }
+    },
+    async create({ size, keySecret, ...header }, { file, secrets, signal }) {
+      if (!file) throw new TypeError('a LUKS image is created in a file')
+      const password = await passwordOf(keySecret, secrets)
+      const { newVolume } = await import('./new-volume.ts')
+      const volume = await newVolume(header, password)
+      signal.throwIfAborted()
+      const length = volume.payloadOffset + size
+      if (file.capabilities.resize) {
+        await file.truncate(0, { signal })
+        await file.truncate(length, { signal })
+      } else if (file.size < length) {
+        throw new BlockError('NO_SPACE', `${length} bytes do not fit into ${file.size}`, {
+          errno: 'ENOSPC',
+        })
+      }
+      await volume.write(fileStorage(file))
+    },
+  },
+}
+
+async function passwordOf(
+  keySecret: string | undefined,
+  secrets: Parameters<typeof findSecret>[0],
+): Promise<Uint8Array> {
+  if (keySecret !== undefined) return await findSecret(secrets, keySecret)
+  throw new BlockError('INVALID_ARGUMENT', "Parameter 'key-secret' is required for cipher", {
+    errno: 'EINVAL',
+  })
+}
