@@ -13,7 +13,14 @@ export interface CommandContext {
 }
 
 /** Subjects, in the order of the manual's chapters. */
-export type Topic = 'Monitor' | 'Block nodes' | 'Jobs' | 'Backup' | 'NBD and exports' | 'Objects'
+export type Topic =
+  | 'Monitor'
+  | 'Block nodes'
+  | 'Dirty bitmaps'
+  | 'Jobs'
+  | 'Backup'
+  | 'NBD and exports'
+  | 'Objects'
 
 export interface Command {
   readonly name: string

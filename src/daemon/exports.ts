@@ -1,5 +1,6 @@
 /** The NBD server and what it exports: `nbd-server-*`, `block-export-*`. */
 import { BlockError } from '../errors.ts'
+import { type ShownBitmap, ShownBitmaps } from '../export/nbd/bitmaps.ts'
 import { allocationDepthContext, extentsThroughChain } from '../export/nbd/chain.ts'
 import { NbdServer, type NbdServerOptions } from '../export/nbd/server.ts'
 import { Writethrough } from '../export/nbd/writethrough.ts'
@@ -19,6 +20,8 @@ export interface NbdExportOptions {
   readonly writethrough?: boolean
   /** Offer the context `qemu:allocation-depth`. */
   readonly allocationDepth?: boolean
+  /** Offered as contexts; they are busy while the export is there. */
+  readonly bitmaps?: readonly ShownBitmap[]
 }
 
 export interface BlockExportInfo {
@@ -32,6 +35,7 @@ interface Export {
   readonly id: string
   readonly name: string
   readonly edge: Edge
+  readonly bitmaps: ShownBitmaps
   removal?: Promise<void>
 }
 
@@ -81,13 +85,16 @@ export class ExportTable implements AsyncDisposable {
       // The size is told to a client once, when it connects.
       shares: ['consistentRead', 'write', 'writeUnchanged'],
     })
+    let bitmaps: ShownBitmaps | undefined
     try {
-      server.addExport({ ...exportOf(edge, options), name, writable })
+      bitmaps = new ShownBitmaps(node, options.bitmaps ?? [], writable)
+      server.addExport({ ...exportOf(edge, options, bitmaps), name, writable })
     } catch (error) {
+      bitmaps?.release()
       await edge[Symbol.asyncDispose]()
       throw error
     }
-    this.#exports.set(id, { id, name, edge })
+    this.#exports.set(id, { id, name, edge, bitmaps })
   }
 
   /** Settles when the node is free. `safe` throws `BUSY` while a client uses the export. */
@@ -122,9 +129,10 @@ export class ExportTable implements AsyncDisposable {
     if (this.#server) await this.stopServer()
   }
 
-  async #remove({ id, name, edge }: Export, server: NbdServer, mode: 'safe' | 'hard') {
+  async #remove({ id, name, edge, bitmaps }: Export, server: NbdServer, mode: 'safe' | 'hard') {
     await server.removeExport(name, { mode })
     this.#exports.delete(id)
+    bitmaps.release()
     await edge[Symbol.asyncDispose]()
     this.#onDeleted(id)
   }
@@ -140,11 +148,14 @@ export class ExportTable implements AsyncDisposable {
   }
 }
 
-function exportOf(edge: Edge, options: NbdExportOptions) {
+function exportOf(edge: Edge, options: NbdExportOptions, bitmaps: ShownBitmaps) {
   return {
     layer: options.writethrough ? new Writethrough(edge) : edge,
     description: options.description,
-    contexts: options.allocationDepth ? [allocationDepthContext(edge)] : [],
+    contexts: [
+      ...(options.allocationDepth ? [allocationDepthContext(edge)] : []),
+      ...bitmaps.contexts,
+    ],
     chainExtentAt: extentsThroughChain(edge),
   }
 }

@@ -10,10 +10,12 @@ import {
   bool,
   enumeration,
   int,
+  list,
   object,
   optional,
   required,
   str,
+  uint32,
   type Value,
 } from './schema/types.ts'
 
@@ -41,6 +43,16 @@ const imageInfo = object('ImageInfo', {
   'format-specific': optional(any, "`{type, data}`: the format's own facts."),
 })
 
+const dirtyInfo = object('BlockDirtyInfo', {
+  name: optional(str, 'Its name.'),
+  count: required(int, 'Bytes that are dirty.'),
+  granularity: required(uint32, 'Bytes that a bit stands for.'),
+  recording: required(bool, 'Whether changes are recorded.'),
+  busy: required(bool, 'Whether an operation works with it, so that nobody else may.'),
+  persistent: required(bool, 'Whether it is kept in the image.'),
+  inconsistent: optional(bool, 'A crash has left it in use: it can only be removed.'),
+})
+
 const noLimit = required(int, '0: there are no limits of this kind.')
 
 export const namedNodeInfo = object('BlockDeviceInfo', {
@@ -63,6 +75,7 @@ export const namedNodeInfo = object('BlockDeviceInfo', {
   iops_wr: noLimit,
   image: required(imageInfo, 'The image.'),
   cache: required(cacheInfo, 'How it is cached.'),
+  'dirty-bitmaps': optional(list(dirtyInfo), 'Its dirty bitmaps, the newest first.'),
   write_threshold: noLimit,
 })
 
@@ -85,9 +98,24 @@ export async function nodeInfo(node: BlockNode, { flat }: { readonly flat: boole
     iops_rd: 0,
     iops_wr: 0,
     image: await describeImages(node, flat ? [] : chain),
+    'dirty-bitmaps': describeBitmaps(node),
     cache: { writeback: true, direct: node.flags.direct, 'no-flush': node.flags.noFlush },
     write_threshold: 0,
   }
+}
+
+/** Nothing where there are none. */
+function describeBitmaps(node: BlockNode): Value<typeof dirtyInfo>[] | undefined {
+  const infos = [...node.bitmaps].map((bitmap) => ({
+    name: bitmap.name,
+    recording: bitmap.enabled,
+    persistent: bitmap.persistent,
+    busy: bitmap.busy !== undefined,
+    granularity: bitmap.granularity,
+    count: bitmap.count,
+    inconsistent: bitmap.inconsistent ? true : undefined,
+  }))
+  return infos.length > 0 ? infos : undefined
 }
 
 function backingChain(node: BlockNode): BlockNode[] {

@@ -3,6 +3,7 @@
  * kept or taken back, so that several can happen together or not at all. Rules and messages are
  * QEMU's. Between the change and `commit` or `abort` nobody else may work with the bitmap.
  */
+import { createHash } from 'node:crypto'
 import { DirtyBitmap, minGranularity } from '../bitmap/dirty-bitmap.ts'
 import { checkUsable } from '../bitmap/usable.ts'
 import { plainIo } from '../block/layer.ts'
@@ -45,7 +46,7 @@ export function addBitmap(node: BlockNode, options: NewBitmap): BitmapChange {
   })
   if (node.bitmaps.get(name)) throw invalid(`Bitmap already exists: ${name}`)
   if (persistent) checkPersistent(node, bitmap)
-  if (Buffer.byteLength(name) > maxNameBytes) throw invalid('Bitmap name too long')
+  if (Buffer.byteLength(name) > maxNameBytes) throw invalid(`Bitmap name too long: ${name}`)
   node.bitmaps.add(bitmap)
   return { commit: () => {}, abort: () => node.bitmaps.remove(bitmap) }
 }
@@ -101,13 +102,29 @@ export function mergeBitmaps(target: BitmapPlace, sources: readonly BitmapPlace[
     const bitmap = findBitmap(node, name)
     checkUsable(bitmap, { readOnly: true })
     if (bitmap.size !== into.size) {
-      throw invalid('Bitmaps are of different sizes and cannot be merged')
+      throw invalid(
+        `Bitmaps are of different sizes (destination size is ${into.size}, source size is ` +
+          `${bitmap.size}) and can't be merged`,
+      )
     }
     return bitmap
   })
   const former = into.save()
   for (const bitmap of others) if (bitmap !== into) into.merge(bitmap)
   return { commit: () => {}, abort: () => into.restore(former) }
+}
+
+/** SHA-256 of the bits as QEMU has them in memory, in words of 64 bits; zeroes for inconsistent ones. */
+export function hashBitmap(node: BlockNode, bitmap: DirtyBitmap): string {
+  const bytes = Math.ceil(Math.ceil(node.size / bitmap.granularity) / 64) * 8
+  const hash = createHash('sha256')
+  const chunk = new Uint8Array(64 * KiB)
+  for (let at = 0; at < bytes; at += chunk.length) {
+    const part = chunk.subarray(0, Math.min(chunk.length, bytes - at))
+    bitmap.writeBits(at * 8 * bitmap.granularity, part)
+    hash.update(part)
+  }
+  return hash.digest('hex')
 }
 
 /** The node's unit of allocation, within 4 KiB and 64 KiB. */
@@ -122,16 +139,13 @@ const maxNameBytes = 1023
 function checkPersistent(node: BlockNode, bitmap: DirtyBitmap): void {
   const { bitmaps } = node.layer
   if (!bitmaps) {
-    throw new BlockError('UNSUPPORTED', `Can't store persistent bitmaps to ${node.name}`, {
-      node: node.name,
-      errno: 'ENOTSUP',
-    })
-  }
-  if (node.readOnly) {
     throw new BlockError(
-      'READ_ONLY',
-      `Can't make bitmap '${bitmap.name}' persistent in '${node.name}': the node is read-only`,
-      { node: node.name, errno: 'EROFS' },
+      'UNSUPPORTED',
+      `Can't store persistent bitmaps to ${node.name}: Operation not supported`,
+      {
+        node: node.name,
+        errno: 'ENOTSUP',
+      },
     )
   }
   const others = [...node.bitmaps].filter(({ persistent }) => persistent)

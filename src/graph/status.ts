@@ -40,7 +40,12 @@ export async function chainExtentAt(
     const run: Extent = await at.extentAt(offset, inside, io)
     left = Math.min(inside, run.length)
     if (run.kind !== 'backing') return await storageStatus(run, left, depth, io)
-    at = backingOf(at)
+    const below = backingOf(at)
+    if (!below && !at.layer.capabilities.backing) {
+      // What cannot have a backing file does not say that it reads as zeroes.
+      return { offset, length: left, data: false, zero: false, encoded: false }
+    }
+    at = below
   }
   return { offset, length: left, data: false, zero: true, encoded: false }
 }

@@ -117,7 +117,6 @@ describe('what we do not do', () => {
     ['-l', 'snap', 'disk.raw'],
     ['-c', '/dev/nbd0', 'disk.raw'],
     ['-d', '/dev/nbd0'],
-    ['-B', 'bitmap', 'disk.raw'],
     ['-T', 'x', 'disk.raw'],
     ['--tls-authz=x', 'disk.raw'],
     ['--selinux-label=x', 'disk.raw'],

@@ -43,8 +43,11 @@ export async function blockStatus(
     left = Math.min(inside, run.length)
     if (run.kind !== 'backing') return await describe(run, left, depth)
     const backing = backingOf(image)
-    const empty = { start, depth, present: false, zero: true, data: false, encoded: false }
-    if (!backing || start >= backing.size) return { ...empty, length: left }
+    if (!backing || start >= backing.size) {
+      // What cannot have a backing file does not say that it reads as zeroes.
+      const zero = backing !== undefined || image.layer.capabilities.backing
+      return { start, length: left, depth, present: false, zero, data: false, encoded: false }
+    }
     left = Math.min(left, backing.size - start)
     image = backing
   }

@@ -29,6 +29,8 @@ export interface NbdArguments {
   readonly exportName: string
   readonly description?: string
   readonly allocationDepth: boolean
+  /** Names of dirty bitmaps to show. */
+  readonly bitmaps: readonly string[]
   readonly fork: boolean
   readonly pidFile?: string
   readonly objects: readonly string[]
@@ -81,7 +83,6 @@ const unsupported: Readonly<Record<string, string>> = {
   l: 'internal snapshots (-l) are not supported',
   c: 'kernel NBD devices (-c) are not supported; attach nbd-client to a socket (-k) instead',
   d: 'kernel NBD devices (-d) are not supported; detach with nbd-client -d instead',
-  B: 'dirty bitmaps (-B) are not supported',
   T: 'tracing (-T) is not supported',
   'tls-authz': 'TLS authorization objects (--tls-authz) are not supported',
   'tls-hostname': 'TLS as a client (--tls-hostname) is not supported',
@@ -251,6 +252,7 @@ function settings(given: Given, filename: string): NbdArguments {
     exportName: last(given, 'x') ?? '',
     description: last(given, 'D'),
     allocationDepth: given.has('A'),
+    bitmaps: given.get('B') ?? [],
     fork: given.has('fork'),
     pidFile: last(given, 'pid-file'),
     objects: given.get('object') ?? [],

@@ -2,6 +2,7 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { writeFileSync } from 'node:fs'
 import { systemError } from '../../errors.ts'
+import { ShownBitmaps } from '../../export/nbd/bitmaps.ts'
 import { allocationDepthContext, extentsThroughChain } from '../../export/nbd/chain.ts'
 import type { ExportOptions } from '../../export/nbd/export.ts'
 import { NbdServer, type NbdServerOptions } from '../../export/nbd/server.ts'
@@ -62,7 +63,8 @@ class Ending {
 }
 
 function exportOf(settings: NbdArguments, edge: Edge): ExportOptions {
-  const { exportName, description, readOnly, shared, cache, allocationDepth } = settings
+  const { exportName, description, readOnly, shared, cache, allocationDepth, bitmaps } = settings
+  const shown = new ShownBitmaps(edge.node, bitmaps, !readOnly)
   return {
     name: exportName,
     description,
@@ -71,7 +73,7 @@ function exportOf(settings: NbdArguments, edge: Edge): ExportOptions {
     // With room for one client alone nobody has a use for several connections.
     multiConn: shared !== 1,
     chainExtentAt: extentsThroughChain(edge),
-    contexts: allocationDepth ? [allocationDepthContext(edge)] : [],
+    contexts: [...(allocationDepth ? [allocationDepthContext(edge)] : []), ...shown.contexts],
   }
 }
 

@@ -23,6 +23,7 @@ What is served:
   -r, --read-only           refuse writes
   -s, --snapshot            keep writes in a temporary file, gone at the end
   -A, --allocation-depth    offer the context qemu:allocation-depth
+  -B, --bitmap NAME         offer a dirty bitmap as qemu:dirty-bitmap:NAME
 
 How the image is used:
   -n, --nocache             bypass the page cache, as --cache=none

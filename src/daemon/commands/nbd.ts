@@ -17,6 +17,7 @@ import {
   type Value,
 } from '../schema/types.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
+import { findNode } from './bitmaps.ts'
 
 const removeMode = enumeration('BlockExportRemoveMode', ['safe', 'hard'])
 const exportType = enumeration('BlockExportType', ['nbd'])
@@ -29,7 +30,10 @@ const mode = optional(
 export const nbdExportMembers = {
   name: optional(str, 'Name that clients ask for; the node name unless given.'),
   description: optional(str, 'A text for people, at most 4096 bytes.'),
-  bitmaps: optional(list(bitmapOrName), 'Dirty bitmaps to show. There are none yet.'),
+  bitmaps: optional(
+    list(bitmapOrName),
+    'Dirty bitmaps to show, as contexts `qemu:dirty-bitmap:NAME`: of the node or one below it by name.',
+  ),
   'allocation-depth': optional(bool, 'Offer the context `qemu:allocation-depth`.'),
 }
 
@@ -64,9 +68,6 @@ export async function addExport(
   if (iothread !== undefined && daemon.objects.get(iothread)?.type !== 'iothread') {
     throw invalid(`iothread "${iothread}" not found`)
   }
-  for (const bitmap of bitmaps) {
-    throw invalid(`Bitmap '${typeof bitmap === 'string' ? bitmap : bitmap.name}' is not found`)
-  }
   await daemon.exports.add({
     id: options.id,
     nodeName: options['node-name'],
@@ -75,6 +76,9 @@ export async function addExport(
     writable: options.writable,
     writethrough: options.writethrough,
     allocationDepth: options['allocation-depth'],
+    bitmaps: bitmaps.map((each) =>
+      typeof each === 'string' ? each : { node: findNode(daemon, each.node), name: each.name },
+    ),
   })
 }
 
@@ -135,7 +139,7 @@ export const nbdCommands = [
       name: nbdExportMembers.name,
       description: nbdExportMembers.description,
       writable: optional(bool, 'Whether clients may write.'),
-      bitmap: optional(str, 'A dirty bitmap to show. There are none yet.'),
+      bitmap: optional(str, 'A dirty bitmap to show.'),
     }),
     async run({ device, name = device, description, writable, bitmap }, { daemon }) {
       if (!daemon.exports.server) throw invalid('NBD server not running')

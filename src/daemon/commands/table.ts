@@ -1,6 +1,7 @@
 /** All commands, by name: the one table that dispatch, introspection and the manual come from. */
 import type { Command } from '../command.ts'
 import { backupCommands } from './backup.ts'
+import { bitmapCommands } from './bitmaps.ts'
 import { blockCommands } from './block.ts'
 import { commitCommands } from './commit.ts'
 import { createCommands } from './create.ts'
@@ -18,6 +19,7 @@ import { transactionCommands } from './transaction.ts'
 const all: readonly Command[] = [
   ...monitorCommands,
   ...blockCommands,
+  ...bitmapCommands,
   ...createCommands,
   ...externalSnapshotCommands,
   ...internalSnapshotCommands,

@@ -141,7 +141,11 @@ const declared: Readonly<Record<string, ObjectType>> = {
     export: optional(str, 'Name of the export; the default export unless given.'),
     'tls-creds': optional(str, 'Refused: no TLS as a client.'),
     'tls-hostname': optional(str, 'Refused: no TLS as a client.'),
-    'x-dirty-bitmap': optional(str, 'Refused.', ['unstable']),
+    'x-dirty-bitmap': optional(
+      str,
+      'A context, `qemu:dirty-bitmap:NAME`, to show instead of where data is: what is dirty shows as neither data nor zeroes.',
+      ['unstable'],
+    ),
     'reconnect-delay': optional(uint32, 'Seconds to try again after a lost connection.'),
     'open-timeout': optional(uint32, 'Seconds to try to connect.'),
   }),

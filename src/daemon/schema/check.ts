@@ -28,7 +28,7 @@ function visit(type: Type, value: unknown, path: string, notation: Notation): un
       return visitObject(type, value, path, notation)
     case 'alternate': {
       const branch = type.branches().find((each) => accepts(each, value))
-      if (!branch) throw mistyped(path, type.name)
+      if (!branch) throw mistyped(lastName(path), type.name)
       return visit(branch, value, path, notation)
     }
   }

@@ -7,7 +7,10 @@ import { takeAddress } from './address.ts'
 import { parseNbdFilename } from './filename.ts'
 import type { LinkOptions } from './link.ts'
 
-type NbdOptions = Omit<LinkOptions, 'contexts'>
+interface NbdOptions extends Omit<LinkOptions, 'contexts'> {
+  /** The context that is looked at instead of `base:allocation`. */
+  readonly context?: string
+}
 
 export const nbd: BlockDriver<NbdOptions> = {
   name: 'nbd',
@@ -28,14 +31,17 @@ function parseNbdOptions(options: NodeOptions): NbdOptions {
   const exportName = reader.string('export') ?? ''
   refuse(reader, 'tls-creds', 'TLS to an NBD server is not supported')
   refuse(reader, 'tls-hostname', 'TLS to an NBD server is not supported')
-  refuse(reader, 'x-dirty-bitmap', 'reading a dirty bitmap over NBD is not supported')
+  const context = reader.string('x-dirty-bitmap')
   const openTimeoutMs = seconds(reader, 'open-timeout')
   const reconnectDelayMs = seconds(reader, 'reconnect-delay')
   reader.finish()
   if (Buffer.byteLength(exportName) > NBD_MAX_STRING) {
     throw new BlockError('INVALID_ARGUMENT', 'export name too long to send to server')
   }
-  return { address, exportName, openTimeoutMs, reconnectDelayMs }
+  if (context !== undefined && Buffer.byteLength(context) > NBD_MAX_STRING) {
+    throw new BlockError('INVALID_ARGUMENT', 'x-dirty-bitmap query too long to send to server')
+  }
+  return { address, exportName, openTimeoutMs, reconnectDelayMs, context }
 }
 
 /** A longer wait than this is nobody's wish: a day. */

@@ -4,6 +4,7 @@ import type {
   BlockLayer,
   Capabilities,
   Extent,
+  HostRange,
   ImageFacts,
   Io,
   Limits,
@@ -43,11 +44,19 @@ export const allocationContext = 'base:allocation'
 
 /** Connects to a server and asks for the export, its size, and where its data is. */
 export async function openNbdLayer(
-  options: Omit<LinkOptions, 'contexts'>,
+  options: Omit<LinkOptions, 'contexts'> & { readonly context?: string },
   { signal, flags }: OpenContext,
 ): Promise<NbdLayer> {
-  const link = await Link.open({ ...options, contexts: [allocationContext] }, signal)
-  const layer = new NbdLayer(link, link.facts, exportUrl(options.address, options.exportName))
+  const { context = allocationContext } = options
+  const link = await Link.open({ ...options, contexts: [context] }, signal)
+  if (options.context !== undefined && !link.facts.contexts.has(context)) {
+    await link[Symbol.asyncDispose]()
+    throw new BlockError('INVALID_ARGUMENT', `the server has no context '${context}'`, {
+      errno: 'EINVAL',
+    })
+  }
+  const url = exportUrl(options.address, options.exportName)
+  const layer = new NbdLayer(link, link.facts, url, context)
   if (flags.readOnly || layer.capabilities.write) return layer
   await layer[Symbol.asyncDispose]()
   throw new BlockError('READ_ONLY', 'request on write denied without write permission', {
@@ -62,12 +71,21 @@ export class NbdLayer implements BlockLayer {
   readonly image: ImageFacts
   readonly #link: Link
   readonly #flags: number
-  readonly #allocationId: number | undefined
+  /** The context that tells where data is. */
+  readonly #contextId: number | undefined
+  /** What is looked at is a dirty bitmap, or something else that is made to look like extents. */
+  readonly #foreign: boolean
 
-  constructor(link: Link, facts: ExportFacts, filename: string) {
+  constructor(
+    link: Link,
+    facts: ExportFacts,
+    filename: string,
+    context: string = allocationContext,
+  ) {
     this.#link = link
     this.#flags = facts.transmissionFlags
-    this.#allocationId = facts.contexts.get(allocationContext)
+    this.#contextId = facts.contexts.get(context)
+    this.#foreign = context !== allocationContext
     this.size = facts.size
     this.capabilities = capabilitiesOf(facts)
     this.limits = limitsOf(facts)
@@ -129,8 +147,10 @@ export class NbdLayer implements BlockLayer {
   }
 
   extentAt(offset: number, length: number, { signal }: Io): Extent | Promise<Extent> {
-    if (this.#allocationId === undefined) return { kind: 'data', offset, length }
-    return this.#askExtent(this.#allocationId, offset, length, signal)
+    if (this.#contextId === undefined) {
+      return { kind: 'data', offset, length, host: this.#hostOf(offset, length) }
+    }
+    return this.#askExtent(this.#contextId, offset, length, signal)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -138,7 +158,7 @@ export class NbdLayer implements BlockLayer {
   }
 
   async #askExtent(
-    allocationId: number,
+    contextId: number,
     offset: number,
     length: number,
     signal: AbortSignal,
@@ -153,13 +173,20 @@ export class NbdLayer implements BlockLayer {
         offset,
         length: asked,
         onStatus(id, runLength, flags) {
-          if (id === allocationId) first ??= { length: runLength, flags }
+          if (id === contextId) first ??= { length: runLength, flags }
         },
       },
       signal,
     )
     if (!first) throw new BlockError('PEER', 'no block status in the reply', { offset })
-    return extentOf(offset, Math.min(first.length, asked), first.flags)
+    const found = Math.min(first.length, asked)
+    const host = this.#hostOf(offset, found)
+    return extentOf(host, first.flags, this.#foreign)
+  }
+
+  /** Bytes of an export lie where they are. */
+  #hostOf(offset: number, length: number): HostRange {
+    return { layer: this, offset, length, writable: false }
   }
 
   async #inPieces(
@@ -197,10 +224,14 @@ export class NbdLayer implements BlockLayer {
   }
 }
 
-function extentOf(offset: number, length: number, flags: number): Extent {
+/** `host` is where the bytes of the run lie: where they are. */
+function extentOf(host: HostRange, flags: number, foreign: boolean): Extent {
+  const { offset, length } = host
+  // As QEMU shows it: whatever is dirty is neither data nor zeroes.
+  if (foreign && flags === NBD_STATE_HOLE) return { kind: 'backing', offset, length }
   // A hole that need not read as zeroes is read like data.
-  if ((flags & NBD_STATE_ZERO) === 0) return { kind: 'data', offset, length }
-  return { kind: 'zero', allocated: (flags & NBD_STATE_HOLE) === 0, offset, length }
+  if ((flags & NBD_STATE_ZERO) === 0) return { kind: 'data', offset, length, host }
+  return { kind: 'zero', allocated: (flags & NBD_STATE_HOLE) === 0, offset, length, host }
 }
 
 function capabilitiesOf({ transmissionFlags, contexts }: ExportFacts): Capabilities {
@@ -213,7 +244,7 @@ function capabilitiesOf({ transmissionFlags, contexts }: ExportFacts): Capabilit
     fua: has(NBD_FLAG_SEND_FUA),
     writeZeroes: has(NBD_FLAG_SEND_WRITE_ZEROES),
     discard: has(NBD_FLAG_SEND_TRIM),
-    extents: contexts.has(allocationContext) ? 'native' : 'none',
+    extents: contexts.size > 0 ? 'native' : 'none',
     // What a server's disk holds at first is not for us to know.
     zeroInit: false,
   }
