@@ -40,6 +40,14 @@ async function dispatch(args: readonly string[], io: NamedIo): Promise<number> {
       return await (await import('./snap/save.ts')).save(settings, io)
     case 'load':
       return await (await import('./snap/load.ts')).load(settings, io)
+    case 'inspect':
+      return await (await import('./snap/inspect.ts')).inspect(settings, io)
+    case 'verify':
+      return await (await import('./snap/inspect.ts')).verify(settings, io)
+    case 'diff':
+      return await (await import('./snap/inspect.ts')).diff(settings, io)
+    case 'convert':
+      return await (await import('./snap/convert.ts')).convert(settings, io)
   }
 }
 

@@ -35,6 +35,8 @@ export interface VmOptions {
   readonly args?: readonly string[]
   readonly memory?: number
   readonly incoming?: string
+  /** Value of `-drive` for the disk that the guest boots from; a raw one is made otherwise. */
+  readonly drive?: string
   /** Further descriptors, from 3 on, as `spawn` takes them. */
   readonly stdio?: readonly ('pipe' | number)[]
   readonly env?: Readonly<Record<string, string>>
@@ -71,13 +73,13 @@ export class Vm implements AsyncDisposable {
     const own = join(folder, `${name}.test.sock`)
     const monitor = join(folder, `${name}.qmp`)
     await Promise.all([own, monitor, serial].map((path) => rm(path, { force: true })))
-    await writeFile(disk, Buffer.concat([readFileSync(join(images, `${guest}.bin`))], 1024 * 1024))
+    if (options.drive === undefined) await bootDisk(disk, guest)
     const child = spawn(
       qemuSystem.path ?? 'qemu-system-x86_64',
       [
         ...['-accel', 'tcg', '-m', String(options.memory ?? 128), '-machine', 'pc'],
         ...['-nodefaults', '-display', 'none', '-serial', `file:${serial}`],
-        ...['-drive', `file=${disk},if=ide,format=raw,snapshot=on`],
+        ...['-drive', options.drive ?? `file=${disk},if=ide,format=raw,snapshot=on`],
         ...['-qmp', `unix:${own},server=on,wait=off`, '-qmp', `unix:${monitor},server=on,wait=off`],
         ...(options.incoming === undefined ? [] : ['-incoming', options.incoming]),
         ...(options.args ?? []),
@@ -166,6 +168,11 @@ export class Vm implements AsyncDisposable {
     if (closed) await once(this.child, 'close')
     running.delete(this.child)
   }
+}
+
+/** A raw disk that the guest boots from. */
+export async function bootDisk(path: string, guest: 'guest' | 'guest2' = 'guest'): Promise<void> {
+  await writeFile(path, Buffer.concat([readFileSync(join(images, `${guest}.bin`))], 1024 * 1024))
 }
 
 /** The counter of a line. */

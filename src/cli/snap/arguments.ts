@@ -5,8 +5,20 @@ import { type LongOption, OptionParser } from '../getopt.ts'
 import { type CacheMode, cacheMode } from '../open-image.ts'
 import { SnapFailure } from './failure.ts'
 
-export const commandNames = ['save', 'load'] as const
-export type CommandName = (typeof commandNames)[number]
+/** Commands, with the fewest and the most files that each takes. */
+const commands = {
+  save: { files: [1, 1] },
+  load: { files: [1, 1] },
+  inspect: { files: [1, 1] },
+  verify: { files: [1, Number.POSITIVE_INFINITY] },
+  diff: { files: [2, 2] },
+  convert: { files: [2, 2] },
+} as const
+
+export type CommandName = keyof typeof commands
+
+const conversions = ['image', 'stream', 'mapped-ram', 'internal', 'raw', 'elf'] as const
+export type Conversion = (typeof conversions)[number]
 
 export interface SnapArguments {
   readonly command: CommandName
@@ -25,6 +37,15 @@ export interface SnapArguments {
   readonly recover: boolean
   readonly noDescription: boolean
   readonly json: boolean
+  /** Whose pages a new image shares. */
+  readonly base?: string
+  readonly compress: boolean
+  /** What to convert to. */
+  readonly format: Conversion
+  /** Name of an internal snapshot. */
+  readonly snapshot?: string
+  /** Bytes of RAM below 4 GiB of a guest's addresses, unless the machine tells. */
+  readonly below4G?: number
 }
 
 export type Parsed = SnapArguments | 'help' | 'version'
@@ -37,18 +58,23 @@ interface OptionRule {
 }
 
 const rules: readonly OptionRule[] = [
-  { name: 'image-size', short: 's', argument: 'required', commands: ['save'] },
-  { name: 'page-size', short: 'S', argument: 'required', commands: ['save', 'load'] },
+  { name: 'image-size', short: 's', argument: 'required', commands: ['save', 'convert'] },
+  { name: 'page-size', short: 'S', argument: 'required', commands: ['save', 'load', 'convert'] },
   { name: 'postcopy', short: 'p', argument: 'required', commands: ['load'] },
-  { name: 'nocache', short: 'n', commands: ['save', 'load'] },
-  { name: 'cache', argument: 'required', commands: ['save', 'load'] },
-  { name: 'aio', argument: 'required', commands: ['save', 'load'] },
+  { name: 'nocache', short: 'n', commands: ['save', 'load', 'verify', 'convert'] },
+  { name: 'cache', argument: 'required', commands: ['save', 'load', 'verify', 'convert'] },
+  { name: 'aio', argument: 'required', commands: ['save', 'load', 'verify', 'convert'] },
   { name: 'trace', short: 't', commands: ['save', 'load'] },
   { name: 'uri', argument: 'required', commands: ['save', 'load'] },
   { name: 'speed', argument: 'required', commands: ['load'] },
   { name: 'recover', commands: ['load'] },
-  { name: 'no-description', commands: ['save'] },
-  { name: 'json', commands: ['save', 'load'] },
+  { name: 'no-description', commands: ['save', 'convert'] },
+  { name: 'json', commands: ['save', 'load', 'inspect', 'verify', 'diff', 'convert'] },
+  { name: 'base', argument: 'required', commands: ['save', 'convert'] },
+  { name: 'compress', short: 'c', commands: ['save', 'convert'] },
+  { name: 'format', short: 'O', argument: 'required', commands: ['convert'] },
+  { name: 'snapshot', argument: 'required', commands: ['inspect', 'convert'] },
+  { name: 'below-4g', argument: 'required', commands: ['convert'] },
 ]
 
 const short = `hV${rules.map((rule) => (rule.short ? rule.short + (rule.argument ? ':' : '') : '')).join('')}`
@@ -83,9 +109,8 @@ export function parseArguments(words: readonly string[]): Parsed {
 
 function commandOf(word: string | undefined): CommandName {
   if (word === undefined) throw new SnapFailure('Missing command: save or load', true)
-  const found = commandNames.find((name) => name === word)
-  if (!found) throw new SnapFailure(`Invalid command: ${word}`, true)
-  return found
+  if (!Object.hasOwn(commands, word)) throw new SnapFailure(`Invalid command: ${word}`, true)
+  return word as CommandName
 }
 
 function checkOnce(given: Given, name: string): void {
@@ -102,8 +127,9 @@ function settled(command: CommandName, files: readonly string[], given: Given): 
       throw new SnapFailure(`--${name} cannot be used with ${command}`)
     }
   }
-  if (files.length === 0) throw new SnapFailure('Missing image filename', true)
-  if (files.length > 1) throw new SnapFailure('Too many arguments', true)
+  const [fewest, most] = commands[command].files
+  if (files.length < fewest) throw new SnapFailure('Missing image filename', true)
+  if (files.length > most) throw new SnapFailure('Too many arguments', true)
   if (command === 'save' && !given.has('image-size')) {
     throw new SnapFailure('Missing image size: --image-size=SIZE is required for save', true)
   }
@@ -111,7 +137,7 @@ function settled(command: CommandName, files: readonly string[], given: Given): 
   return {
     command,
     files,
-    imageSize: imageSize(given.get('image-size')),
+    imageSize: size('image-size', given.get('image-size')),
     pageSize: pageSize(given.get('page-size')),
     postcopy: postcopy(given.get('postcopy')),
     cache: cache(given),
@@ -120,19 +146,38 @@ function settled(command: CommandName, files: readonly string[], given: Given): 
     recover: given.has('recover'),
     noDescription: given.has('no-description'),
     json: given.has('json'),
+    base: given.get('base'),
+    compress: compressed(given),
+    format: conversion(given.get('format')),
+    snapshot: given.get('snapshot'),
+    below4G: size('below-4g', given.get('below-4g')),
   }
 }
 
-function imageSize(text: string | undefined): number | undefined {
+function size(name: string, text: string | undefined): number | undefined {
   if (text === undefined) return undefined
-  const size = parseSize(text)
-  if (size === undefined) {
+  const what = name.replaceAll('-', ' ')
+  const bytes = parseSize(text)
+  if (bytes === undefined) {
     throw new SnapFailure(
-      `Invalid image size '${text}': a number, with k, M, G, T, P or E behind it for its unit`,
+      `Invalid ${what} '${text}': a number, with k, M, G, T, P or E behind it for its unit`,
     )
   }
-  if (size <= 0) throw new SnapFailure('The image size has to be greater than 0')
-  return size
+  if (bytes <= 0) throw new SnapFailure(`The ${what} has to be greater than 0`)
+  return bytes
+}
+
+function compressed(given: Given): boolean {
+  if (given.has('compress') && given.has('base')) {
+    throw new SnapFailure('--compress and --base cannot be used together')
+  }
+  return given.has('compress')
+}
+
+function conversion(text = 'image'): Conversion {
+  const found = conversions.find((name) => name === text)
+  if (found) return found
+  throw new SnapFailure(`Invalid format '${text}': one of ${conversions.join(', ')} is needed`)
 }
 
 function pageSize(text: string | undefined): number {

@@ -1,8 +1,8 @@
 /** Snapshot images as files: new ones, which get their name when they are complete, and old ones. */
 import { open, rename, rm, stat } from 'node:fs/promises'
-import { dirname } from 'node:path'
+import { dirname, isAbsolute, relative } from 'node:path'
 import { temporaryNameFor } from '../../archive/vma/io/new-name.ts'
-import { MiB } from '../../bytes/range.ts'
+import { KiB, MiB } from '../../bytes/range.ts'
 import { createImage } from '../../create-image.ts'
 import { BlockError, systemError } from '../../errors.ts'
 import type { Graph } from '../../graph/graph.ts'
@@ -42,6 +42,15 @@ export async function openSnapshotImage(
   }
 }
 
+export interface NewSnapshotOptions {
+  /** Bytes of the disk. */
+  readonly size: number
+  readonly cache?: CacheMode
+  /** File name of the snapshot whose pages it shares. */
+  readonly base?: string
+  readonly compress?: boolean
+}
+
 /** A new image beside its final name, which it gets at the end, or never. */
 export class NewSnapshotFile {
   readonly path: string
@@ -59,22 +68,19 @@ export class NewSnapshotFile {
   static async create(
     path: string,
     io: NamedIo,
-    options: { readonly size: number; readonly cache?: CacheMode },
+    options: NewSnapshotOptions,
   ): Promise<NewSnapshotFile> {
     await refuseSpecial(path)
     const temporary = temporaryNameFor(path)
     const graph: Graph = imageGraph(io)
     try {
-      await createImage(graph, {
-        filename: temporary,
-        format: 'qcow2',
-        options: {
-          ...{ size: options.size, cluster_size: MiB, compat: 'v3' },
-          ...{ lazy_refcounts: true, refcount_bits: 8 },
-        },
-      })
+      const format = { filename: temporary, format: 'qcow2', options: formatOptions(path, options) }
+      await createImage(graph, format)
       const image = await openSnapshotImage(temporary, io, { ...options, readOnly: false })
-      return new NewSnapshotFile(path, temporary, { ...image, name: path, ...closing(image) })
+      return new NewSnapshotFile(path, temporary, {
+        ...{ name: path, ram: image.ram, state: image.state },
+        [Symbol.asyncDispose]: () => image[Symbol.asyncDispose](),
+      })
     } catch (error) {
       await rm(temporary, { force: true })
       throw error
@@ -105,8 +111,17 @@ export class NewSnapshotFile {
   }
 }
 
-function closing(image: SnapshotImage): Pick<SnapshotImage, typeof Symbol.asyncDispose> {
-  return { [Symbol.asyncDispose]: () => image[Symbol.asyncDispose]() }
+/**
+ * An overlay has clusters of one page, so it holds no more than the pages that have changed;
+ * compressed clusters are smaller than usual, since a page costs reading the whole of its cluster.
+ */
+function formatOptions(path: string, { size, base, compress }: NewSnapshotOptions) {
+  const common = { size, compat: 'v3', lazy_refcounts: true }
+  if (compress) return { ...common, cluster_size: 64 * KiB, compression_type: 'zstd' }
+  if (base === undefined) return { ...common, cluster_size: MiB, refcount_bits: 8 }
+  // As the image names it: from its own folder.
+  const name = isAbsolute(base) ? base : relative(dirname(path), base)
+  return { ...common, cluster_size: 4 * KiB, backing_file: name, backing_fmt: 'qcow2' }
 }
 
 /** Replacing a device or a pipe by a file is nobody's wish. */

@@ -1,6 +1,4 @@
 /** `varve snap save`: what a QEMU sends is saved, and QEMU is never left standing. */
-import { neverAborted } from '../../block/layer.ts'
-import { saveSnapshot } from '../../snapshot/save.ts'
 import { returnMessage } from '../../snapshot/stream/format.ts'
 import { readStream, type StreamReader } from '../../snapshot/stream/parser.ts'
 import type { NamedIo } from '../command.ts'
@@ -8,19 +6,18 @@ import type { SnapArguments } from './arguments.ts'
 import { type Channel, openChannel } from './channel.ts'
 import { drainAfterFailure } from './drain.ts'
 import { NewSnapshotFile } from './image.ts'
+import { saveInto } from './save-into.ts'
 
 export async function save(settings: SnapArguments, io: NamedIo): Promise<number> {
-  const signal = io.signal ?? neverAborted
   const channel = await openChannel(settings.uri, 'save', io.signal)
   const { pageSize, noDescription } = settings
   const reader = readStream(channel.source, { pageSize, withoutDescription: noDescription })
   let file: NewSnapshotFile | undefined
   try {
     const [filename] = settings.files
-    const { imageSize = 0, cache } = settings
-    file = await NewSnapshotFile.create(filename, io, { size: imageSize, cache })
-    const summary = await saveSnapshot(reader, file.image, {
-      signal,
+    const { imageSize = 0, cache, base, compress } = settings
+    file = await NewSnapshotFile.create(filename, io, { size: imageSize, cache, base, compress })
+    const summary = await saveInto(file, reader, settings, io, {
       onPing: (value) => void answer(channel, returnMessage.MIG_RP_MSG_PONG, value),
     })
     await file.keep()

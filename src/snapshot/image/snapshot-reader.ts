@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto'
 import { plainIo } from '../../block/layer.ts'
 import { MiB } from '../../bytes/range.ts'
 import { viewOf } from '../../bytes/view.ts'
+import { isZero } from '../../bytes/zero.ts'
 import { BlockError, inContext } from '../../errors.ts'
 import { StreamReader } from '../stream/parser.ts'
 import type { Configuration, DeviceSection, RamList, StreamItem } from '../stream/stream-item.ts'
@@ -106,6 +107,34 @@ export class SnapshotReader {
       const sum = this.#pageSums.of(words, (index * this.pageSize) / 4)
       if (sum !== this.sums[first + index]) throw this.#damaged(offset + index * this.pageSize)
     }
+  }
+
+  /** Runs of pages that are not zero, in order; the bytes are valid until the next one. */
+  async *pages(
+    offset: number,
+    length: number,
+  ): AsyncGenerator<{ readonly offset: number; readonly bytes: Uint8Array }> {
+    const buffer = new Uint8Array(MiB)
+    const end = offset + length
+    for (let at = offset; at < end; at += buffer.length) {
+      const piece = buffer.subarray(0, Math.min(buffer.length, end - at))
+      if (this.#isBlank(at, piece.length)) continue
+      await this.read(at, piece)
+      let start = 0
+      for (let next = 0; next <= piece.length; next += this.pageSize) {
+        const page = piece.subarray(next, next + this.pageSize)
+        if (page.length > 0 && !isZero(page)) continue
+        if (next > start) yield { offset: at + start, bytes: piece.subarray(start, next) }
+        start = next + this.pageSize
+      }
+    }
+  }
+
+  #isBlank(offset: number, length: number): boolean {
+    for (let at = offset; at < offset + length; at += this.pageSize) {
+      if (this.isZeroPage(at / this.pageSize) !== true) return false
+    }
+    return true
   }
 
   #damaged(offset: number): BlockError {

@@ -8,13 +8,12 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BlockError } from '../../errors.ts'
+import { printable, readConfiguration, settingsOf } from './configuration.ts'
 import { checkLengths, type SeenSection } from './description.ts'
 import { FooterScan } from './footer-scan.ts'
 import {
   command as commands,
   defaultPageSize,
-  maxPageSize,
-  minPageSize,
   QEMU_VM_FILE_MAGIC,
   QEMU_VM_FILE_VERSION,
   ramSectionVersion,
@@ -23,7 +22,7 @@ import {
 import type { RamBlock } from './ram-list.ts'
 import { readRamList } from './ram-list-reader.ts'
 import { RamRecordReader } from './ram-records.ts'
-import type { Command, DeviceSection, StreamItem, Subsection } from './stream-item.ts'
+import type { Command, DeviceSection, StreamItem } from './stream-item.ts'
 import { type ByteSource, Window } from './window.ts'
 
 export interface StreamOptions {
@@ -42,8 +41,6 @@ export interface StreamOptions {
 const maxSectionBytes = 512 * 1024 * 1024
 
 const maxDescriptionBytes = 64 * 1024 * 1024
-
-const maxConfigurationBytes = 1024 * 1024
 
 /** Sections that a machine may have; real ones have tens. */
 const maxSections = 65536
@@ -147,81 +144,19 @@ export class StreamReader implements AsyncIterable<StreamItem> {
   }
 
   async #configuration(): Promise<StreamItem> {
-    const window = this.#window
     if (this.#ram || this.#sections.size > 0 || this.#machine !== '') {
       throw this.#corrupt('a configuration in the middle')
     }
-    await window.need(5, 'the configuration')
-    const length = window.u32(1)
-    if (length > maxConfigurationBytes) {
-      throw this.#corrupt(`a machine's name of ${length} bytes`)
-    }
-    let at = 5 + length
-    await window.need(at + 1, 'the configuration')
-    const machine = window.text(5, length)
-    const found: { name: string; version: number; start: number; end: number }[] = []
-    while (window.u8(at) === token.QEMU_VM_SUBSECTION) {
-      await window.need(at + 2, 'the configuration')
-      const nameEnd = at + 2 + window.u8(at + 1)
-      await window.need(nameEnd + 4, 'the configuration')
-      const name = window.text(at + 2, nameEnd - at - 2)
-      const start = nameEnd + 4
-      const end = await this.#subsectionEnd(name, start)
-      await window.need(end + 1, 'the configuration')
-      found.push({ name, version: window.u32(nameEnd), start, end })
-      at = end
-      if (at > maxConfigurationBytes) throw this.#corrupt('a configuration without end')
-    }
-    const bytes = window.take(at)
-    const subsections = found.map(({ name, version, start, end }): Subsection => {
-      return { name, version, data: bytes.subarray(start, end) }
-    })
-    this.#machine = machine
-    this.#configure(subsections)
-    return { kind: 'configuration', machine, subsections, bytes }
-  }
-
-  async #subsectionEnd(name: string, start: number): Promise<number> {
-    const window = this.#window
-    switch (name) {
-      case 'configuration/target-page-bits':
-        return start + 4
-      case 'configuration/uuid':
-        return start + 16
-      case 'configuration/capabilities': {
-        await window.need(start + 4, 'the configuration')
-        const count = window.u32(start)
-        if (count > 256) throw this.#corrupt(`${count} capabilities`)
-        let at = start + 4
-        for (let index = 0; index < count; index++) {
-          await window.need(at + 1, 'the configuration')
-          at += 1 + window.u8(at)
-        }
-        return at
-      }
-      default:
-        throw this.#refuse(`the subsection '${printable(name)}'`)
-    }
-  }
-
-  #configure(subsections: readonly Subsection[]): void {
-    for (const { name, data } of subsections) {
-      if (name === 'configuration/target-page-bits') {
-        const bits = Buffer.from(data).readUInt32BE()
-        const size = 2 ** bits
-        if (bits > 31 || size < minPageSize || size > maxPageSize) {
-          throw this.#refuse(`target pages of 2^${bits} bytes`)
-        }
-        this.#pageSize = size
-      } else if (name === 'configuration/capabilities') {
-        this.#capabilities = capabilityNames(data)
-        const unknown = this.#capabilities.find((one) => one !== 'x-ignore-shared')
-        if (unknown === 'mapped-ram') {
-          throw this.#refuse('a mapped-ram file as a stream; convert it from a file')
-        }
-        if (unknown !== undefined) throw this.#refuse(`the capability '${printable(unknown)}'`)
-      }
-    }
+    const configuration = await readConfiguration(this.#window)
+    const { pageSize, capabilities } = settingsOf(configuration, this.#window)
+    this.#machine = configuration.machine
+    this.#pageSize = pageSize ?? this.#pageSize
+    this.#capabilities = capabilities
+    const unknown = capabilities.find((name) => name !== 'x-ignore-shared')
+    if (unknown === 'mapped-ram')
+      throw this.#refuse('mapped-ram in a stream; it is read from a file')
+    if (unknown !== undefined) throw this.#refuse(`the capability '${printable(unknown)}'`)
+    return configuration
   }
 
   async #command(): Promise<Command> {
@@ -422,22 +357,10 @@ const carried: ReadonlyMap<number, readonly number[]> = new Map([
   [commands.MIG_CMD_SWITCHOVER_START, [0]],
 ])
 
-function capabilityNames(data: Uint8Array): string[] {
-  const names: string[] = []
-  for (let at = 4; at < data.length; at += 1 + data[at]) {
-    names.push(Buffer.from(data.subarray(at + 1, at + 1 + data[at])).toString('utf8'))
-  }
-  return names
-}
-
 /** Machine types up to 2.2 end their streams without one. */
 function hasNoDescription(machine: string): boolean {
   const version = /-(\d+)\.(\d+)$/.exec(machine)
   if (!version) return false
   const [major, minor] = [Number(version[1]), Number(version[2])]
   return major < 2 || (major === 2 && minor <= 2)
-}
-
-export function printable(text: string): string {
-  return text.replaceAll(/[^\x20-\x7e]/g, '?')
 }
