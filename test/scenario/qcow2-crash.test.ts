@@ -95,6 +95,69 @@ describe('qcow2 after a crash', () => {
     }
   })
 
+  for (const create of [
+    { cluster_size: 512 },
+    { cluster_size: 1024, compat: '0.10' },
+    { cluster_size: 512, refcount_bits: 64, lazy_refcounts: true },
+  ]) {
+    const title = JSON.stringify(create)
+    it(`has the disk and whole snapshots, and leaks at most: ${title} (${seedNote})`, async () => {
+      const random = new Random()
+      const before = await preparedImage({ title: '', create })
+      const storage = new UnstableMemory({ size: before.length, content: before })
+      const { layer } = await openImage(storage)
+      const model = new CrashModel(diskSize, () => storage.steps, baseContent)
+      const album = new Album(layer, model, () => storage.steps)
+      while (storage.steps < 400) {
+        for (let count = random.below(4); count > 0; count--) {
+          await request(layer, model, random, 0, diskSize)
+        }
+        if (random.chance(0.3)) await flush(layer, model, [Promise.resolve()])
+        await album.change(random)
+      }
+      await layer[Symbol.asyncDispose]()
+      for (const crash of allCrashes(storage)) {
+        const note = `${crash}`
+        const found = await openImage(crash.disk)
+        const { corruptions, checkErrors, messages } = await found.image.check('none')
+        expect([corruptions, checkErrors], `${note}: ${messages.join('; ')}`).toEqual([0, 0])
+        await model.expectPossible(found.layer, crash.step, note)
+        await found.layer[Symbol.asyncDispose]()
+        await album.expectWhole(crash.disk, crash.step, note)
+      }
+    })
+  }
+
+  it(`has snapshots whole or not at all when writes and flushes fail (${seedNote})`, async () => {
+    const random = new Random()
+    const storage = new UnstableMemory({ size: 0 })
+    await newImage({ size: diskSize, cluster_size: 512 }, storage)
+    const { layer } = await openImage(storage)
+    const model = new CrashModel(diskSize, () => storage.steps)
+    const album = new Album(layer, model, () => storage.steps)
+    let failures = 0
+    for (let round = 0; round < 80; round++) {
+      await request(layer, model, random, 0, diskSize)
+      storage.faults.inject({
+        on: random.pick(['write', 'flush', 'truncate'] as const),
+        nth: 1 + random.below(12),
+        code: random.pick(['IO', 'NO_SPACE'] as const),
+        arrives: random.pick([0, 512, 1000]),
+      })
+      if (!(await succeeds(() => album.change(random)))) failures++
+      storage.faults.clear()
+      await model.expectFinal(layer, `round ${round}`)
+    }
+    expect(failures).toBeGreaterThan(5)
+    await layer[Symbol.asyncDispose]()
+    const again = await openImage(storage)
+    const { corruptions, leaks, messages } = await again.image.check('none')
+    expect([corruptions, leaks], messages.join('; ')).toEqual([0, 0])
+    await model.expectFinal(again.layer, 'afterwards')
+    await again.layer[Symbol.asyncDispose]()
+    await album.expectWhole(storage, storage.steps, 'afterwards')
+  })
+
   it(`loses nothing when writes and flushes fail (${seedNote})`, async () => {
     const random = new Random()
     const storage = new UnstableMemory({ size: 0 })
@@ -126,6 +189,79 @@ describe('qcow2 after a crash', () => {
     await model.expectFinal(again.layer, 'afterwards')
   })
 })
+
+interface Picture {
+  readonly name: string
+  readonly content: Uint32Array
+  /** Changes of the storage after which it has to be there, and after which it may be gone. */
+  readonly taken: number
+  deleted: number
+}
+
+/** The snapshots of a disk under test, and what they have to show. */
+class Album {
+  readonly #disk: BlockLayer
+  readonly #model: CrashModel
+  readonly #steps: () => number
+  readonly #pictures: Picture[] = []
+
+  constructor(disk: BlockLayer, model: CrashModel, steps: () => number) {
+    this.#disk = disk
+    this.#model = model
+    this.#steps = steps
+  }
+
+  /** Takes, applies or deletes one. Throws, and notes nothing, when the disk does. */
+  async change(random: Random): Promise<void> {
+    const { snapshots } = this.#disk
+    const kept = this.#pictures.filter(({ deleted }) => deleted === Number.POSITIVE_INFINITY)
+    const choice = kept.length === 0 ? 0 : random.next()
+    const begun = this.#model.beginFlush()
+    if (choice < 0.5 && kept.length < 4) {
+      const { content } = this.#model
+      const name = `picture ${this.#pictures.length}`
+      const picture = { name, content, deleted: Number.POSITIVE_INFINITY }
+      await snapshots!.create({ name }, plainIo)
+      this.#pictures.push({ ...picture, taken: this.#steps() })
+      this.#model.flushed(begun)
+    } else if (choice < 0.75) {
+      const { name, content } = random.pick(kept)
+      const before = this.#model.content
+      this.#model.beginRestore(content)
+      const restored = this.#model.beginFlush()
+      try {
+        await snapshots!.apply(name, plainIo)
+      } catch (error) {
+        this.#model.beginRestore(before)
+        throw error
+      }
+      this.#model.flushed(restored)
+    } else {
+      const picture = random.pick(kept)
+      picture.deleted = this.#steps()
+      try {
+        await snapshots!.delete(picture.name, plainIo)
+      } catch (error) {
+        picture.deleted = Number.POSITIVE_INFINITY
+        throw error
+      }
+      this.#model.flushed(begun)
+    }
+  }
+
+  async expectWhole(disk: BlockLayer, step: number, note: string): Promise<void> {
+    const { layer } = await openImage(disk, { readOnly: true })
+    const names = new Set((await layer.image!.snapshots!()).map(({ name }) => name))
+    for (const { name, content, taken, deleted } of this.#pictures) {
+      const wanted = taken <= step && step < deleted
+      if (wanted) expect(names, note).toContain(name)
+      if (!names.has(name)) continue
+      const shown = await openImage(disk, { readOnly: true })
+      await shown.layer.snapshots!.open(name, plainIo)
+      await this.#model.expectContent(shown.layer, content, `${note}: ${name}`)
+    }
+  }
+}
 
 /** Several chances after each change: what goes wrong may show in one of them only. */
 function* allCrashes(storage: UnstableMemory): Generator<Crash> {

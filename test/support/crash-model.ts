@@ -13,7 +13,12 @@ interface Write {
   readonly first: number
   readonly count: number
   readonly number: number
+  /** In place of `number` where not all of it is the same: of each sector. */
+  readonly numbers?: Uint32Array
 }
+
+const numberAt = ({ first, number, numbers }: Write, sector: number) =>
+  numbers ? numbers[sector - first] : number
 
 interface Flush {
   readonly step: number
@@ -53,6 +58,25 @@ export class CrashModel {
     this.begin(offset, length, true)
   }
 
+  /** What the disk shows now: the number of each sector. */
+  get content(): Uint32Array {
+    return this.#now.slice()
+  }
+
+  /** Notes that the whole disk is about to become what it was before. */
+  beginRestore(numbers: Uint32Array): void {
+    const write = { step: this.#steps(), first: 0, count: numbers.length, number: 0, numbers }
+    this.#writes.push(write)
+    this.#now.set(numbers)
+  }
+
+  /** Compares a disk, or a snapshot of it, with a content of before. */
+  async expectContent(disk: BlockLayer, content: Uint32Array, note: string): Promise<void> {
+    const found = await numbersOf(disk, content.length)
+    const wrong = found.findIndex((number, sector) => number !== content[sector])
+    expect(wrong, `${note}: a sector shows something else`).toBe(-1)
+  }
+
   /** What to hand to `flushed` when a flush that is about to begin has succeeded. */
   beginFlush(): Omit<Flush, 'step'> {
     return { writes: this.#writes.length, content: this.#now.slice() }
@@ -74,14 +98,16 @@ export class CrashModel {
       const number = found[sector]
       if (number === flush.content[sector]) continue
       const possible = later.some(
-        ({ first, count, number: own }) =>
-          own === number && sector >= first && sector < first + count,
+        (write) =>
+          sector >= write.first &&
+          sector < write.first + write.count &&
+          numberAt(write, sector) === number,
       )
       if (!possible) {
         const numbers = later.filter((w) => sector >= w.first && sector < w.first + w.count)
         expect.fail(
           `${note}: sector ${sector} shows write ${number}; it had ${flush.content[sector]} at the ` +
-            `last flush, and then ${numbers.map((write) => write.number).join(', ') || 'no write'}`,
+            `last flush, and then ${numbers.map((write) => numberAt(write, sector)).join(', ') || 'no write'}`,
         )
       }
     }
