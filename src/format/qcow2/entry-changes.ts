@@ -1,6 +1,7 @@
 /** What becomes of an L2 entry, in memory, when its cluster or a part of it is zeroed or discarded. */
 import type { Qcow2Image } from './image.ts'
 import {
+  clusterOf,
   highOf,
   isCopied,
   isZero,
@@ -11,6 +12,7 @@ import {
   setZeroFlag,
   setZeroPlain,
 } from './l2-table.ts'
+import type { HostOffset } from './offsets.ts'
 import type { ReportFault } from './runs.ts'
 import { allocatedOf, maskOf, setSubclusters, subclusterCount, zeroOf } from './subclusters.ts'
 import type { Table } from './table.ts'
@@ -26,18 +28,29 @@ export class EntryChanges {
     this.#fault = fault
   }
 
-  /** The cluster reads as zeroes. Its host cluster stays, unless `mayUnmap` or somebody shares it. */
-  zero(table: Table, index: number, mayUnmap: boolean): void {
-    const { layout } = this.#image
+  /**
+   * The cluster reads as zeroes. Its host cluster stays, unless `mayUnmap` or somebody shares it;
+   * one that only `discard-no-unref` keeps is returned.
+   */
+  zero(table: Table, index: number, mayUnmap: boolean): HostOffset | undefined {
     const entryKind = this.#checkedKind(table, index)
-    const copied = isCopied(highOf(table.view, layout.wordOf(index)))
-    const placed = entryKind === kind.data || entryKind === kind.zeroAllocated
-    if (!mayUnmap && copied && placed) this.#markZero(table, index)
-    else this.#dropToZero(table, index, entryKind)
+    const own = this.#ownCluster(table, index, entryKind)
+    if (own !== undefined && (!mayUnmap || this.#image.keepsDiscarded)) {
+      this.#markZero(table, index)
+      return mayUnmap ? own : undefined
+    }
+    this.#dropToZero(table, index, entryKind)
+    return undefined
   }
 
   /** As `zero`, for the subclusters in bytes `from` to `to` of the cluster. It is not compressed. */
-  zeroPart(table: Table, index: number, from: number, to: number, mayUnmap: boolean): void {
+  zeroPart(
+    table: Table,
+    index: number,
+    from: number,
+    to: number,
+    mayUnmap: boolean,
+  ): HostOffset | undefined {
     const { subclusterSize } = this.#image.layout
     const { view } = table
     this.#checkedKind(table, index)
@@ -45,25 +58,37 @@ export class EntryChanges {
     const allocated = (allocatedOf(view, index) & ~zeroed) >>> 0
     const zero = (zeroOf(view, index) | zeroed) >>> 0
     if (mayUnmap && zero === allSubclusters) {
-      this.zero(table, index, true)
-      return
+      return this.zero(table, index, true)
     }
     setSubclusters(view, index, allocated, zero)
     this.#touch(table, index)
+    return undefined
   }
 
-  /** Lets go of the cluster. `backed`: what it reads as must not be the backing file's. */
-  discard(table: Table, index: number, backed: boolean): void {
+  /**
+   * Lets go of the cluster, or returns it if `discard-no-unref` keeps it. `backed`: what it reads as
+   * must not be the backing file's.
+   */
+  discard(table: Table, index: number, backed: boolean): HostOffset | undefined {
     const { layout } = this.#image
-    const entryKind = this.#checkedKind(table, index)
-    if (entryKind === kind.unallocated && !backed) return
     if (layout.version >= 3) {
-      this.#dropToZero(table, index, entryKind)
-      return
+      const entryKind = this.#checkedKind(table, index)
+      const untouched = entryKind === kind.unallocated && !backed
+      return untouched ? undefined : this.zero(table, index, true)
     }
+    if (this.#checkedKind(table, index) === kind.unallocated) return undefined
     this.#release(table, index)
     setEntry(table.view, index, 0, 0)
     this.#touch(table, index)
+    return undefined
+  }
+
+  /** The host cluster of an entry that has one which nobody shares. */
+  #ownCluster({ view }: Table, index: number, entryKind: Kind): HostOffset | undefined {
+    const word = this.#image.layout.wordOf(index)
+    const placed = entryKind === kind.data || entryKind === kind.zeroAllocated
+    if (!placed || !isCopied(highOf(view, word))) return undefined
+    return clusterOf(highOf(view, word), lowOf(view, word))
   }
 
   /** Has an entry read as zeroes and keep its own host cluster. */

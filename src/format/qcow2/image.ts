@@ -109,6 +109,7 @@ export class Qcow2Image {
     const state = new HeaderState(header)
     if (!settings.readOnly) await prepareWriting(state, file, faults, settings)
     checkLazy(header, settings, faults)
+    checkKeeping(header, settings, faults)
     const layout = new L2Layout(header)
     const capacity = cacheCapacity(settings, header)
     const corruption = new Corruption(state, file, faults, settings.name)
@@ -130,10 +131,16 @@ export class Qcow2Image {
     return this.#readOnly
   }
 
+  /** Whether clusters that are discarded keep their place. */
+  get keepsDiscarded(): boolean {
+    return this.#settings.keepDiscarded === true
+  }
+
   /** Takes over other settings. Nobody else uses the disk meanwhile. */
   async reopen(changed: Omit<ImageSettings, 'name' | 'readOnly'>): Promise<void> {
     const settings = { ...this.#settings, ...changed }
     checkLazy(this.header.current, settings, this.faults)
+    checkKeeping(this.header.current, settings, this.faults)
     // Caches that shrink have nothing to write back then, and counts that were put off are exact.
     if (!this.#readOnly) await this.writeBack.finish()
     this.#settings = settings
@@ -347,6 +354,13 @@ async function repairCounts(state: HeaderState, file: ImageFile, faults: Faults)
     'the image was not closed properly and cannot be repaired by itself; check and repair it',
     72,
   )
+}
+
+/** Version 2 cannot say that a cluster has a place and reads as zeroes. */
+function checkKeeping(header: Header, settings: ImageSettings, faults: Faults): void {
+  if (header.version >= 3 || !settings.keepDiscarded) return
+  const message = 'discard-no-unref is only supported since qcow2 version 3'
+  throw faults.refuse('INVALID_ARGUMENT', message)
 }
 
 function checkLazy({ version }: Header, settings: ImageSettings, faults: Faults): void {

@@ -213,3 +213,37 @@ describe('metadata', () => {
 function hostOf(run: Extent): number {
   return 'host' in run && run.host ? run.host.offset : -1
 }
+
+describe('discard-no-unref', () => {
+  it('has what is discarded or unmapped keep its place, and gives the space back', async () => {
+    for (const options of [{}, { extended_l2: true, cluster_size: 65536 }]) {
+      const file = await newImage({ size: MiB, ...options })
+      const { layer, image } = await openImage(file, { keepDiscarded: true })
+      await layer.write(0, bytes(262144), plainWriteIo)
+      const [data] = await runs(layer)
+      const place = 'host' in data ? data.host?.offset : undefined
+      await layer.discard(0, 131072, plainIo)
+      await layer.writeZeroes(131072, 131072, { ...plainZeroIo, mayUnmap: true })
+      expect((await runs(layer))[0]).toMatchObject({
+        kind: 'zero',
+        allocated: true,
+        length: 262144,
+        host: { offset: place },
+      })
+      const stored = new Uint8Array(262144)
+      await file.read(place!, stored, plainIo)
+      expect(stored.every((byte) => byte === 0)).toBe(true)
+      await layer.write(0, bytes(262144, 2), plainWriteIo)
+      expect((await runs(layer))[0]).toMatchObject({ kind: 'data', host: { offset: place } })
+      const { corruptions, leaks, messages } = await image.check('none')
+      expect([corruptions, leaks], messages.join('; ')).toEqual([0, 0])
+    }
+  })
+
+  it('is refused in version 2', async () => {
+    const file = await newImage({ size: MiB, compat: '0.10' })
+    await expect(openImage(file, { keepDiscarded: true })).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+    })
+  })
+})

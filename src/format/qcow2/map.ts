@@ -11,6 +11,7 @@ import { ClusterAllocation } from './cluster-allocation.ts'
 import { EntryChanges } from './entry-changes.ts'
 import { hex } from './faults.ts'
 import type { Qcow2Image } from './image.ts'
+import { KeptClusters } from './kept-clusters.ts'
 import { kind } from './l2-table.ts'
 import type { HostRun } from './offsets.ts'
 import type { Qcow2Options } from './options.ts'
@@ -116,24 +117,29 @@ export class Qcow2Map implements ClusterMap {
     const { layout } = this.#image
     // The disk's last subcluster may be cut off by its end; it is zeroed whole.
     const end = Math.ceil((offset + length) / layout.subclusterSize) * layout.subclusterSize
+    const kept = new KeptClusters(this.#image)
     const zero = (table: Table, index: number, from: number, to: number) => {
       if (to - from < layout.clusterSize) {
-        this.#changes.zeroPart(table, index, from, to, io.mayUnmap)
+        kept.note(this.#changes.zeroPart(table, index, from, to, io.mayUnmap))
       } else {
-        this.#changes.zero(table, index, io.mayUnmap)
+        kept.note(this.#changes.zero(table, index, io.mayUnmap))
       }
     }
     await this.#change(() => this.#eachEntry(offset, end, 'create', zero))
+    await kept.giveBackSpace()
   }
 
   async discard(offset: number, length: number, _io: Io, shows: boolean): Promise<void> {
     const backed = shows || this.#image.header.current.backingFile !== undefined
     // Version 2 can only say "ask the backing file", which would bring old data back.
     if (backed && !this.zeroClusters) return
-    const discard = (table: Table, index: number) => this.#changes.discard(table, index, backed)
+    const kept = new KeptClusters(this.#image)
+    const discard = (table: Table, index: number) =>
+      kept.note(this.#changes.discard(table, index, backed))
     await this.#change(() =>
       this.#eachEntry(offset, offset + length, backed ? 'create' : 'skip', discard),
     )
+    await kept.giveBackSpace()
   }
 
   get debugEvent(): ClusterMap['debugEvent'] {
