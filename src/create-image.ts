@@ -1,7 +1,7 @@
 /** Makes new images: the storage first, by its protocol, then the format into it. */
 import { rm } from 'node:fs/promises'
 import type { BlockDriver, ImageCreator, NodeOptions } from './block/driver.ts'
-import { neverAborted } from './block/layer.ts'
+import { type BlockLayer, neverAborted } from './block/layer.ts'
 import { alignUp, maxDiskSize } from './bytes/range.ts'
 import { drivers } from './drivers.ts'
 import { BlockError } from './errors.ts'
@@ -65,11 +65,13 @@ export async function createImage(graph: Graph, image: NewImage): Promise<void> 
   const [own, below] = partition(image.options, (name) => known.has(name))
   const parsed = format.creator.parse(own)
   await makeStorage(storage, { ...protocol.options, ...below, size: 0 })
+  let data: NodeOptions | undefined
   try {
-    await writeFormat(graph, format.creator, parsed, protocol.options)
+    if (typeof own.data_file === 'string') data = await makeDataFile(own.data_file)
+    await writeFormat(graph, format.creator, parsed, protocol.options, data)
   } catch (error) {
-    const { filename } = protocol.options
-    if (storage.name === 'file') await rm(String(filename), { force: true })
+    await removeStorage(protocol.options)
+    if (data) await removeStorage(data)
     throw error
   }
 }
@@ -84,6 +86,10 @@ function checkSize({ format, options }: NewImage): void {
   )
 }
 
+async function removeStorage({ driver, filename }: NodeOptions): Promise<void> {
+  if (driver === 'file') await rm(String(filename), { force: true })
+}
+
 async function makeStorage({ creator }: Creating, options: NodeOptions): Promise<void> {
   await creator.create(creator.parse(options), { signal: neverAborted })
 }
@@ -93,6 +99,27 @@ async function writeFormat(
   creator: ImageCreator<unknown>,
   parsed: unknown,
   storage: NodeOptions,
+  data: NodeOptions | undefined,
+): Promise<void> {
+  await withStorage(graph, storage, async (file) => {
+    const create = (dataFile?: BlockLayer) =>
+      creator.create(parsed, { file, dataFile, signal: neverAborted, secrets: graph.secrets })
+    await (data ? withStorage(graph, data, create) : create())
+  })
+}
+
+/** Makes the file that the image's data goes to, relative to the current folder as in QEMU. */
+async function makeDataFile(filename: string): Promise<NodeOptions> {
+  const { driver, options } = protocolOf(filename)
+  await makeStorage(creating(driver, `Protocol driver '${driver.name}'`), { ...options, size: 0 })
+  return options
+}
+
+/** Has `work` write to some storage, and flushes it. */
+async function withStorage(
+  graph: Graph,
+  storage: NodeOptions,
+  work: (file: BlockLayer) => Promise<void>,
 ): Promise<void> {
   const node = await graph.open(storage, { readOnly: false, discard: 'unmap' })
   try {
@@ -101,7 +128,7 @@ async function writeFormat(
       uses: ['consistentRead', 'write', 'resize'],
       shares: ['consistentRead'],
     })
-    await creator.create(parsed, { file, signal: neverAborted, secrets: graph.secrets })
+    await work(file)
     await file.flush()
   } finally {
     await graph.remove(node.name)

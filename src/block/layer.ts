@@ -88,8 +88,11 @@ export type Extent = ByteRange &
     /** Compressed or encrypted: data that exists nowhere as plain bytes. */
     | { readonly kind: 'encoded' }
     | { readonly kind: 'zero'; readonly allocated: boolean; readonly host?: HostRange }
-    /** Not allocated here: the backing file decides, or zeroes where there is none. */
-    | { readonly kind: 'backing' }
+    /**
+     * Not allocated here: the backing file decides, or zeroes where there is none. `host`: space
+     * that is kept for it.
+     */
+    | { readonly kind: 'backing'; readonly host?: HostRange }
   )
 
 export interface BlockLayer extends AsyncDisposable, Abilities {
@@ -204,7 +207,10 @@ export interface SnapshotFacts {
 export interface CompressedWriter {
   /** Bytes of one unit. Units are written whole, apart from the last of the disk. */
   readonly unit: number
-  /** Compresses and stores one unit; `offset` is a multiple of `unit`. */
+  /**
+   * Compresses and stores one unit; `offset` is a multiple of `unit`. Rejects with `UNSUPPORTED`
+   * where this image cannot hold what its format can.
+   */
   write(offset: number, source: Uint8Array, io: WriteIo): Completion
 }
 

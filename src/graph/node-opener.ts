@@ -248,7 +248,10 @@ export class NodeOpener {
         const images = image === undefined ? lineage.images : [...lineage.images, image]
         checkChain(images, filename)
         await this.#policy({ role, filename, recorded, format, image })
-        const options = this.withFile(filename, format === undefined ? {} : { driver: format })
+        const options =
+          role === 'data-file'
+            ? this.#protocolOptions(filename)
+            : this.withFile(filename, format === undefined ? {} : { driver: format })
         try {
           return await connect(role, options, undefined, images)
         } catch (error) {

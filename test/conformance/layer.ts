@@ -247,7 +247,13 @@ export function testLayer(
         if (random.chance(0.5)) continue
         const length = Math.min(compressed.unit, disk.layer.size - offset)
         const source = random.chance(0.5) ? random.bytes(length) : new Uint8Array(length).fill(7)
-        await compressed.write(offset, source, plainWriteIo)
+        try {
+          await compressed.write(offset, source, plainWriteIo)
+        } catch (error) {
+          // Some images of a format cannot hold them.
+          expect(error).toMatchObject({ code: 'UNSUPPORTED' })
+          break
+        }
         disk.model.set(source, offset)
       }
       await disk.expectSame()

@@ -32,6 +32,30 @@ for (const options of variants) {
   })
 }
 
+const dataFiles: readonly Readonly<Record<string, unknown>>[] = [
+  { cluster_size: 4096 },
+  { cluster_size: 16384, extended_l2: 'on' },
+  { cluster_size: 4096, data_file_raw: 'on' },
+  { cluster_size: 65536, extended_l2: 'on', data_file_raw: 'on' },
+]
+
+for (const options of dataFiles) {
+  testLayer(`qcow2 ${JSON.stringify(options)} with a data file`, async (size) => {
+    const data = new MemoryLayer({ size: 0 })
+    const file = await newImage({ ...options, size }, undefined, data)
+    let { layer } = await openImage(file, {}, undefined, data)
+    return {
+      layer,
+      async reopen() {
+        await layer[Symbol.asyncDispose]()
+        layer = (await openImage(file, {}, undefined, data)).layer
+        return layer
+      },
+      [Symbol.asyncDispose]: () => layer[Symbol.asyncDispose](),
+    }
+  })
+}
+
 testLayer('qcow2 with caches of two tables', async (size) => {
   const file = await newImage({ size, cluster_size: 512 })
   return (await openImage(file, { l2CacheBytes: 1024, refcountCacheBytes: 2048 })).layer

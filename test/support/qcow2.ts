@@ -23,8 +23,10 @@ export const testSettings: ImageSettings = {
 export async function newImage(
   options: Readonly<Record<string, unknown>>,
   file: BlockLayer = new MemoryLayer({ size: 0 }),
+  dataFile?: BlockLayer,
 ): Promise<BlockLayer> {
-  await creator.create(creator.parse(options), { file, signal: neverAborted })
+  const named = dataFile ? { ...options, data_file: 'data' } : options
+  await creator.create(creator.parse(named), { file, dataFile, signal: neverAborted })
   return file
 }
 
@@ -37,8 +39,9 @@ export async function openImage(
   file: BlockLayer,
   settings: Partial<ImageSettings> = {},
   backing?: BlockLayer,
+  dataFile?: BlockLayer,
 ): Promise<OpenTestImage> {
-  const image = await Qcow2Image.open(file, { ...testSettings, ...settings })
+  const image = await Qcow2Image.open(file, { ...testSettings, ...settings }, async () => dataFile)
   return { image, layer: new ClusterLayer(await mapOf(image), backing) }
 }
 

@@ -1,5 +1,5 @@
 /** Status of a run as `map` shows and `compare` compares it: QEMU's terms. */
-import type { BlockLayer, Extent } from '../../block/layer.ts'
+import type { BlockLayer, Extent, HostRange } from '../../block/layer.ts'
 import { plainIo } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
 import type { BlockNode } from '../../graph/node.ts'
@@ -46,7 +46,8 @@ export async function blockStatus(
     if (!backing || start >= backing.size) {
       // What cannot have a backing file does not say that it reads as zeroes.
       const zero = backing !== undefined || image.layer.capabilities.backing
-      return { start, length: left, depth, present: false, zero, data: false, encoded: false }
+      const status = { start, length: left, depth, present: false, zero, data: false }
+      return { ...status, encoded: false, ...placeOf(run) }
     }
     left = Math.min(left, backing.size - start)
     image = backing
@@ -66,7 +67,7 @@ async function describe(
 ): Promise<BlockStatus> {
   const status = { start: run.offset, length, depth, present: true }
   if (run.kind === 'encoded') return { ...status, zero: false, data: true, encoded: true }
-  const place = run.host && { offset: run.host.offset, filename: fileOf(run.host.layer) }
+  const place = placeOf(run)
   if (run.kind === 'zero') {
     return { ...status, zero: true, data: false, encoded: false, ...place }
   }
@@ -78,6 +79,10 @@ async function describe(
   if (inside <= 0) return { ...found, zero: true }
   const below = await layer.extentAt(offset, inside, plainIo)
   return { ...found, length: Math.min(inside, below.length), zero: below.kind === 'zero' }
+}
+
+function placeOf({ host }: { readonly host?: HostRange }) {
+  return host && { offset: host.offset, filename: fileOf(host.layer) }
 }
 
 function fileOf(layer: BlockLayer): string | undefined {

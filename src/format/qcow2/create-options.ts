@@ -20,6 +20,8 @@ export interface Qcow2CreateOptions {
   readonly compression: CompressionType
   readonly encryption?: EncryptionOptions
   readonly extendedL2: boolean
+  /** The guest's data goes to a file of its own, which `CreateContext.dataFile` is. */
+  readonly dataFile?: { readonly filename: string; readonly raw: boolean }
 }
 
 const preallocations = ['off', 'metadata', 'falloc', 'full'] as const
@@ -102,7 +104,6 @@ const qmpNames: Readonly<Record<string, string>> = {
 
 export function parseCreateOptions(options: Readonly<Record<string, unknown>>): Qcow2CreateOptions {
   const reader = new OptionReader(withCreateNames(options))
-  refuseUnsupported(reader)
   const version = parseVersion(reader)
   const clusterSize = parseClusterSize(reader)
   const extendedL2 = reader.boolean('extended_l2') ?? false
@@ -117,6 +118,7 @@ export function parseCreateOptions(options: Readonly<Record<string, unknown>>): 
     compression: hyphenated(reader, 'compression_type', compressionTypes) ?? 'zlib',
     extendedL2,
     encryption: parseEncryption(reader),
+    dataFile: parseDataFile(reader),
   }
   reader.finish()
   checkTogether(parsed)
@@ -133,11 +135,6 @@ function withCreateNames(options: Readonly<Record<string, unknown>>): Record<str
     named[name] = value
   }
   return named
-}
-
-function refuseUnsupported(reader: OptionReader): void {
-  if (reader.boolean('data_file_raw')) throw unsupported('data_file_raw')
-  if (reader.take('data_file') !== undefined) throw unsupported('data_file')
 }
 
 function parseVersion(reader: OptionReader): 2 | 3 {
@@ -181,6 +178,14 @@ function parseBacking(reader: OptionReader): { filename: string; format?: string
   return { filename, format }
 }
 
+function parseDataFile(reader: OptionReader): Qcow2CreateOptions['dataFile'] {
+  const filename = reader.string('data_file')
+  const raw = reader.boolean('data_file_raw') ?? false
+  if (filename !== undefined) return { filename, raw }
+  if (raw) throw invalid('data-file-raw requires data-file')
+  return undefined
+}
+
 function parseRefcountBits(reader: OptionReader): number {
   const value = reader.take('refcount_bits')
   if (value === undefined) return defaultRefcountBits
@@ -203,6 +208,9 @@ function hyphenated<const T extends string>(
   throw invalid(`Parameter '${shown}' does not accept value '${value}'`)
 }
 
+const needsV3 = 'compatibility level 1.1 and above (use version=v3 or greater)'
+
+/** In qemu-img's order, since it tells the first fault only. */
 function checkTogether(options: Qcow2CreateOptions): void {
   if (options.encryption && options.preallocation !== 'off' && options.version < 3) {
     throw new BlockError(
@@ -211,21 +219,26 @@ function checkTogether(options: Qcow2CreateOptions): void {
       { errno: 'ENOTSUP' },
     )
   }
-  const needsV3 = 'compatibility level 1.1 and above (use version=v3 or greater)'
-  if (options.extendedL2 && options.version < 3) {
-    throw invalid(`Extended L2 entries are only supported with ${needsV3}`)
-  }
-  if (options.extendedL2 && options.clusterSize < 2 ** minExtendedClusterBits) {
-    throw invalid(
-      `Extended L2 entries are only supported with cluster sizes of at least ${2 ** minExtendedClusterBits} bytes`,
-    )
-  }
+  if (options.extendedL2) checkExtended(options)
   if (options.preallocation !== 'off' && options.backing && !options.extendedL2) {
     throw invalid(
       'Backing file and preallocation can only be used at the same time if extended_l2 is on',
     )
   }
-  if (options.version >= 3) return
+  if (options.version < 3) checkVersion2(options)
+  if (options.dataFile) checkDataFile(options)
+}
+
+function checkExtended({ version, clusterSize }: Qcow2CreateOptions): void {
+  if (version < 3) throw invalid(`Extended L2 entries are only supported with ${needsV3}`)
+  const smallest = 2 ** minExtendedClusterBits
+  if (clusterSize >= smallest) return
+  throw invalid(
+    `Extended L2 entries are only supported with cluster sizes of at least ${smallest} bytes`,
+  )
+}
+
+function checkVersion2(options: Qcow2CreateOptions): void {
   if (options.refcountBits !== defaultRefcountBits) {
     throw invalid(
       'Different refcount widths than 16 bits require compatibility level 1.1 or above ' +
@@ -238,10 +251,11 @@ function checkTogether(options: Qcow2CreateOptions): void {
   }
 }
 
-function unsupported(name: string): BlockError {
-  return new BlockError('UNSUPPORTED', `The qcow2 creation option '${name}' is not supported yet`, {
-    errno: 'ENOTSUP',
-  })
+function checkDataFile({ dataFile, backing, version }: Qcow2CreateOptions): void {
+  if (dataFile?.raw && backing) {
+    throw invalid('Backing file and data-file-raw cannot be used at the same time')
+  }
+  if (version < 3) throw invalid(`External data files are only supported with ${needsV3}`)
 }
 
 function invalid(message: string): BlockError {

@@ -9,9 +9,10 @@ import { zeroes } from '../../bytes/zero.ts'
 import { createOptionInfo, parseCreateOptions, type Qcow2CreateOptions } from './create-options.ts'
 import { prepareEncryption } from './encryption/create.ts'
 import { headerStorage, placeExtension } from './encryption/place.ts'
-import { featureNames } from './extensions.ts'
+import { dataFileExtension, featureNames } from './extensions.ts'
 import { Faults } from './faults.ts'
 import {
+  autoclear,
   compatible,
   compressionTypes,
   encodeHead,
@@ -35,9 +36,21 @@ export const creator: ImageCreator<Qcow2CreateOptions> = {
   async create(options, context) {
     const { file } = context
     if (!file) throw new TypeError('a qcow2 image is created in a file')
+    if (options.dataFile) await prepareDataFile(options, context)
     await createImage(file, options, context.secrets)
-    if (options.preallocation !== 'off') await preallocate(file, options, context)
+    // The entries of a raw data file are there from the beginning.
+    const placed = options.preallocation !== 'off' || options.dataFile?.raw === true
+    if (placed) await preallocate(file, options, context)
   },
+}
+
+/** As long as the disk. What it holds shows only if it is raw. */
+async function prepareDataFile(
+  { size }: Qcow2CreateOptions,
+  { dataFile }: CreateContext,
+): Promise<void> {
+  if (!dataFile) throw new TypeError('the data file of the new image is not there')
+  if (dataFile.capabilities.resize) await dataFile.truncate(size, plainIo)
 }
 
 /** Where the parts of a new image lie, in clusters. */
@@ -83,7 +96,8 @@ function newHeader(options: Qcow2CreateOptions): Header {
   const compressionType = compressionTypes.indexOf(options.compression)
   const incompatibleFeatures =
     (compressionType === 0 ? 0n : incompatible.compressionType) |
-    (options.extendedL2 ? incompatible.extendedL2 : 0n)
+    (options.extendedL2 ? incompatible.extendedL2 : 0n) |
+    (options.dataFile ? incompatible.externalDataFile : 0n)
   const header: Header = {
     version: options.version,
     backingFileOffset: 0,
@@ -99,7 +113,7 @@ function newHeader(options: Qcow2CreateOptions): Header {
     snapshotsOffset: 0,
     incompatibleFeatures,
     compatibleFeatures: options.lazyRefcounts ? compatible.lazyRefcounts : 0n,
-    autoclearFeatures: 0n,
+    autoclearFeatures: options.dataFile?.raw ? autoclear.rawExternalData : 0n,
     refcountOrder: Math.log2(options.refcountBits),
     headerLength: 0,
     compressionType,
@@ -108,6 +122,7 @@ function newHeader(options: Qcow2CreateOptions): Header {
     extensions: options.version === 3 && clusterBits > 9 ? [featureNames()] : [],
     backingFile: options.backing?.filename,
   }
+  if (options.dataFile) header.extensions.unshift(dataFileExtension(options.dataFile.filename))
   if (options.backing) setBackingFormat(header, options.backing.format)
   return header
 }
@@ -168,24 +183,18 @@ async function preallocate(
   options: Qcow2CreateOptions,
   context: CreateContext,
 ): Promise<void> {
-  const image = await Qcow2Image.open(file, {
+  const settings = {
     name: 'the new image',
     readOnly: false,
     lazyRefcounts: false,
     cacheCleanSeconds: 0,
     guarded: [],
-    discards: new Set(),
-  })
-  const map = new Qcow2Map(image, {})
+    discards: new Set<never>(),
+  }
+  const image = await Qcow2Image.open(file, settings, async () => context.dataFile)
   try {
-    for (let at = 0; at < options.size; ) {
-      context.signal.throwIfAborted()
-      const allocation = await map.allocate(at, options.size - at, context)
-      const { host, guest } = allocation
-      await fill(file, host.offset, host.length, options)
-      allocation.keep()
-      at = guest.offset + guest.length
-    }
+    const map = new Qcow2Map(image, {})
+    await map.place(0, context, ({ layer, offset, length }) => fill(layer, offset, length, options))
     // What is in those clusters deciphers to anything but zeroes.
     if (options.encryption) await map.zero(0, options.size, plainZeroIo)
   } finally {
@@ -197,9 +206,9 @@ async function fill(
   file: BlockLayer,
   offset: number,
   length: number,
-  { preallocation }: Qcow2CreateOptions,
+  { preallocation, dataFile }: Qcow2CreateOptions,
 ): Promise<void> {
-  const zeroed = file.capabilities.zeroInit && file.capabilities.resize
+  const zeroed = dataFile || (file.capabilities.zeroInit && file.capabilities.resize)
   if (preallocation === 'full') {
     for (let at = 0; at < length; at += zeroes.length) {
       const part = zeroes.subarray(0, Math.min(zeroes.length, length - at))

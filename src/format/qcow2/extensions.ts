@@ -87,6 +87,11 @@ export function featureName(
   return undefined
 }
 
+/** The record of the file that has the guest's data. */
+export function dataFileExtension(filename: string): HeaderExtension {
+  return { type: extensionType.dataFile, data: Buffer.from(filename) }
+}
+
 /** The table that new images get. */
 export function featureNames(): HeaderExtension {
   const entries = knownFeatures.map(([kind, bit, name]) =>

@@ -1,6 +1,7 @@
 /** What `info` shows of an image. */
 import type { ImageFacts, PersistentBitmaps, StoredBitmap } from '../../block/layer.ts'
-import { compatible, compressionTypes, incompatible } from './header.ts'
+import { dataFileName, hasDataFile } from './data-file.ts'
+import { autoclear, compatible, compressionTypes, type Header, incompatible } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import { readSnapshotTable } from './snapshot-table.ts'
 import { stateOffset } from './state-area.ts'
@@ -51,6 +52,7 @@ function specificFacts(
     ...(bitmaps.length > 0 && { bitmaps: bitmaps.map(bitmapFacts) }),
     'refcount-bits': refcountBits,
     ...encrypt,
+    ...dataFileFacts(header),
     corrupt: (header.incompatibleFeatures & incompatible.corrupt) !== 0n,
     'extended-l2': (header.incompatibleFeatures & incompatible.extendedL2) !== 0n,
   }
@@ -59,4 +61,10 @@ function specificFacts(
 /** `Qcow2BitmapInfo` of QMP. */
 function bitmapFacts({ name, granularity, auto, inUse }: StoredBitmap): Record<string, unknown> {
   return { flags: [...(inUse ? ['in-use'] : []), ...(auto ? ['auto'] : [])], name, granularity }
+}
+
+function dataFileFacts(header: Header): Record<string, unknown> {
+  if (!hasDataFile(header)) return {}
+  const raw = (header.autoclearFeatures & autoclear.rawExternalData) !== 0n
+  return { 'data-file': dataFileName(header), 'data-file-raw': raw }
 }

@@ -1,12 +1,12 @@
 /**
  * Where the guest's data lies, and who gives out the space for it: the image file, in clusters that
- * are counted.
+ * are counted, or a data file, where each cluster has the offset that it has on the disk.
  */
-import type { BlockLayer, Completion } from '../../block/layer.ts'
+import type { BlockLayer, Completion, Io } from '../../block/layer.ts'
 import type { Allocator } from './allocator.ts'
 import type { FreeReason } from './frees.ts'
 import type { ImageFile } from './image-file.ts'
-import type { HostOffset, HostRun } from './offsets.ts'
+import { type HostOffset, type HostRun, hostOffset } from './offsets.ts'
 
 export interface GuestSpace {
   /** What plain data is read from and written to, at its host offset. */
@@ -25,6 +25,8 @@ export interface GuestSpace {
   free(offset: HostOffset, count: number, reason: FreeReason): void
   /** Whether space that was just taken reads as zeroes already. Notes that it is used. */
   claim(offset: number, length: number): boolean
+  /** Brings data to stable storage that flushing the image file does not. */
+  flush(io: Io): Completion
 }
 
 export class ImageSpace implements GuestSpace {
@@ -63,5 +65,45 @@ export class ImageSpace implements GuestSpace {
 
   claim(offset: number, length: number): boolean {
     return this.#file.claim(offset, length)
+  }
+
+  flush(): Completion {}
+}
+
+/**
+ * A data file. Nothing is counted there, and nothing is taken or freed: what a cluster of the disk
+ * may use is its own.
+ */
+export class DataFileSpace implements GuestSpace {
+  readonly layer: BlockLayer
+  readonly enciphered = false
+
+  constructor(layer: BlockLayer) {
+    this.layer = layer
+  }
+
+  layerAt(): BlockLayer {
+    return this.layer
+  }
+
+  get size(): number {
+    return this.layer.size
+  }
+
+  take(count: number, guest: number): HostRun {
+    return { offset: hostOffset(guest), count }
+  }
+
+  giveBack(): void {}
+
+  free(): void {}
+
+  /** The file may have been made by anybody, and holes may not have been punched. */
+  claim(): boolean {
+    return false
+  }
+
+  flush(io: Io): Completion {
+    return this.layer.flush(io)
   }
 }

@@ -3,6 +3,7 @@ import { featureNames } from './extensions.ts'
 import { Faults } from './faults.ts'
 import {
   additionalFields,
+  autoclear,
   backingFormat,
   checkHeader,
   decodeHeader,
@@ -139,10 +140,10 @@ describe('a header is refused', () => {
       'qcow2: Compression type incompatible feature bit must be set',
     ],
     [
-      'external data file',
-      { incompatibleFeatures: incompatible.externalDataFile },
-      'UNSUPPORTED',
-      'external data files are not supported yet',
+      'raw external data file',
+      { autoclearFeatures: autoclear.rawExternalData },
+      'CORRUPT_IMAGE',
+      'data-file-raw requires a data file',
     ],
     [
       'extended L2',

@@ -272,8 +272,9 @@ function checkFeatures(header: Header, faults: Faults): void {
       headerV3.offsets.incompatibleFeatures,
     )
   }
-  if (header.incompatibleFeatures & incompatible.externalDataFile) {
-    throw faults.refuse('UNSUPPORTED', 'external data files are not supported yet', 72)
+  const external = (header.incompatibleFeatures & incompatible.externalDataFile) !== 0n
+  if (!external && (header.autoclearFeatures & autoclear.rawExternalData) !== 0n) {
+    throw faults.refuse('CORRUPT_IMAGE', 'data-file-raw requires a data file', 88)
   }
   const extended = (header.incompatibleFeatures & incompatible.extendedL2) !== 0n
   if (extended && header.clusterBits < minExtendedClusterBits) {

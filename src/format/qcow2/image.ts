@@ -4,11 +4,12 @@ import { Allocator } from './allocator.ts'
 import { checkImage } from './check/check.ts'
 import { CompressedClusters } from './compressed.ts'
 import { Corruption } from './corruption.ts'
+import { lengthenDataFile, noDataFile, type OpenDataFile } from './data-file.ts'
 import type { ImageEncryption } from './encryption/encryption.ts'
 import { Faults } from './faults.ts'
 import { type FreeReason, PendingFrees } from './frees.ts'
 import { guardMetadata } from './guarded-tables.ts'
-import { type GuestSpace, ImageSpace } from './guest-space.ts'
+import { DataFileSpace, type GuestSpace, ImageSpace } from './guest-space.ts'
 import {
   autoclear,
   checkHeader,
@@ -43,6 +44,8 @@ export class Qcow2Image {
   readonly refcounts: Refcounts
   readonly frees: PendingFrees
   readonly allocator: Allocator
+  /** Where the guest's data lies if not in the image file. */
+  readonly dataFile: BlockLayer | undefined
   /** Set once more where an encrypted image is unlocked. */
   space: GuestSpace
   /** Of an encrypted image, unless that is only looked at as a file (check, creation). */
@@ -62,6 +65,7 @@ export class Qcow2Image {
     settings: ImageSettings,
     guard: MetadataGuard,
     corruption: Corruption,
+    dataFile: BlockLayer | undefined,
   ) {
     this.guard = guard
     this.corruption = corruption
@@ -75,8 +79,9 @@ export class Qcow2Image {
     this.refcounts = refcounts
     this.frees = new PendingFrees(this.layout.clusterSize)
     this.allocator = new Allocator(refcounts, this.frees, file, guard, faults)
-    this.space = new ImageSpace(file, this.allocator)
-    const { frees, allocator } = this
+    this.dataFile = dataFile
+    this.space = dataFile ? new DataFileSpace(dataFile) : new ImageSpace(file, this.allocator)
+    const { frees, allocator, space } = this
     const isLazyNow = () => !this.#readOnly && isLazy(header.current, this.#settings)
     const discards = () => this.#settings.discards
     this.writeBack = new WriteBack({
@@ -92,6 +97,7 @@ export class Qcow2Image {
       get discards() {
         return discards()
       },
+      space,
     })
     corruption.alone = (work) => this.writeBack.alone(work)
     l2Tables.makeRoom = () => this.writeBack.flushChanges()
@@ -101,10 +107,16 @@ export class Qcow2Image {
   }
 
   /** Reads header and top-level tables. The layer stays its owner's. */
-  static async open(layer: BlockLayer, settings: ImageSettings): Promise<Qcow2Image> {
+  static async open(
+    layer: BlockLayer,
+    settings: ImageSettings,
+    openDataFile: OpenDataFile = noDataFile,
+  ): Promise<Qcow2Image> {
     const faults = new Faults(settings.name, layer.image?.filename)
     const header = await readHeader(layer, faults)
     checkHeader(header, layer.size, faults)
+    const dataFile = await openDataFile(header)
+    if (dataFile && !settings.readOnly) await lengthenDataFile(dataFile, header.size)
     const file = new ImageFile(layer, 2 ** header.clusterBits, faults)
     const state = new HeaderState(header)
     if (!settings.readOnly) await prepareWriting(state, file, faults, settings)
@@ -121,7 +133,7 @@ export class Qcow2Image {
     const { l2Tables: l2Capacity, refcountBlocks } = capacity
     const l2Tables = await L2Tables.open(file, header, layout, faults, guard, l2Capacity)
     const refcounts = await Refcounts.open(file, state, faults, guard, refcountBlocks)
-    const parts = [guard, corruption] as const
+    const parts = [guard, corruption, dataFile] as const
     const image = new Qcow2Image(file, state, faults, l2Tables, refcounts, settings, ...parts)
     if (!settings.readOnly) await guardMetadata(image)
     return image
@@ -165,6 +177,7 @@ export class Qcow2Image {
     } else {
       const settings = { ...this.#settings, readOnly }
       await prepareWriting(this.header, this.file, this.faults, settings)
+      if (this.dataFile) await lengthenDataFile(this.dataFile, this.header.current.size)
       await this.reload()
       await guardMetadata(this)
     }
@@ -185,6 +198,16 @@ export class Qcow2Image {
     const result = await checkImage({ file, faults, header, state: this.header, repair })
     if (repair !== 'none') await this.reload()
     return result
+  }
+
+  /** Space that a guest gives up goes back to the file system. */
+  get discardsRequested(): boolean {
+    return this.#settings.discards.has('request')
+  }
+
+  /** The data file has to be the whole disk by itself. */
+  get raw(): boolean {
+    return (this.header.current.autoclearFeatures & autoclear.rawExternalData) !== 0n
   }
 
   /** Whether the header says that the tables cannot be relied on. */
@@ -334,7 +357,7 @@ async function prepareWriting(
     throw faults.refuse('CORRUPT_IMAGE', 'qcow2: Image is corrupt; cannot be opened read/write', 72)
   }
   // Whoever changes the image has to take away the marks of features that it does not know.
-  header.autoclearFeatures &= autoclear.bitmaps
+  header.autoclearFeatures &= autoclear.bitmaps | autoclear.rawExternalData
   const early = state.earlyChanges()
   if (early) {
     await state.write(early, file)

@@ -107,11 +107,10 @@ export class L2Layout {
 
   kindOf(high: number, low: number): Kind {
     if ((high & compressedHigh) !== 0) return kind.compressed
-    // The first cluster of a data file is at offset 0: there the flag says that it is used.
-    const allocated =
-      (high & ~copiedHigh) !== 0 || low > zeroLow || (this.external && isCopied(high))
+    const allocated = (high & ~copiedHigh) !== 0 || low > zeroLow
     if ((low & zeroLow) !== 0) return allocated ? kind.zeroAllocated : kind.zeroPlain
-    return allocated ? kind.data : kind.unallocated
+    // The first cluster of a data file is at offset 0: there the flag says that it is used.
+    return allocated || (this.external && isCopied(high)) ? kind.data : kind.unallocated
   }
 
   /** What is wrong with an L2 entry, all of it, or undefined. */
@@ -137,8 +136,10 @@ export class L2Layout {
     if (!zeroFlag && (low & zeroLow) !== 0) return 'has reserved bits set'
     const offset = offsetOf(high, low - (low & zeroLow))
     const empty = entryKind === kind.unallocated || entryKind === kind.zeroPlain
-    if (empty)
-      return isCopied(high) ? 'marks a cluster that it does not have as its own' : undefined
+    if (empty) {
+      const claimed = isCopied(high) && !this.external
+      return claimed ? 'marks a cluster that it does not have as its own' : undefined
+    }
     if (offset % this.clusterSize !== 0) {
       return `points to ${hex(offset)}, not a multiple of ${this.clusterSize}`
     }

@@ -4,10 +4,21 @@
  * brings them to the disk in an order that a crash cannot harm.
  */
 import type { ClusterMap, StateArea } from '../../block/cluster-map.ts'
-import type { Completion, Extent, Io, Limits, WriteIo, ZeroIo } from '../../block/layer.ts'
+import {
+  type Completion,
+  type Extent,
+  type HostRange,
+  type Io,
+  type Limits,
+  plainZeroIo,
+  type WriteIo,
+  type ZeroIo,
+} from '../../block/layer.ts'
+import { alignDown, alignUp } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { backingLink } from './backing-link.ts'
 import { ClusterAllocation } from './cluster-allocation.ts'
+import { zeroDataFile } from './data-file.ts'
 import { EntryChanges } from './entry-changes.ts'
 import { hex } from './faults.ts'
 import type { Qcow2Image } from './image.ts'
@@ -115,21 +126,30 @@ export class Qcow2Map implements ClusterMap {
 
   async zero(offset: number, length: number, io: ZeroIo): Promise<void> {
     const { layout } = this.#image
-    // The disk's last subcluster may be cut off by its end; it is zeroed whole.
-    const end = Math.ceil((offset + length) / layout.subclusterSize) * layout.subclusterSize
+    // The disk's last cluster and subcluster may be cut off by its end; they are zeroed whole.
+    const lastCluster = alignDown(this.size - 1, layout.clusterSize)
+    const toTheEnd = offset <= lastCluster && offset + length >= this.size
+    const end = alignUp(offset + length, toTheEnd ? layout.clusterSize : layout.subclusterSize)
+    await zeroDataFile(this.#image, offset, length, io)
+    const mayUnmap = io.mayUnmap && !this.#image.raw
     const kept = new KeptClusters(this.#image)
     const zero = (table: Table, index: number, from: number, to: number) => {
       if (to - from < layout.clusterSize) {
-        kept.note(this.#changes.zeroPart(table, index, from, to, io.mayUnmap))
+        kept.note(this.#changes.zeroPart(table, index, from, to, mayUnmap))
       } else {
-        kept.note(this.#changes.zero(table, index, io.mayUnmap))
+        kept.note(this.#changes.zero(table, index, mayUnmap))
       }
     }
     await this.#change(() => this.#eachEntry(offset, end, 'create', zero))
     await kept.giveBackSpace()
   }
 
-  async discard(offset: number, length: number, _io: Io, shows: boolean): Promise<void> {
+  async discard(offset: number, length: number, io: Io, shows: boolean): Promise<void> {
+    if (this.#image.dataFile) {
+      const zeroIo = { ...plainZeroIo, signal: io.signal, mayUnmap: true }
+      if (this.#image.raw) return await this.zero(offset, length, zeroIo)
+      await zeroDataFile(this.#image, offset, length, zeroIo)
+    }
     const backed = shows || this.#image.header.current.backingFile !== undefined
     // Version 2 can only say "ask the backing file", which would bring old data back.
     if (backed && !this.zeroClusters) return
@@ -151,6 +171,9 @@ export class Qcow2Map implements ClusterMap {
   }
 
   async writeEncoded(offset: number, source: Uint8Array, io: WriteIo): Promise<void> {
+    if (this.#image.dataFile) {
+      throw this.#image.faults.unsupported('Compression is not possible with a data file')
+    }
     if (this.#image.space.enciphered) {
       const message = 'compressed clusters cannot be written to an encrypted image'
       throw new BlockError('UNSUPPORTED', message, { offset, errno: 'EIO' })
@@ -161,7 +184,31 @@ export class Qcow2Map implements ClusterMap {
   }
 
   async truncate(size: number, io: Io): Promise<void> {
+    const before = this.size
     await this.#change(() => this.#image.resize(size, io))
+    if (!this.#image.raw || size <= before) return
+    await this.place(before, io)
+    if (this.#image.space.enciphered) {
+      await this.zero(before, size - before, { ...plainZeroIo, signal: io.signal })
+    }
+  }
+
+  /** Gives every cluster from `offset` on its place; `fill` prepares it. */
+  async place(
+    offset: number,
+    io: Io,
+    fill: (host: HostRange) => Completion = () => {},
+  ): Promise<void> {
+    for (let at = offset; at < this.size; ) {
+      io.signal.throwIfAborted()
+      const allocation = await this.allocate(at, this.size - at, io)
+      const { guest, host } = allocation
+      await fill(host)
+      // What is in a raw data file is on the disk; elsewhere subclusters wait for being written.
+      if (this.#image.raw) allocation.link()
+      else allocation.keep()
+      at = guest.offset + guest.length
+    }
   }
 
   async reopen(options: unknown): Promise<void> {
@@ -218,6 +265,7 @@ export class Qcow2Map implements ClusterMap {
     const run = this.#runs.find(table, l1Index, offset, length)
     switch (run.kind) {
       case kind.unallocated:
+        if (run.cluster !== undefined) return this.#hosted(table, offset, run)
         return { offset, length: run.length, kind: 'backing' }
       case kind.zeroPlain:
         return { offset, length: run.length, kind: 'zero', allocated: false }
@@ -228,34 +276,47 @@ export class Qcow2Map implements ClusterMap {
     }
   }
 
-  /** A run with host clusters, as far as the file reaches. */
+  /**
+   * A run with host clusters. Only the last cluster of an image file may be cut off: its missing
+   * part reads as zeroes, as does everything behind the end of a data file.
+   */
   #hosted(table: Table, offset: number, run: Run): Extent {
-    const { space } = this.#image
-    const { length } = run
+    const { space, dataFile } = this.#image
     const cluster = run.cluster!
     const start = cluster + (offset % this.clusterSize)
+    const place = this.#wrongPlace(start, offset)
+    if (place !== undefined)
+      throw this.#faultAt(table, offset, `points to ${hex(cluster)}, ${place}`)
+    const clustersEnd = dataFile ? Number.POSITIVE_INFINITY : alignUp(space.size, this.clusterSize)
+    const length = Math.min(run.length, clustersEnd - start)
+    if (run.kind === kind.data) return this.#data(offset, start, length, run)
+    const host = { layer: space.layerAt(start, offset), offset: start, length, writable: false }
+    return run.kind === kind.unallocated
+      ? { offset, length, kind: 'backing', host }
+      : { offset, length, kind: 'zero', allocated: true, host }
+  }
+
+  #data(offset: number, start: number, length: number, { copied }: Run): Extent {
+    const { space } = this.#image
     const inside = Math.min(length, space.size - start)
-    if (inside <= 0) return this.#behindFile(table, offset, run)
+    if (inside <= 0) return { offset, length, kind: 'zero', allocated: true }
     const host = {
       layer: space.layerAt(start, offset),
       offset: start,
       length: inside,
-      writable: run.copied && this.#isWritable(start, inside),
+      writable: copied && this.#isWritable(start, inside),
       sparse: this.#sparse,
       enciphered: space.enciphered,
     }
-    return run.kind === kind.zeroAllocated
-      ? { offset, length: inside, kind: 'zero', allocated: true, host }
-      : { offset, length: inside, kind: 'data', host }
+    return { offset, length: inside, kind: 'data', host }
   }
 
-  /** Only the last cluster of a file may be cut off; its missing part reads as zeroes. */
-  #behindFile(table: Table, offset: number, { length, cluster }: Run): Extent {
-    if (cluster! >= this.#image.space.size) {
-      throw this.#faultAt(table, offset, `points to ${hex(cluster!)}, behind the end of the file`)
-    }
-    const rest = Math.min(length, this.clusterSize - (offset % this.clusterSize))
-    return { offset, length: rest, kind: 'zero', allocated: true }
+  /** Why a cluster cannot lie where an entry says, if so. */
+  #wrongPlace(start: number, offset: number): string | undefined {
+    const { dataFile, space } = this.#image
+    if (dataFile) return start === offset ? undefined : 'where the data file has another cluster'
+    const cluster = start - (offset % this.clusterSize)
+    return cluster < space.size ? undefined : 'behind the end of the file'
   }
 
   /** One whole cluster as it is; the disk's last is filled up with zeroes. */
@@ -325,7 +386,9 @@ export class Qcow2Map implements ClusterMap {
     const { index, count, kept } = reached
     const { coverage } = this.#image.layout
     const first = l1Index * coverage + index * this.clusterSize
-    const end = run.count === count ? reached.end : run.count * this.clusterSize
+    const wanted = run.count === count ? reached.end : run.count * this.clusterSize
+    // A data file ends where the disk does.
+    const end = this.#image.dataFile ? Math.min(wanted, this.size - first) : wanted
     return new ClusterAllocation(this.#image, {
       table,
       index,

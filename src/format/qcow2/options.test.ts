@@ -43,11 +43,6 @@ describe('options of an open image', () => {
       "Parameter 'cache-clean-interval' expects a number of seconds, 0 or more",
     ],
     [{ file: 'f', encrypt: { foo: 1 } }, 'INVALID_ARGUMENT', "Parameter 'foo' is unexpected"],
-    [
-      { file: 'f', 'data-file': 'd' },
-      'UNSUPPORTED',
-      "The qcow2 option 'data-file' is not supported yet",
-    ],
   ])('are refused: %o', (options, code, message) => {
     expect(() => parseOptions(options)).toThrowError(expect.objectContaining({ code, message }))
   })

@@ -18,6 +18,8 @@ export interface Qcow2Options {
   /** Undefined: the image's own; null: none, whatever the image says. */
   readonly backing: NodeReference | null | undefined
   readonly encrypt: EncryptOptions
+  /** Undefined: what the image names. */
+  readonly dataFile: NodeReference | undefined
   readonly settings: Omit<ImageSettings, 'name' | 'readOnly'>
 }
 
@@ -46,13 +48,13 @@ const refcountShare = 256 * KiB
 
 export function parseOptions(options: Readonly<Record<string, unknown>>): Qcow2Options {
   const reader = new OptionReader(options)
-  refuseUnsupported(reader)
   const file = reader.take('file') as NodeReference | undefined
   if (file === undefined) throw missing('file')
   const parsed: Qcow2Options = {
     file,
     backing: reader.take('backing') as NodeReference | null | undefined,
     encrypt: parseEncrypt(reader.take('encrypt')),
+    dataFile: reader.take('data-file') as NodeReference | undefined,
     settings: {
       lazyRefcounts: reader.boolean('lazy-refcounts'),
       ...cacheSizes(reader),
@@ -129,15 +131,6 @@ function guardedBy(reader: OptionReader): readonly GuardedKind[] {
   }
   inner.finish()
   return [...guarded]
-}
-
-function refuseUnsupported(reader: OptionReader): void {
-  for (const name of ['data-file']) {
-    if (reader.take(name) === undefined) continue
-    throw new BlockError('UNSUPPORTED', `The qcow2 option '${name}' is not supported yet`, {
-      errno: 'ENOTSUP',
-    })
-  }
 }
 
 function invalid(message: string): BlockError {

@@ -2,15 +2,17 @@
 import { ClusterLayer } from '../../block/cluster-layer.ts'
 import type { BlockDriver, OpenContext } from '../../block/driver.ts'
 import type { Abilities, BlockLayer } from '../../block/layer.ts'
+import { BlockError } from '../../errors.ts'
 import { imageAmend } from './amend/amend.ts'
 import { amendOptionInfo } from './amend/options.ts'
 import { backingLink } from './backing-link.ts'
 import { Qcow2Bitmaps } from './bitmaps.ts'
 import { creator } from './create.ts'
 import type { Qcow2CreateOptions } from './create-options.ts'
+import { dataFileName, hasDataFile } from './data-file.ts'
 import { openEncryption } from './encryption/encryption.ts'
 import { imageFacts } from './facts.ts'
-import { backingFormat, isQcow2 } from './header.ts'
+import { backingFormat, type Header, isQcow2 } from './header.ts'
 import { Qcow2Image } from './image.ts'
 import { isSparse } from './image-file.ts'
 import { Qcow2Map } from './map.ts'
@@ -29,7 +31,9 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
     const file = await context.child('file', options.file)
     const { readOnly, check } = context.flags
     const settings = { ...options.settings, name: context.name, readOnly, check }
-    const image = await Qcow2Image.open(file, settings)
+    const image = await Qcow2Image.open(file, settings, (header) =>
+      openDataFile(options, header, context),
+    )
     try {
       await openEncryption(image, options.encrypt, context)
       const bitmaps = await Qcow2Bitmaps.open(image)
@@ -51,6 +55,28 @@ function abilitiesOf(image: Qcow2Image, bitmaps: Qcow2Bitmaps): Abilities {
     snapshots: internalSnapshots(image),
     check: { run: ({ repair }) => image.check(repair) },
   }
+}
+
+/** The data file that the user names, or else the image; none where the image has none. */
+async function openDataFile(
+  { dataFile }: Qcow2Options,
+  header: Header,
+  context: OpenContext,
+): Promise<BlockLayer | undefined> {
+  // What is only looked at needs no data.
+  if (context.flags.noIo) return undefined
+  if (!hasDataFile(header)) {
+    if (dataFile === undefined) return undefined
+    throw invalid("'data-file' can only be set for images with an external data file")
+  }
+  if (dataFile !== undefined) return await context.child('data-file', dataFile)
+  const name = dataFileName(header)
+  if (name === undefined) throw invalid("'data-file' is required for this image")
+  return await context.implied('data-file', name, undefined)
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }
 
 async function openBacking(

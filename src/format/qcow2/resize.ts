@@ -24,8 +24,13 @@ export async function resizeImage(image: Qcow2Image, size: number, io: Io): Prom
   const before = header.size
   if (size === before) return
   await dropBehind(image, alignUp(Math.min(size, before), image.layout.clusterSize), io)
-  if (size > before) await growL1(image, l1SizeFor(size, header))
-  else await image.writeBack.flushChanges()
+  const { dataFile } = image
+  if (size > before) {
+    if (dataFile) await dataFile.truncate(size, io)
+    await growL1(image, l1SizeFor(size, header))
+  } else {
+    await image.writeBack.flushChanges()
+  }
   header.size = size
   try {
     await image.writeBack.flushChanges()
@@ -33,7 +38,10 @@ export async function resizeImage(image: Qcow2Image, size: number, io: Io): Prom
     header.size = before
     throw error
   }
-  if (size < before) await shortenFile(image)
+  if (size < before) {
+    await shortenFile(image)
+    if (dataFile) await dataFile.truncate(size, io)
+  }
 }
 
 function checkNewSize(image: Qcow2Image, size: number): void {

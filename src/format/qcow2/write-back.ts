@@ -22,6 +22,7 @@ import type { DebugEvent } from '../../block/debug.ts'
 import { type Completion, type Io, plainIo } from '../../block/layer.ts'
 import type { Allocator } from './allocator.ts'
 import type { FreedRun, FreeReason, PendingFrees } from './frees.ts'
+import type { GuestSpace } from './guest-space.ts'
 import type { Header } from './header.ts'
 import type { HeaderState } from './header-state.ts'
 import type { ImageFile } from './image-file.ts'
@@ -43,6 +44,8 @@ export interface WriteBackParts {
   readonly lazy: boolean
   /** Kinds of freed clusters whose space goes back to the file system. */
   readonly discards: ReadonlySet<FreeReason>
+  /** The guest's data, which has to be stable before entries refer to it. */
+  readonly space: GuestSpace
 }
 
 /** What one cycle writes: see the steps above. */
@@ -74,8 +77,11 @@ export class WriteBack {
 
   /** All changes, and all data written before, on stable storage. */
   flush(io: Io): Completion {
-    if (this.#busy === 0 && !this.#hasChanges()) return this.#parts.file.layer.flush(io)
-    return this.flushChanges()
+    if (this.#busy !== 0 || this.#hasChanges()) return this.flushChanges()
+    const { file, space } = this.#parts
+    const data = space.flush(io)
+    if (!(data instanceof Promise)) return file.layer.flush(io)
+    return data.then(() => file.layer.flush(io))
   }
 
   /** As `flush`, where something has changed. */
@@ -192,7 +198,7 @@ export class WriteBack {
         await header.write(batch.earlyHeader, file)
       }
     }
-    await this.#flushFile()
+    await Promise.all([this.#parts.space.flush(plainIo), this.#flushFile()])
     batch.early = confirmed(batch.early)
     batch.tableEntries = confirmed(batch.tableEntries)
   }

@@ -71,13 +71,14 @@ export interface MendedL2 {
 
 /** For entries that `L2Layout.faultOf` complains about, or that point behind the end of the file. */
 export function mendL2Entry(
+  index: number,
   high: number,
   low: number,
   layout: L2Layout,
   fileSize: number,
 ): MendedL2 {
   if (layout.kindOf(high, low) === kind.compressed)
-    return mendCompressed(high, low, layout, fileSize)
+    return mendCompressed(index, high, low, layout, fileSize)
   const zero = layout.version >= 3 && !layout.extended ? low % 2 : 0
   const clean = { high: (high & l2High) >>> 0, low: low - (low % 512) + zero }
   const offset = offsetOf(clean.high, clean.low - zero)
@@ -87,7 +88,7 @@ export function mendL2Entry(
     const message = `${where}: ${what} cluster is not properly aligned; L2 entry corrupted.`
     return { message, ...emptied(layout), lost: true, outside: false }
   }
-  if (offset >= fileSize) {
+  if (offset >= fileSize && !layout.external) {
     const message = `${where}: Data cluster is behind the end of the file; L2 entry corrupted.`
     return { message, ...emptied(layout), lost: true, outside: true }
   }
@@ -104,8 +105,18 @@ export function mendMisled(high: number, low: number, layout: L2Layout): MendedL
   return { message, ...emptied(layout), lost: true, outside: false }
 }
 
-function mendCompressed(high: number, low: number, layout: L2Layout, fileSize: number): MendedL2 {
+function mendCompressed(
+  index: number,
+  high: number,
+  low: number,
+  layout: L2Layout,
+  fileSize: number,
+): MendedL2 {
   const offset = layout.compressedOffset(high, low)
+  if (layout.external) {
+    const message = `compressed cluster ${index} with data file, entry=0x${hex64(high, low)}`
+    return { message, ...emptied(layout), lost: true, outside: false }
+  }
   const where = `: coffset=0x${offset.toString(16)}`
   if (offset < layout.clusterSize || offset >= fileSize) {
     const message = `${where}: compressed data is not inside the file; L2 entry corrupted.`

@@ -207,7 +207,7 @@ export class References {
   }
 
   async #l2Table(offset: number, shared: SharedTable): Promise<void> {
-    const { clusterSize, entries, extended } = this.#layout
+    const { clusterSize, entries, extended, external } = this.#layout
     this.region(offset, clusterSize, shared.times)
     const bytes = this.#table
     await this.#image.file.read(offset, bytes, plainIo)
@@ -219,7 +219,7 @@ export class References {
       let high = highOf(view, word)
       let low = lowOf(view, word)
       if (high === 0 && low === 0 && !extended) continue
-      const run = extended ? 0 : this.#soundRun(view, index, high, low)
+      const run = extended || external ? 0 : this.#soundRun(view, index, high, low)
       if (run > 0) {
         expected = this.#countRun(high, low, run, shared, expected)
         index += run - 1
@@ -283,7 +283,8 @@ export class References {
     }
     const offset = clusterOf(high, low)
     const cluster = offset / clusterSize
-    this.counts.add(cluster, shared.times)
+    // What lies in a data file is not counted.
+    if (!this.#layout.external) this.counts.add(cluster, shared.times)
     if (!shared.active) return expected
     this.#countStatistics(false, expected !== 0 && offset !== expected)
     this.#checkFlag(high, low, cluster)
@@ -306,13 +307,13 @@ export class References {
     const offset = compressed
       ? this.#layout.compressedOffset(high, low)
       : offsetOf(high, low - (low % 512))
-    if (offset === 0) return
+    if (offset === 0 || this.#layout.external) return
     this.region(offset, compressed ? 1 : clusterSize, shared.times)
     if (!compressed && shared.active) this.#checkFlag(high, low, Math.floor(offset / clusterSize))
   }
 
   #checkFlag(high: number, low: number, cluster: number): void {
-    const refcount = this.#options.stored.get(cluster)
+    const refcount = this.#layout.external ? 1 : this.#options.stored.get(cluster)
     if (isCopied(high) === (refcount === 1)) return
     this.#copiedFault(
       () => `OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${refcount}`,
@@ -328,6 +329,8 @@ export class References {
     if (this.#layout.kindOf(high, low) === kind.compressed) {
       return this.#layout.compressedOffset(high, low) >= this.#image.file.size
     }
+    // A data file may be shorter than the disk: the rest reads as zeroes.
+    if (this.#layout.external) return false
     return clusterOf(high, low) >= this.#clusters * this.#layout.clusterSize
   }
 
@@ -359,7 +362,7 @@ export class References {
     }
     const mended = sound
       ? mendMisled(high, low, this.#layout)
-      : mendL2Entry(high, low, this.#layout, this.#image.file.size)
+      : mendL2Entry(index, high, low, this.#layout, this.#image.file.size)
     this.incomplete ||= mended.lost
     // What lies behind the end of the file is reported when it is counted.
     if (mended.message !== undefined && (mend || !mended.outside)) {

@@ -109,7 +109,7 @@ class FlagMender {
       if (entryKind !== kind.data && entryKind !== kind.zeroAllocated) continue
       const what = (count: number) =>
         `OFLAG_COPIED data cluster: l2_entry=${hex64(high, low)} refcount=${count}`
-      const own = this.#judge(isCopied(high), clusterOf(high, low), what)
+      const own = this.#judge(isCopied(high), clusterOf(high, low), what, !this.#layout.external)
       if (own === undefined) continue
       setEntry(view, word, own ? high + 2 ** 31 : high - 2 ** 31, low)
       changed = true
@@ -118,8 +118,13 @@ class FlagMender {
   }
 
   /** Reports a flag that is wrong; what it is to be if it is mended. */
-  #judge(copied: boolean, offset: number, what: (count: number) => string): boolean | undefined {
-    const count = this.#counts.get(offset / this.#layout.clusterSize)
+  #judge(
+    copied: boolean,
+    offset: number,
+    what: (count: number) => string,
+    counted = true,
+  ): boolean | undefined {
+    const count = counted ? this.#counts.get(offset / this.#layout.clusterSize) : 1
     const own = count === 1
     if (copied === own) return undefined
     const mend = this.#all || own

@@ -4,7 +4,7 @@
  * between the two.
  */
 import { CipherLayer } from '../../../block/cipher-layer.ts'
-import type { BlockLayer, Completion } from '../../../block/layer.ts'
+import type { BlockLayer, Completion, Io } from '../../../block/layer.ts'
 import type { SectorCipher } from '../../../crypto/sector-cipher.ts'
 import type { FreeReason } from '../frees.ts'
 import type { GuestSpace } from '../guest-space.ts'
@@ -49,5 +49,9 @@ export class EncryptedSpace implements GuestSpace {
   claim(offset: number, length: number): boolean {
     this.#inner.claim(offset, length)
     return false
+  }
+
+  flush(io: Io): Completion {
+    return this.#inner.flush(io)
   }
 }

@@ -1,0 +1,55 @@
+/**
+ * Images whose data lies in a file of its own (incompatible bit 2). Each cluster has the offset
+ * there that it has on the disk, so none is counted, shared or compressed.
+ *
+ * A raw data file (autoclear bit 1) is a disk by itself: every cluster has its entry from the
+ * beginning, and whatever reads as zeroes is zeroes there.
+ */
+import { type BlockLayer, plainIo, type ZeroIo } from '../../block/layer.ts'
+import { extensionType, textOf } from './extensions.ts'
+import type { Header } from './header.ts'
+import { incompatible } from './header.ts'
+import type { Qcow2Image } from './image.ts'
+
+/** Finds the data file of an image that has one; undefined where the header names none. */
+export type OpenDataFile = (header: Header) => Promise<BlockLayer | undefined>
+
+export const noDataFile: OpenDataFile = async (header) => {
+  if (hasDataFile(header)) throw new TypeError('nobody has opened the data file')
+  return undefined
+}
+
+export function hasDataFile({ incompatibleFeatures }: Header): boolean {
+  return (incompatibleFeatures & incompatible.externalDataFile) !== 0n
+}
+
+/** As recorded; undefined where it is left to whoever opens the image. */
+export function dataFileName(header: Header): string | undefined {
+  const found = header.extensions.find(({ type }) => type === extensionType.dataFile)
+  return found && textOf(found.data)
+}
+
+/** Makes a data file as long as the disk, so that every cluster can be written in place. */
+export async function lengthenDataFile(file: BlockLayer, size: number): Promise<void> {
+  if (file.size < size && file.capabilities.resize) await file.truncate(size, plainIo)
+}
+
+/**
+ * What a data file needs when its clusters are marked as zero: a raw one, the zeroes. The others
+ * may give their space back at once, since nobody else can get it: whatever a crash leaves of the
+ * tables, zeroes are what was asked for.
+ */
+export async function zeroDataFile(
+  { dataFile, raw, discardsRequested }: Qcow2Image,
+  offset: number,
+  length: number,
+  io: ZeroIo,
+): Promise<void> {
+  if (!dataFile) return
+  const inside = Math.min(length, dataFile.size - offset)
+  if (inside <= 0) return
+  const mayUnmap = io.mayUnmap && discardsRequested
+  if (raw) await dataFile.writeZeroes(offset, inside, { ...io, mayUnmap })
+  // A hint: a file system that cannot do it keeps the space.
+  else if (mayUnmap) await Promise.resolve(dataFile.discard(offset, inside, io)).catch(() => {})
+}
