@@ -70,10 +70,10 @@ export function parseOptions(options: Readonly<Record<string, unknown>>): Qcow2O
 
 function parseEncrypt(value: unknown): EncryptOptions {
   const given = typeof value === 'object' && value !== null ? value : { format: value }
+  const other = Object.keys(given).find((name) => name !== 'format' && name !== 'key-secret')
+  if (other !== undefined) throw invalid(`Parameter '${other}' is unexpected`)
   const reader = new OptionReader(given as Record<string, unknown>)
-  const encrypt = { format: reader.string('format'), keySecret: reader.string('key-secret') }
-  reader.finish()
-  return encrypt
+  return { format: reader.string('format'), keySecret: reader.string('key-secret') }
 }
 
 function cleanInterval(reader: OptionReader): number {
