@@ -88,7 +88,7 @@ export async function nodeInfo(node: BlockNode, { flat }: { readonly flat: boole
     ro: node.readOnly,
     drv: node.driver,
     backing_file: chain.length > 0 ? filenameOf(chain[0]) : undefined,
-    backing_file_depth: chain.length,
+    backing_file_depth: flat ? 0 : chain.length,
     encrypted: node.layer.image?.encrypted ?? false,
     detect_zeroes: node.detectZeroes,
     bps: 0,

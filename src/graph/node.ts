@@ -251,6 +251,7 @@ export class BlockNode implements AsyncDisposable {
     this.#checkWritable()
     if (!Number.isSafeInteger(size) || size < 0)
       throw this.#nonsense(`${size} is not a size in bytes`)
+    this.blockers.check('resize')
     if (!this.layer.capabilities.resize) {
       throw new BlockError('UNSUPPORTED', `${this.name}: a ${this.driver} node cannot be resized`, {
         node: this.name,

@@ -99,8 +99,9 @@ async function startInner(
     ground.use(top, ['consistentRead'])
     ground.use(base, ['consistentRead', 'write', 'resize'], ['consistentRead', 'writeUnchanged'])
     ground.freeze(top, base)
-    ground.block(new Set([skipFilters(node), ...chain, base]))
     if (base.size < top.size) await base.truncate(top.size)
+    ground.block(new Set([skipFilters(node), ...chain.slice(1)]))
+    ground.block([top, base], ['remove'])
   } catch (error) {
     await release()
     throw error
@@ -145,7 +146,7 @@ async function takeOut(
       [filter],
       (shape) => {
         ground.thaw()
-        const moves = [...filter.parents].map((edge) => ({ edge, to: base }))
+        const moves = ground.others(filter).map((edge) => ({ edge, to: base }))
         shape.change({ moves, leaving: filter, dropped: ground.edges })
         return { edges: ground.edges, nodes: [ground.filterLeft()!] }
       },

@@ -4,6 +4,7 @@
  */
 import { Filter } from '../block/filter.ts'
 import type { BlockLayer, Capabilities, Permission } from '../block/layer.ts'
+import type { Operation } from '../graph/blockers.ts'
 import { freezeChain } from '../graph/chain.ts'
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
@@ -31,11 +32,10 @@ export class JobGround {
     return this.#filter
   }
 
-  /** Other operations on the nodes are refused. */
-  block(nodes: Iterable<BlockNode>): void {
-    for (const node of nodes) {
-      this.#releases.push(node.blockers.add(`block device is in use by block job: ${this.#type}`))
-    }
+  /** Other operations on the nodes, but for those that others refuse, are refused. */
+  block(nodes: Iterable<BlockNode>, except: readonly Operation[] = []): void {
+    const reason = `block device is in use by block job: ${this.#type}`
+    for (const node of nodes) this.#releases.push(node.blockers.add(reason, except))
   }
 
   freeze(top: BlockNode, base: BlockNode | undefined): void {
@@ -70,6 +70,11 @@ export class JobGround {
     return [...this.#edges]
   }
 
+  /** Those who use a node, but for the job itself. */
+  others(node: BlockNode): Edge[] {
+    return [...node.parents].filter((edge) => !this.#edges.has(edge))
+  }
+
   /** Opens a filter above a node, beside the graph until it is put in place. */
   async addFilter<L extends Filter>(
     driver: string,
@@ -87,7 +92,10 @@ export class JobGround {
   }
 
   async insertFilter(node: BlockNode): Promise<void> {
-    if (this.#filter) await this.graph.insertFilters([{ filter: this.#filter, node }])
+    if (!this.#filter) return
+    await this.graph.insertFilters([{ filter: this.#filter, node }])
+    // Nobody may remove it although nobody may be using it.
+    this.use(this.#filter, [])
   }
 
   /** Gives the filter's users what they used before. Idempotent. */

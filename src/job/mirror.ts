@@ -142,8 +142,9 @@ class Mirror {
         commits ? undefined : ['writeUnchanged'],
       )
       if (commits) ground.freeze(source, target)
-      ground.block(new Set([source, ...nodes, target]))
       if (commits && target.size < source.size) await target.truncate(source.size)
+      ground.block(new Set([source, ...nodes]))
+      ground.block([target], ['remove'])
       return new Mirror(ground, filter, work, restore)
     } catch (error) {
       await ground.release()
@@ -206,16 +207,11 @@ class Mirror {
       [filter, source, target],
       (shape) => {
         this.ground.thaw()
-        const own = new Set(this.ground.edges)
-        const others =
-          replaces === source ? [] : [...replaces.parents].filter((edge) => !own.has(edge))
-        const moves = [
-          ...[...filter.parents].map((edge) => ({
-            edge,
-            to: pivots && replaces === source ? target : source,
-          })),
-          ...(pivots ? others.map((edge) => ({ edge, to: target })) : []),
-        ]
+        const to = pivots && replaces === source ? target : source
+        const moves = this.ground.others(filter).map((edge) => ({ edge, to }))
+        if (pivots && replaces !== source) {
+          moves.push(...this.ground.others(replaces).map((edge) => ({ edge, to: target })))
+        }
         shape.change({ moves, leaving: filter, dropped: this.ground.edges })
         this.#copy.stop()
         return {

@@ -1,5 +1,6 @@
 /** Block nodes: adding, removing, resizing them, and telling about them. */
 import { BlockError } from '../../errors.ts'
+import type { BlockNode } from '../../graph/node.ts'
 import { checkNotBacking } from '../../graph/overlay.ts'
 import { command } from '../command.ts'
 import { namedNodeInfo, nodeInfo } from '../node-info.ts'
@@ -37,6 +38,10 @@ export const blockCommands = [
     async run({ 'node-name': name }, { daemon }) {
       const node = daemon.graph.nodes.get(name)
       if (!node) throw invalid(`Failed to find node with node-name='${name}'`)
+      node.blockers.check('remove')
+      if ([...node.parents].some(({ role }) => role === 'root')) {
+        throw new BlockError('BUSY', `Node ${name} is in use`, { node: name, errno: 'EBUSY' })
+      }
       checkNotBacking(node)
       if ([...node.parents].some((edge) => edge.role !== 'root')) {
         throw new BlockError('BUSY', `Block device ${name} is in use`, { node: name })
@@ -71,6 +76,7 @@ export const blockCommands = [
       if (!Number.isSafeInteger(size) || size < 0) {
         throw invalid("Parameter 'size' expects a >0 size")
       }
+      checkResizable(node)
       if (!node.layer.capabilities.resize) {
         throw new BlockError('UNSUPPORTED', 'Image format driver does not support resize', {
           node: name,
@@ -128,4 +134,13 @@ export const blockCommands = [
 
 function invalid(message: string): BlockError {
   return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}
+
+function checkResizable(node: BlockNode): void {
+  try {
+    node.blockers.check('resize')
+  } catch (cause) {
+    // QEMU names the device, of which there is none.
+    throw new BlockError('BUSY', "Device '(null)' is in use", { node: node.name, cause })
+  }
 }

@@ -71,11 +71,11 @@ export const streamCommands = [
       const { graph } = daemon
       const top = checkRoot(graph.node(args.device))
       const image = nodeByName(graph, args['image-node-name'])
-      if (!chainOf(top).includes(image)) {
-        throw invalid(`'${top.name}' and image file are not in the same chain`)
-      }
       if (baseBelow(image) === undefined || skipFilters(image) !== image) {
         throw invalid('not allowing backing file change on an image without a backing file')
+      }
+      if (!chainOf(top).includes(image)) {
+        throw invalid(`'${top.name}' and image file are not in the same chain`)
       }
       image.blockers.check('change')
       const { backingLink } = image.layer

@@ -1,0 +1,396 @@
+/** Stream, commit and mirror by QMP: the same conversation, events and images as the peer's. */
+import { execFileSync } from 'node:child_process'
+import { truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { it } from 'vitest'
+import { MiB } from '../../src/bytes/range.ts'
+import { peer } from '../peers.ts'
+import { scratchFolder } from '../support/folder.ts'
+import { command, QmpPair, type Step } from '../support/qmp-pair.ts'
+import type { Message } from '../support/qmp-talk.ts'
+
+const qsd = peer('qemu-storage-daemon', 'qemu-img', 'qemu-io')
+
+qsd.describe('jobs of the storage daemon', () => {
+  const folder = scratchFolder('qmp-jobs')
+  let count = 0
+  const start = () => QmpPair.start(join(folder, String(count++)), qsd.path as string, prepare)
+
+  const on = (verb: string, args: Message = {}) =>
+    command(verb, {
+      [verb.startsWith('job-') || /finalize|dismiss/.test(verb) ? 'id' : 'device']: 'j',
+      ...args,
+    })
+  const query = [command('query-jobs'), command('query-block-jobs')]
+
+  it('stream: refuses alike', async () => {
+    await using pair = await start()
+    const stream = (args: Message) =>
+      command('block-stream', { device: 'top', 'job-id': 'j', ...args })
+    await pair.same([
+      ...chain,
+      command('block-stream', { device: 'top' }),
+      command('block-stream', { 'job-id': 'j' }),
+      stream({ device: 'zz' }),
+      stream({ base: 'x', 'base-node': 'base' }),
+      stream({ base: 'x', bottom: 'base' }),
+      stream({ bottom: 'x', 'base-node': 'base' }),
+      stream({ base: 'x' }),
+      stream({ 'base-node': 'zz' }),
+      stream({ 'base-node': 'top' }),
+      stream({ 'base-node': 'top-file' }),
+      stream({ bottom: 'zz' }),
+      stream({ device: 'mid', bottom: 'top' }),
+      stream({ 'backing-file': 'x' }),
+      stream({ 'on-error': 'x' }),
+      stream({ 'job-id': '1' }),
+    ])
+  })
+
+  it('stream: of a part and then of all, step by step', async () => {
+    await using pair = await start()
+    const stream = (args: Message) =>
+      command('block-stream', { device: 'top', 'job-id': 'j', ...args })
+    await pair.same([
+      ...chain,
+      stream({
+        'base-node': 'base',
+        speed: 65536,
+        'auto-finalize': false,
+        'auto-dismiss': false,
+        'filter-node-name': 'flt',
+      }),
+      stream({ device: 'mid', 'job-id': 'k' }),
+      command('block-commit', { device: 'top', 'job-id': 'k' }),
+      command('change-backing-file', {
+        device: 'top',
+        'image-node-name': 'top',
+        'backing-file': 'x',
+      }),
+      command('blockdev-del', { 'node-name': 'flt' }),
+      command('blockdev-del', { 'node-name': 'top' }),
+      command('blockdev-del', { 'node-name': 'mid' }),
+      on('job-complete'),
+      on('block-job-complete'),
+      on('job-pause'),
+      on('block-job-cancel'),
+      on('job-resume'),
+      on('block-job-set-speed', { speed: 0 }),
+      { until: 'pending' },
+      ...query,
+      on('job-finalize'),
+      { until: 'concluded' },
+      ...query,
+      on('job-dismiss'),
+      ...query,
+      command('query-named-block-nodes', { flat: true }),
+      stream({}),
+      { until: 'gone' },
+      stream({}),
+      { until: 'gone' },
+      command('query-named-block-nodes', { flat: true }),
+    ])
+    await pair.sameImages('top.qcow2', 'mid.qcow2', 'base.qcow2')
+  })
+
+  it('stream: bases by file name and by the node above, a name to record', async () => {
+    for (const args of [
+      { base: 'base.qcow2' },
+      { base: 'mid.qcow2' },
+      { bottom: 'mid' },
+      { bottom: 'top' },
+      { 'base-node': 'mid', 'backing-file': '../ours/mid.qcow2' },
+    ]) {
+      await using pair = await start()
+      await pair.same([
+        ...chain,
+        command('block-stream', { device: 'top', 'job-id': 'j', ...args }),
+        { until: 'gone' },
+      ])
+      await pair.sameImages('top.qcow2', 'mid.qcow2')
+    }
+  })
+
+  it('commit: refuses alike', async () => {
+    await using pair = await start()
+    const commit = (args: Message) =>
+      command('block-commit', { device: 'top', 'job-id': 'j', ...args })
+    await pair.same([
+      ...chain,
+      command('block-commit', { device: 'top' }),
+      commit({ device: 'zz' }),
+      commit({ device: 'mid' }),
+      commit({ device: 'base' }),
+      commit({ base: 'x', 'base-node': 'base' }),
+      commit({ top: 'x', 'top-node': 'base' }),
+      commit({ top: 'x' }),
+      commit({ base: 'x' }),
+      commit({ 'top-node': 'zz' }),
+      commit({ 'base-node': 'zz' }),
+      commit({ 'base-node': 'top' }),
+      commit({ 'top-node': 'base' }),
+      commit({ 'top-node': 'base', 'base-node': 'mid' }),
+      commit({ 'top-node': 't' }),
+      commit({ 'base-node': 't' }),
+      commit({ 'backing-file': 'x' }),
+      commit({ device: 't' }),
+    ])
+  })
+
+  it('commit: of inner images and of the active one, step by step', async () => {
+    await using pair = await start()
+    const commit = (args: Message) =>
+      command('block-commit', { device: 'top', 'job-id': 'j', ...args })
+    await pair.same([
+      ...chain,
+      commit({
+        'top-node': 'mid',
+        speed: 65536,
+        'auto-finalize': false,
+        'auto-dismiss': false,
+        'filter-node-name': 'flt',
+      }),
+      on('job-complete'),
+      command('block-stream', { device: 'top', 'job-id': 'k' }),
+      commit({ 'job-id': 'k' }),
+      command('blockdev-del', { 'node-name': 'top' }),
+      command('blockdev-del', { 'node-name': 'mid' }),
+      command('blockdev-del', { 'node-name': 'base' }),
+      on('block-job-set-speed', { speed: 0 }),
+      { until: 'pending' },
+      ...query,
+      on('job-finalize'),
+      { until: 'concluded' },
+      on('job-dismiss'),
+      command('query-named-block-nodes', { flat: true }),
+      commit({ 'filter-node-name': 'flt' }),
+      { until: 'ready' },
+      ...query,
+      on('job-finalize'),
+      on('job-dismiss'),
+      on('job-pause'),
+      { until: 'standby' },
+      ...query,
+      on('job-complete'),
+      on('job-resume'),
+      { until: 'gone' },
+      on('job-complete'),
+      command('blockdev-del', { 'node-name': 'top' }),
+      command('blockdev-del', { 'node-name': 'base' }),
+      command('blockdev-del', { 'node-name': 'mid' }),
+      command('blockdev-del', { 'node-name': 'base' }),
+    ])
+    await pair.sameImages('base.qcow2', 'top.qcow2')
+  })
+
+  it('commit: names to record, and a base that is smaller', async () => {
+    await using pair = await start()
+    for (const side of pair.folders)
+      execFileSync('qemu-img', ['resize', '-q', '-f', 'qcow2', join(side, 'top.qcow2'), '12M'])
+    await pair.same([
+      ...chain,
+      command('block-commit', {
+        device: 'top',
+        'job-id': 'j',
+        top: 'mid.qcow2',
+        base: 'base.qcow2',
+        'backing-file': '../ours/base.qcow2',
+      }),
+      { until: 'gone' },
+    ])
+    await pair.sameImages('top.qcow2', 'base.qcow2')
+    await using second = await start()
+    for (const side of second.folders)
+      execFileSync('qemu-img', ['resize', '-q', '-f', 'qcow2', join(side, 'top.qcow2'), '12M'])
+    await second.same([
+      ...chain,
+      command('block-commit', { device: 'top', 'job-id': 'j' }),
+      { until: 'ready' },
+      ...query,
+      on('block-job-cancel'),
+      { until: 'gone' },
+    ])
+    await second.sameImages('top.qcow2', 'base.qcow2')
+  })
+
+  it('mirror: refuses alike', async () => {
+    await using pair = await start()
+    const mirror = (args: Message) =>
+      command('blockdev-mirror', { device: 's', target: 't', sync: 'full', 'job-id': 'j', ...args })
+    await pair.same([
+      ...disks,
+      command('blockdev-mirror', { device: 's', target: 't', sync: 'full' }),
+      command('blockdev-mirror', { device: 's', target: 't', 'job-id': 'j' }),
+      mirror({ device: 'zz' }),
+      mirror({ target: 'zz' }),
+      mirror({ target: 's' }),
+      mirror({ device: 's-file' }),
+      mirror({ sync: 'incremental' }),
+      mirror({ sync: 'bitmap' }),
+      mirror({ sync: 'x' }),
+      ...[1, 256, 511, 513, 128 * MiB].map((granularity) => mirror({ granularity })),
+      mirror({ 'buf-size': -1 }),
+      mirror({ replaces: 'zz' }),
+      mirror({ replaces: 't' }),
+      mirror({ 'copy-mode': 'x' }),
+      mirror({ 'filter-node-name': 's' }),
+      mirror({ target: 'big' }),
+      { until: 'gone' },
+      mirror({ target: 'small' }),
+      { until: 'gone' },
+    ])
+  })
+
+  it('mirror: to the end, in every way it can end', async () => {
+    await using pair = await start()
+    const mirror = (args: Message = {}) =>
+      command('blockdev-mirror', { device: 's', target: 't', sync: 'full', 'job-id': 'j', ...args })
+    const ready: Step = { until: 'ready' }
+    const gone: Step = { until: 'gone' }
+    await pair.same([
+      ...disks,
+      mirror({ 'filter-node-name': 'flt', 'auto-finalize': false, 'auto-dismiss': false }),
+      ready,
+      ...query,
+      mirror({ 'job-id': 'k', target: 'big' }),
+      mirror({ 'job-id': 'k', device: 'big' }),
+      command('blockdev-del', { 'node-name': 't' }),
+      command('blockdev-del', { 'node-name': 's' }),
+      command('block_resize', { 'node-name': 's', size: MiB }),
+      on('job-complete'),
+      { until: 'pending' },
+      on('job-complete'),
+      command('query-jobs'),
+      on('job-finalize'),
+      { until: 'concluded' },
+      command('query-jobs'),
+      on('job-dismiss'),
+      ...[
+        [on('block-job-cancel')],
+        [on('block-job-cancel', { force: true })],
+        [on('job-cancel')],
+        [on('job-complete')],
+        [on('block-job-complete')],
+        [
+          on('block-job-pause'),
+          { until: 'standby' },
+          on('block-job-pause'),
+          on('block-job-cancel'),
+          on('block-job-complete'),
+          ...query,
+          on('block-job-resume'),
+        ],
+        [on('block-job-pause'), { until: 'standby' }, on('block-job-cancel', { force: true })],
+      ].flatMap((steps) => [mirror(), ready, ...query, ...steps, gone]),
+      mirror({ 'auto-finalize': false }),
+      ready,
+      on('block-job-cancel'),
+      { until: 'pending' },
+      command('query-jobs'),
+      on('block-job-finalize'),
+      gone,
+      mirror({ sync: 'none', 'copy-mode': 'write-blocking' }),
+      ready,
+      ...query,
+      on('job-complete'),
+      gone,
+      mirror({ sync: 'top' }),
+      ready,
+      ...query,
+      on('job-complete'),
+      gone,
+    ])
+    await pair.sameImages('t.raw')
+  })
+
+  it('mirror: of a chain, onto images', async () => {
+    await using pair = await start()
+    const mirror = (args: Message) =>
+      command('blockdev-mirror', { device: 'top', target: 'new', 'job-id': 'j', ...args })
+    await pair.same([
+      ...chain,
+      qcow2('new'),
+      mirror({ sync: 'top', target: 't' }),
+      { until: 'ready' },
+      ...query,
+      on('block-job-cancel'),
+      { until: 'gone' },
+      mirror({ sync: 'none', target: 't' }),
+      { until: 'ready' },
+      ...query,
+      on('block-job-cancel'),
+      { until: 'gone' },
+      mirror({ sync: 'full' }),
+      { until: 'ready' },
+      ...query,
+      on('job-complete'),
+      { until: 'gone' },
+    ])
+    await pair.sameImages('new.qcow2')
+  })
+
+  it('change-backing-file', async () => {
+    await using pair = await start()
+    const change = (device: string, image: string, name = 'y') =>
+      command('change-backing-file', { device, 'image-node-name': image, 'backing-file': name })
+    await pair.same([
+      ...chain,
+      change('zz', 'top'),
+      change('top', 'zz'),
+      change('mid', 'mid'),
+      change('top', 't'),
+      change('top', 'base'),
+      change('t', 't'),
+      change('top', 'top', '../ours/mid.qcow2'),
+      change('top', 'mid', '../ours/base.qcow2'),
+    ])
+    await pair.sameImages('top.qcow2', 'mid.qcow2')
+  })
+})
+
+const raw = (name: string): Message =>
+  command('blockdev-add', {
+    driver: 'raw',
+    'node-name': name,
+    file: { driver: 'file', filename: `${name}.raw`, 'node-name': `${name}-file` },
+  })
+
+const qcow2 = (name: string, backing?: string): Message =>
+  command('blockdev-add', {
+    driver: 'qcow2',
+    'node-name': name,
+    file: { driver: 'file', filename: `${name}.qcow2`, 'node-name': `${name}-file` },
+    ...(backing === undefined ? {} : { backing }),
+  })
+
+const chain = [qcow2('base'), qcow2('mid', 'base'), qcow2('top', 'mid'), raw('t')]
+const disks = ['s', 't', 'big', 'small'].map(raw)
+
+function prepare(folder: string): void {
+  const image = (name: string, ...options: string[]) =>
+    execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', ...options, `${name}.qcow2`], {
+      cwd: folder,
+    })
+  const fill = (name: string, pattern: number, range: string) =>
+    execFileSync('qemu-io', ['-c', `write -q -P ${pattern} ${range}`, `${name}.qcow2`], {
+      cwd: folder,
+    })
+  execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', 'base.qcow2', '8M'], { cwd: folder })
+  execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', 'new.qcow2', '8M'], { cwd: folder })
+  image('mid', '-b', 'base.qcow2', '-F', 'qcow2')
+  image('top', '-b', 'mid.qcow2', '-F', 'qcow2')
+  fill('base', 1, '0 3M')
+  fill('mid', 2, '1M 3M')
+  fill('top', 3, '2M 1M')
+  writeFileSync(join(folder, 's.raw'), Buffer.alloc(3 * MiB, 'varve'))
+  for (const [name, size] of [
+    ['s', 8],
+    ['t', 8],
+    ['big', 9],
+    ['small', 4],
+  ] as const) {
+    const path = join(folder, `${name}.raw`)
+    if (name !== 's') writeFileSync(path, '')
+    truncateSync(path, size * MiB)
+  }
+}

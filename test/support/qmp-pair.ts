@@ -1,0 +1,139 @@
+/** The same conversation about jobs with Debian's qemu-storage-daemon and with ours, side by side. */
+import { execFileSync } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect } from 'vitest'
+import { type Message, QmpTalk, varveDaemon } from './qmp-talk.ts'
+
+/** What is said, or waited for: a status of a job, `gone` when it is no longer listed. */
+export type Step = Message | { readonly until: string }
+
+interface Record {
+  readonly answers: unknown[]
+  readonly events: unknown[]
+}
+
+export class QmpPair implements AsyncDisposable {
+  readonly folders: readonly [string, string]
+  readonly #sides: readonly [QmpTalk, QmpTalk]
+
+  /** `prepare` makes the images of one side in its folder, which exists. */
+  static async start(
+    folder: string,
+    program: string,
+    prepare: (folder: string) => void,
+  ): Promise<QmpPair> {
+    const folders = [join(folder, 'theirs'), join(folder, 'ours')] as const
+    for (const each of folders) {
+      mkdirSync(each, { recursive: true })
+      prepare(each)
+    }
+    const sides = await Promise.all([
+      QmpTalk.start([program], folders[0]),
+      QmpTalk.start(varveDaemon, folders[1]),
+    ])
+    const pair = new QmpPair(folders, sides)
+    await pair.same([command('qmp_capabilities')])
+    return pair
+  }
+
+  private constructor(folders: readonly [string, string], sides: readonly [QmpTalk, QmpTalk]) {
+    this.folders = folders
+    this.#sides = sides
+  }
+
+  /** Says the same to both; answers and events must be the same. */
+  async same(steps: readonly Step[]): Promise<void> {
+    const [theirs, ours] = await Promise.all(this.#sides.map((side) => converse(side, steps)))
+    expect(ours.answers).toEqual(theirs.answers)
+    expect(ours.events).toEqual(theirs.events)
+  }
+
+  /** Ends both daemons and compares an image of theirs with ours. */
+  async sameImages(...names: readonly string[]): Promise<void> {
+    await this[Symbol.asyncDispose]()
+    for (const name of names) {
+      const files = this.folders.map((folder) => join(folder, name))
+      execFileSync('qemu-img', ['compare', '-q', ...files])
+      const [theirs, ours] = files.map(describeImage)
+      expect(ours, name).toEqual(theirs)
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const side of this.#sides) await side[Symbol.asyncDispose]()
+  }
+}
+
+export function command(execute: string, args?: Message): Message {
+  return args ? { execute, arguments: args } : { execute }
+}
+
+async function converse(side: QmpTalk, steps: readonly Step[]): Promise<Record> {
+  const answers: unknown[] = []
+  const events: Message[] = []
+  for (const step of steps) {
+    if ('until' in step) {
+      try {
+        events.push(...(await untilStatus(side, step.until as string)))
+      } catch (error) {
+        throw new Error(`${side.process.spawnargs[0]}: ${JSON.stringify(answers.slice(-6))}`, {
+          cause: error,
+        })
+      }
+      continue
+    }
+    const said = await side.say(step as Message)
+    events.push(...said.events)
+    answers.push([JSON.stringify(step), normalised(said.replies)])
+  }
+  return { answers, events: events.filter((event) => !isDrain(event)).map(withoutTime) }
+}
+
+async function untilStatus(side: QmpTalk, status: string): Promise<Message[]> {
+  const events: Message[] = []
+  const deadline = performance.now() + 20_000
+  for (;;) {
+    const answers = await side.say(command('query-jobs'))
+    events.push(...answers.events)
+    const jobs = answers.replies[0].return as Message[]
+    const there = jobs.some((job) => job.status === status)
+    if (status === 'gone' ? jobs.length === 0 : there) return events
+    if (performance.now() > deadline) {
+      throw new Error(`no job is ${status}: ${JSON.stringify(jobs)} ${JSON.stringify(events)}`)
+    }
+  }
+}
+
+/**
+ * Replies without names that are chosen, without what is a matter of the moment, and without the
+ * space that images take, which each allocates in its own way.
+ */
+function normalised(replies: readonly Message[]): unknown {
+  const text = JSON.stringify(replies, (key, value) => {
+    if (key === 'busy' || key === 'actual-size') return undefined
+    return value?.format === 'file' ? { ...value, 'virtual-size': 'as it was allocated' } : value
+  })
+  return JSON.parse(text.replaceAll(/#block\d+/g, '#block'))
+}
+
+/** QEMU pauses jobs visibly while it changes the graph. */
+function isDrain(event: Message): boolean {
+  const { status } = event.data as Message
+  return event.event === 'JOB_STATUS_CHANGE' && (status === 'paused' || status === 'running')
+}
+
+function withoutTime({ event, data }: Message): Message {
+  return { event, data: data as Message }
+}
+
+function describeImage(file: string): unknown {
+  const text = execFileSync('qemu-img', ['info', '--output=json', file], { encoding: 'utf8' })
+  const info = JSON.parse(text)
+  return [
+    info.format,
+    info['virtual-size'],
+    info['backing-filename'],
+    info['backing-filename-format'],
+  ]
+}
