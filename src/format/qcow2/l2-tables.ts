@@ -1,6 +1,6 @@
 /** The active L1 table, held in memory whole, and a cache of the L2 tables that it points to. */
 import { plainIo } from '../../block/layer.ts'
-import { alignUp, rangesOverlap } from '../../bytes/range.ts'
+import { alignUp } from '../../bytes/range.ts'
 import { type Faults, hex } from './faults.ts'
 import type { Header } from './header.ts'
 import type { ImageFile } from './image-file.ts'
@@ -176,16 +176,8 @@ export class L2Tables {
 
   #checkPlace(l1Index: number, offset: HostOffset): void {
     const { clusterSize } = this.layout
-    const { l1TableOffset, l1Size, refcountTableOffset, refcountTableClusters } = this.#header
     if (offset + clusterSize > alignUp(this.#file.size, clusterSize)) {
       throw this.#faultAt(l1Index, `points to ${hex(offset)}, behind the end of the file`)
-    }
-    const refcountTableBytes = refcountTableClusters * clusterSize
-    if (
-      rangesOverlap(offset, clusterSize, l1TableOffset, l1Size * entrySize) ||
-      rangesOverlap(offset, clusterSize, refcountTableOffset, refcountTableBytes)
-    ) {
-      throw this.#faultAt(l1Index, `points to ${hex(offset)}, where another table lies`)
     }
   }
 

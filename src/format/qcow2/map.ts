@@ -120,7 +120,7 @@ export class Qcow2Map implements ClusterMap {
       const allocation = this.#allocateIn(table, l1Index, offset, length)
       return allocation instanceof Promise ? this.#change(() => allocation) : allocation
     } catch (error) {
-      return this.#change(() => Promise.reject(error))
+      return this.#marked(error)
     }
   }
 
@@ -245,9 +245,14 @@ export class Qcow2Map implements ClusterMap {
     try {
       return await work()
     } catch (error) {
-      await corruption.settled()
-      throw error
+      return await this.#marked(error)
     }
+  }
+
+  /** Throws `error` when the image is marked, if that is what it is about. */
+  async #marked(error: unknown): Promise<never> {
+    await this.#image.corruption.settled()
+    throw error
   }
 
   async #load(offset: number, length: number): Promise<Extent> {

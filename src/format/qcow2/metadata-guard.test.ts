@@ -1,0 +1,115 @@
+import { describe, expect, it } from 'vitest'
+import { newImage, openImage } from '../../../test/support/qcow2.ts'
+import { Random, seedNote } from '../../../test/support/random.ts'
+import { plainIo, plainWriteIo } from '../../block/layer.ts'
+import { BlockError } from '../../errors.ts'
+import { ClusterSet } from './cluster-set.ts'
+import { incompatible } from './header.ts'
+import { guardTemplates, MetadataGuard } from './metadata-guard.ts'
+
+describe('a set of clusters', () => {
+  it(`knows its members in any range (${seedNote})`, () => {
+    const random = new Random()
+    const set = new ClusterSet()
+    const members = new Set<number>()
+    const limit = 100_000
+    for (let step = 0; step < 300; step++) {
+      const [first, count] = random.range(limit, 1, 300)
+      const adds = random.chance(0.6)
+      if (adds) set.add(first, count)
+      else set.delete(first, count)
+      for (let at = first; at < first + count; at++) {
+        if (adds) members.add(at)
+        else members.delete(at)
+      }
+      const [from, length] = random.range(limit, 1, 70_000)
+      let expected = -1
+      for (let at = from; at < from + length && expected < 0; at++)
+        if (members.has(at)) expected = at
+      expect(set.firstOf(from, length), `step ${step}: ${from}+${length}`).toBe(expected)
+      expect(set.has(from)).toBe(members.has(from))
+    }
+  })
+})
+
+describe('the guard of metadata', () => {
+  const guard = (kinds: readonly (typeof guardTemplates.all)[number][]) =>
+    new MetadataGuard(
+      kinds,
+      512,
+      (message, offset) => new BlockError('CORRUPT_IMAGE', message, { offset }),
+    )
+
+  it('names what would be overwritten, and where it begins', () => {
+    const all = guard(guardTemplates.all)
+    all.add('active-l1', 1024, 100)
+    all.add('refcount-block', 2048, 512)
+    expect(() => all.check(512, 512)).not.toThrow()
+    expect(() => all.check(0, 4096)).toThrow(
+      'Preventing invalid write on metadata (overlaps with active L1 table)',
+    )
+    expect(() => all.check(2559, 1)).toThrow('overlaps with refcount block')
+    expect(() => all.checkTable('refcount-block', 2048, 512)).not.toThrow()
+    expect(() => all.checkTable('active-l2', 2048, 512)).toThrow('overlaps with refcount block')
+  })
+
+  it('guards only what it was told to, and no longer than it is there', () => {
+    const some = guard(guardTemplates.constant)
+    some.add('active-l2', 512, 512)
+    some.add('active-l1', 1024, 512)
+    some.add('snapshot-table', 1024, 512)
+    expect(some.covers(512, 512)).toBe(false)
+    some.remove('active-l1', 1024, 512)
+    expect(some.covers(1535, 1)).toBe(true)
+    some.forget(2)
+    expect(some.covers(1024, 512)).toBe(false)
+  })
+
+  it('costs a request well below a microsecond, whatever it guards', () => {
+    const all = guard(guardTemplates.all)
+    for (let cluster = 0; cluster < 100_000; cluster += 2) all.add('active-l2', cluster * 512, 512)
+    const rounds = 200_000
+    const start = performance.now()
+    let hits = 0
+    for (let at = 0; at < rounds; at++) if (all.covers((at % 50_000) * 1024 + 512, 512)) hits++
+    const nanoseconds = ((performance.now() - start) * 1e6) / rounds
+    expect(hits).toBe(0)
+    expect(nanoseconds).toBeLessThan(2000)
+  })
+})
+
+describe('an image whose tables lie where its data is said to be', () => {
+  it('refuses the write, is marked at once, and takes no more', async () => {
+    const file = await newImage({ size: 1024 * 1024 })
+    const { layer } = await openImage(file)
+    await layer.write(0, new Uint8Array(131072).fill(1), plainWriteIo)
+    await layer[Symbol.asyncDispose]()
+    const again = await openImage(file)
+    const { header, l2Tables } = again.image
+    const l1 = header.current.l1TableOffset
+    const entry = new Uint8Array(8)
+    new DataView(entry.buffer).setBigUint64(0, (1n << 63n) | BigInt(l1))
+    await file.write(l2Tables.offsetAt(0), entry, plainWriteIo)
+
+    const tableBefore = new Uint8Array(512)
+    await file.read(l1, tableBefore, plainIo)
+    const write = (at: number) =>
+      Promise.resolve(again.layer.write(at, new Uint8Array(65536).fill(2), plainWriteIo))
+    await expect(write(0)).rejects.toMatchObject({ code: 'CORRUPT_IMAGE', errno: 'EIO' })
+    const head = new Uint8Array(128)
+    await file.read(0, head, plainIo)
+    expect(new DataView(head.buffer).getBigUint64(72) & incompatible.corrupt).toBe(
+      incompatible.corrupt,
+    )
+    await expect(write(65536)).rejects.toMatchObject({ errno: 'ENOMEDIUM' })
+    await expect(again.layer.truncate(512, plainIo)).rejects.toMatchObject({ errno: 'ENOMEDIUM' })
+    const bytes = new Uint8Array(65536)
+    await again.layer.read(65536, bytes, plainIo)
+    expect(bytes[0]).toBe(1)
+    await again.layer[Symbol.asyncDispose]()
+    const tableAfter = new Uint8Array(512)
+    await file.read(l1, tableAfter, plainIo)
+    expect(tableAfter).toEqual(tableBefore)
+    await expect(openImage(file)).rejects.toMatchObject({ code: 'CORRUPT_IMAGE' })
+  })
+})
