@@ -26,7 +26,20 @@ export async function iterationsFor(
   )
 }
 
-async function iterationsPerMs(hash: HashName, length: number): Promise<number> {
+/** Measured once for each kind of key. */
+const known = new Map<string, Promise<number>>()
+
+function iterationsPerMs(hash: HashName, length: number): Promise<number> {
+  const kind = `${hash} ${length}`
+  const found = known.get(kind)
+  if (found) return found
+  const measured = measure(hash, length)
+  known.set(kind, measured)
+  measured.catch(() => known.delete(kind))
+  return measured
+}
+
+async function measure(hash: HashName, length: number): Promise<number> {
   const salt = new Uint8Array(32)
   for (let count = firstCount; ; count *= 4) {
     const begin = performance.now()

@@ -14,6 +14,16 @@ const variants: readonly Readonly<Record<string, unknown>>[] = [
   { extended_l2: 'on', cluster_size: 16384 },
   { extended_l2: 'on', cluster_size: '2M', refcount_bits: 1 },
   { extended_l2: 'on', cluster_size: 65536, preallocation: 'metadata' },
+  { 'encrypt.format': 'luks', 'encrypt.iter-time': 1, 'encrypt.key-secret': 's' },
+  {
+    'encrypt.format': 'luks',
+    'encrypt.iter-time': 1,
+    'encrypt.key-secret': 's',
+    cluster_size: 32768,
+    extended_l2: 'on',
+    preallocation: 'metadata',
+  },
+  { encryption: 'on', 'encrypt.key-secret': 's', cluster_size: 512 },
 ]
 
 for (const options of variants) {

@@ -3,6 +3,7 @@ import { ClusterLayer } from '../../src/block/cluster-layer.ts'
 import { type BlockLayer, neverAborted } from '../../src/block/layer.ts'
 import { Qcow2Bitmaps } from '../../src/format/qcow2/bitmaps.ts'
 import { creator } from '../../src/format/qcow2/create.ts'
+import { openEncryption } from '../../src/format/qcow2/encryption/encryption.ts'
 import { imageFacts } from '../../src/format/qcow2/facts.ts'
 import { Qcow2Image } from '../../src/format/qcow2/image.ts'
 import { Qcow2Map } from '../../src/format/qcow2/map.ts'
@@ -10,6 +11,7 @@ import { guardTemplates } from '../../src/format/qcow2/metadata-guard.ts'
 import type { ImageSettings } from '../../src/format/qcow2/settings.ts'
 import { internalSnapshots } from '../../src/format/qcow2/snapshots.ts'
 import { MemoryLayer } from '../../src/protocol/memory.ts'
+import { openContext } from './context.ts'
 
 export const testSettings: ImageSettings = {
   name: 'disk0',
@@ -19,6 +21,9 @@ export const testSettings: ImageSettings = {
   discards: new Set(['request', 'snapshot', 'other']),
 }
 
+/** The one secret, `s`, that encrypted images are made and opened with. */
+export const testSecrets = async () => Buffer.from('open sesame')
+
 /** A new image in `file`, made with options as `qemu-img create -o` takes them. */
 export async function newImage(
   options: Readonly<Record<string, unknown>>,
@@ -26,7 +31,12 @@ export async function newImage(
   dataFile?: BlockLayer,
 ): Promise<BlockLayer> {
   const named = dataFile ? { ...options, data_file: 'data' } : options
-  await creator.create(creator.parse(named), { file, dataFile, signal: neverAborted })
+  await creator.create(creator.parse(named), {
+    file,
+    dataFile,
+    signal: neverAborted,
+    secrets: testSecrets,
+  })
   return file
 }
 
@@ -42,6 +52,7 @@ export async function openImage(
   dataFile?: BlockLayer,
 ): Promise<OpenTestImage> {
   const image = await Qcow2Image.open(file, { ...testSettings, ...settings }, async () => dataFile)
+  await openEncryption(image, { keySecret: 's' }, { ...openContext(), secrets: testSecrets })
   return { image, layer: new ClusterLayer(await mapOf(image), backing) }
 }
 

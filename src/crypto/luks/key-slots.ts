@@ -1,10 +1,11 @@
 /**
  * The key slots of an open header: eight places for the same key, each protected by a password.
  *
- * Order of writes. A slot that gains a key gets its material first, and is marked as active when
- * that is on stable storage; a slot that loses it is marked as inactive, and its salt forgotten,
- * before the material is overwritten. So a crash never leaves a slot that counts as one but opens
- * nothing, nor touches any other. Keys are overwritten in memory after use; what OpenSSL and the
+ * Order of writes. Only a slot that is marked as inactive is changed: material, salt and iterations
+ * are on stable storage before it is marked as active, and it is marked as inactive before its salt
+ * is forgotten and its material overwritten. The mark is written by itself, because the header takes
+ * two sectors, of which a crash may leave one old and one new, and slot 6 lies in both. So a crash
+ * never leaves a slot that counts as one but opens nothing, nor touches any other. Keys are overwritten in memory after use; what OpenSSL and the
  * collector have copied is out of reach.
  */
 import { randomBytes, randomUUID, timingSafeEqual } from 'node:crypto'
@@ -93,24 +94,26 @@ export class KeySlots {
     const slotKey = await this.#slotKey(slot, password)
     diskCipher(spec, slotKey).encrypt(0, material, material)
     slotKey.fill(0)
+    await this.#mark(index, false)
     await this.#storage.write(slot.offset, material)
     await this.#storage.flush()
-    await this.#replace(index, slot)
+    await this.#replace(index, { ...slot, active: false })
+    await this.#mark(index, true)
   }
 
   /** Makes a slot inactive and destroys what it held. */
   async erase(index: number): Promise<void> {
     const { spec, slots } = this.#header
     const { offset } = slots[index]
+    await this.#mark(index, false)
     await this.#replace(index, { ...unusedSlot, offset })
     await this.#storage.write(offset, randomBytes(materialLength(spec)))
     await this.#storage.flush()
   }
 
-  /** Writes the header as it is. */
-  async write(): Promise<void> {
-    await this.#storage.write(0, encodeHeader(this.#header))
-    await this.#storage.flush()
+  /** Changes nothing else. A new header is written whole by that. */
+  async #mark(index: number, active: boolean): Promise<void> {
+    await this.#replace(index, { ...this.#header.slots[index], active })
   }
 
   async #replace(index: number, slot: KeySlot): Promise<void> {

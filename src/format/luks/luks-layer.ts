@@ -66,9 +66,12 @@ export class LuksLayer extends CipherLayer {
 
   override get limits(): Limits {
     const { limits } = this.next
+    const alignment = Math.max(sectorSize, limits.alignment)
     return {
       ...limits,
-      alignment: Math.max(sectorSize, limits.alignment),
+      alignment,
+      zeroAlignment: alignment,
+      discardAlignment: alignment,
       maxTransfer: Math.min(maxTransfer, limits.maxTransfer),
     }
   }
