@@ -46,6 +46,7 @@ export class ClusterLayer implements BlockLayer {
   capabilities: Capabilities
   readonly setReadOnly?: BlockLayer['setReadOnly']
   readonly reopen?: BlockLayer['reopen']
+  readonly reread?: BlockLayer['reread']
   readonly image?: ImageFacts
   readonly amend?: ImageAmend
   readonly check?: ImageCheck
@@ -73,6 +74,11 @@ export class ClusterLayer implements BlockLayer {
           this.capabilities = capabilitiesOf(map)
         })
       }
+    }
+    const rereadMap = map.reread?.bind(map)
+    if (rereadMap) {
+      this.reread = (io) =>
+        this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, () => rereadMap(io))
     }
     const reopenMap = map.reopen?.bind(map)
     if (reopenMap) {

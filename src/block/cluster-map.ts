@@ -68,6 +68,8 @@ export interface ClusterMap extends AsyncDisposable {
   truncate(size: number, io: Io): Completion
   /** Begins or ceases to be writable; runs alone. When it rejects everything is as before. */
   setReadOnly?(readOnly: boolean, io: Io): Promise<void>
+  /** See `BlockLayer.reread`. */
+  reread?(io: Io): Promise<void>
   /** See `BlockLayer.reopen`. */
   reopen?(options: unknown, io: Io): Completion
   /** Data and metadata on stable storage, in the order that a crash between cannot corrupt. */

@@ -128,7 +128,6 @@ export interface Abilities {
   readonly vmState?: VmState
   readonly bitmaps?: PersistentBitmaps
   readonly amend?: ImageAmend
-  readonly activity?: ImageActivity
   /** Told where a request is, when that is blkdebug or passes the news on to one; see `debug.ts`. */
   readonly debugEvent?: (event: DebugEvent) => Completion
   readonly breakpoints?: Breakpoints
@@ -144,6 +143,11 @@ export interface Abilities {
    * already, or still. Runs alone; when it rejects everything is as before.
    */
   setReadOnly?(readOnly: boolean, io: Io): Promise<void>
+  /**
+   * Drops everything that was read and kept, since another process may have changed the image,
+   * its size included. Only called while the layer is read-only and nothing is in flight.
+   */
+  reread?(io: Io): Promise<void>
   /**
    * Stores what the layer shows of a range through its backing file, in whole clusters; a guest
    * sees no change. The graph's edges have it, for all layers.
@@ -336,14 +340,6 @@ export interface AmendOptions extends Io {
 /** Changes options of an existing image. Runs alone. */
 export interface ImageAmend {
   run(options: AmendOptions): Promise<void>
-}
-
-/** For handing an image from one process to another, as a live migration does. */
-export interface ImageActivity {
-  /** Writes everything out and changes nothing any more; locks are let go by the graph. */
-  inactivate(io: Io): Promise<void>
-  /** Drops everything that was read, since another process may have changed it, and goes on. */
-  activate(io: Io): Promise<void>
 }
 
 /**

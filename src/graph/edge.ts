@@ -208,10 +208,13 @@ export class Edge implements BlockLayer {
   /** For the graph: puts permissions in force. */
   grant({ uses, shares }: Permissions): void {
     this.#permissions = { uses, shares }
-    this.#readable = uses.has('consistentRead')
-    this.#writable = uses.has('write')
-    this.#writesUnchanged = uses.has('writeUnchanged')
-    this.#resizable = uses.has('resize')
+    // Nobody from outside the graph works with an inactive node.
+    const { active } = this.#node
+    const may = (permission: Permission) => uses.has(permission) && (active || this.role !== 'root')
+    this.#readable = may('consistentRead')
+    this.#writable = may('write')
+    this.#writesUnchanged = may('writeUnchanged')
+    this.#resizable = may('resize')
   }
 
   /** For the graph: new requests wait until as many calls of `resume`. */
@@ -235,6 +238,12 @@ export class Edge implements BlockLayer {
   #refuse(permission: Permission): never {
     const { name, readOnly } = this.#node
     if (this.#released) throw new BlockError('CLOSED', `${name} is closed`, { node: name })
+    if (!this.#node.active) {
+      throw new BlockError('BUSY', `Node '${name}' is inactive: another process may use it`, {
+        node: name,
+        errno: 'EPERM',
+      })
+    }
     throw new BlockError(
       permission !== 'consistentRead' && readOnly ? 'READ_ONLY' : 'PERMISSION',
       `${describeUser(this)} has no permission to ${verbs[permission]} ${name}`,

@@ -10,6 +10,7 @@ import type { BlockDriver, NodeOptions, OpenContext, SecretSource } from '../blo
 import { type BlockLayer, everyPermission, neverAborted, type Permission } from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
 import { switchAccess } from './access.ts'
+import { activate, handedOver, inactivate } from './activity.ts'
 import type { DrainHandler, Edge } from './edge.ts'
 import type { BlockNode } from './node.ts'
 import { NodeOpener } from './node-opener.ts'
@@ -283,6 +284,21 @@ export class Graph implements AsyncDisposable {
     const reopening = prepareReopen(this.#shape, this.drivers, options)
     const dropped = await this.drained(reopening.nodes, () => reopening.run())
     for (const edge of dropped) await edge[Symbol.asyncDispose]()
+  }
+
+  /**
+   * Writes everything out and lets go of the images, for another process to use: of `nodes`, all
+   * unless given, and of what only they stand on. Their users are refused until `activate`.
+   */
+  async inactivate(nodes: Iterable<BlockNode> = this.nodes.values()): Promise<void> {
+    const affected = handedOver(nodes, (node) => node.active)
+    await this.drained(affected, () => inactivate(this.#shape, affected))
+  }
+
+  /** Takes the images back, as another process has left them. Throws `BUSY` while it uses them. */
+  async activate(nodes: Iterable<BlockNode> = this.nodes.values()): Promise<void> {
+    const affected = handedOver(nodes, (node) => !node.active)
+    await this.drained(affected, () => activate(this.#shape, affected))
   }
 
   /** Closes everything, users first. The first failure is thrown after all is closed. */

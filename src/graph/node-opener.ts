@@ -8,6 +8,7 @@ import type {
   NodeOptions,
   NodeReference,
   OpenContext,
+  OpenFlags,
   SecretSource,
 } from '../block/driver.ts'
 import {
@@ -178,14 +179,16 @@ export class NodeOpener {
   ): Promise<{ node: BlockNode; layer: L }> {
     const name = this.#shape.reserve(common.nodeName)
     const children = new Map<string, Edge>()
+    const flags = common.active ? common : { ...common, readOnly: true, forceShare: true }
     let layer: L | undefined
     try {
-      layer = await open(this.#context(name, common, lineage, children))
+      layer = await open(this.#context(name, common, flags, lineage, children))
       const kind = this.#drivers.find((each) => each.name === driver)?.kind ?? 'filter'
-      const settings: NodeSettings = { ...common, name, driver, kind, flags: common, options }
+      const settings: NodeSettings = { ...common, name, driver, kind, flags, options }
       const node = new BlockNode(settings, layer)
-      // A check looks at the image as it is.
-      if (!common.check) await loadBitmaps(node)
+      if (!common.active) node.wanted = common
+      // A check looks at the image as it is; of an inactive one they would soon be out of date.
+      if (!common.check && common.active) await loadBitmaps(node)
       this.#shape.register(node, children)
       return { node, layer }
     } catch (error) {
@@ -202,6 +205,7 @@ export class NodeOpener {
   #context(
     name: string,
     common: CommonOptions,
+    flags: OpenFlags,
     lineage: Lineage,
     children: Map<string, Edge>,
   ): OpenContext {
@@ -220,7 +224,7 @@ export class NodeOpener {
           child,
           role,
           { node: name },
-          openingPermissions(role, common),
+          openingPermissions(role, flags),
           { name: childName },
         )
         children.set(edge.name, edge)
@@ -232,7 +236,7 @@ export class NodeOpener {
     }
     return {
       name,
-      flags: common,
+      flags,
       signal: lineage.signal,
       secrets: this.#secrets,
       throttleGroup: this.#throttleGroup,
@@ -281,7 +285,7 @@ function parseOptions(driver: BlockDriver, options: NodeOptions, role: ChildRole
 }
 
 /** What a parent needs of a child while it opens; worked out anew once it has users. */
-function openingPermissions(role: ChildRole, flags: CommonOptions): Permissions {
+function openingPermissions(role: ChildRole, flags: OpenFlags): Permissions {
   if (role !== 'file' && role !== 'data-file') {
     return { uses: noPermission, shares: everyPermission }
   }

@@ -10,6 +10,8 @@ export interface NodeDefaults extends OpenFlags {
   readonly discard: DiscardMode
   /** Fall back to read-only where writing is not permitted. */
   readonly autoReadOnly: boolean
+  /** Whether the image is ours to use already; see `activity.ts`. */
+  readonly active: boolean
 }
 
 export interface CommonOptions extends NodeDefaults {
@@ -21,6 +23,7 @@ export interface CommonOptions extends NodeDefaults {
 export const rootDefaults: NodeDefaults = {
   readOnly: false,
   autoReadOnly: false,
+  active: true,
   direct: false,
   noFlush: false,
   forceShare: false,
@@ -43,6 +46,7 @@ export function takeCommonOptions(
     driver: reader.string('driver'),
     readOnly: reader.boolean('read-only') ?? defaults.readOnly,
     autoReadOnly: reader.boolean('auto-read-only') ?? defaults.autoReadOnly,
+    active: reader.boolean('active') ?? defaults.active,
     forceShare: reader.boolean('force-share') ?? defaults.forceShare,
     discard: discardMode(reader) ?? defaults.discard,
     detectZeroes: reader.oneOf('detect-zeroes', ['off', 'on', 'unmap']) ?? 'off',
@@ -60,7 +64,15 @@ export function takeCommonOptions(
       { node: common.nodeName, errno: 'EINVAL' },
     )
   }
-  const taken = ['cache', 'node-name', 'driver', 'read-only', 'auto-read-only', 'force-share']
+  const taken = [
+    'cache',
+    'node-name',
+    'driver',
+    'read-only',
+    'auto-read-only',
+    'force-share',
+    'active',
+  ]
   const rest = Object.fromEntries(
     Object.entries(all).filter(([key]) => ![...taken, 'discard', 'detect-zeroes'].includes(key)),
   )
@@ -73,6 +85,7 @@ export function childDefaults(role: ChildRole, parent: CommonOptions): NodeDefau
   return {
     readOnly: !writable,
     autoReadOnly: false,
+    active: parent.active,
     direct: parent.direct,
     noFlush: parent.noFlush,
     forceShare: parent.forceShare,

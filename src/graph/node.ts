@@ -120,6 +120,16 @@ export class BlockNode implements AsyncDisposable {
     return this.#settings
   }
 
+  /**
+   * How an inactive node will be open when it is active again; undefined while it is active. Set by
+   * the graph only, see `activity.ts`.
+   */
+  wanted: OpenFlags | undefined
+
+  get active(): boolean {
+    return this.wanted === undefined
+  }
+
   /** For the graph: what holds from now on. */
   configure(settings: NodeConfiguration): void {
     this.#settings = { ...this.#settings, ...settings }
@@ -329,7 +339,7 @@ export class BlockNode implements AsyncDisposable {
     this.layer.drainBegins?.()
     await this.#requests.idle()
     try {
-      await storeBitmaps(this)
+      if (this.active) await storeBitmaps(this)
     } finally {
       await this.layer[Symbol.asyncDispose]()
     }

@@ -27,6 +27,10 @@ export function refreshPermissions(nodes: Iterable<BlockNode>): void {
   for (const node of order) checkConflicts(node, plan)
   updateLocks(order, plan)
   for (const [edge, permissions] of plan) edge.grant(permissions)
+  // Users from outside the graph keep what they have, while the node is active.
+  for (const { parents } of order) {
+    for (const edge of parents) if (edge.role === 'root') edge.grant(edge)
+  }
 }
 
 /** What all of them use, and what none of them forbids. */
@@ -58,6 +62,7 @@ function plannedNeeds(node: BlockNode, plan: Plan): Permissions {
 /** The usual needs of a role; a layer with `childPermissions` knows better. */
 function childPermissions(node: BlockNode, edge: Edge, needs: Permissions): Permissions {
   if (edge.role === 'root') return edge
+  if (!node.active) return { uses: noPermission, shares: everyPermission }
   const own = node.layer.childPermissions?.(edge.role, needs)
   if (own) return own
   switch (edge.role) {
@@ -97,7 +102,7 @@ function backingPermissions(needs: Permissions): Permissions {
 function checkConflicts(node: BlockNode, plan: Plan): void {
   for (const user of node.parents) {
     const { uses } = plan.get(user) ?? user
-    if (node.flags.readOnly && (uses.has('write') || uses.has('writeUnchanged'))) {
+    if (node.active && node.flags.readOnly && (uses.has('write') || uses.has('writeUnchanged'))) {
       throw new BlockError('READ_ONLY', `Block node is read-only`, {
         node: node.name,
         errno: 'EACCES',

@@ -394,6 +394,7 @@ qsd.describe('QMP', () => {
       }),
     )
     const differences = [
+      'blockdev-add.active: ours',
       'blockdev-add.driver: value memory is ours',
       'blockdev-add.driver: value vma is ours',
       'blockdev-add: variant memory is ours',
@@ -405,6 +406,7 @@ qsd.describe('QMP', () => {
       'backup: ours',
       'query-backup: ours',
       'backup-cancel: ours',
+      'blockdev-set-active: ours',
       'object-add<secret>.loaded: lacking',
       'object-add<tls-creds-x509>.loaded: lacking',
       'object-add<tls-creds-x509>.passwordid: lacking',

@@ -62,6 +62,27 @@ export const blockCommands = [
     run: ({ options }, { daemon }) => daemon.graph.reopen(options),
   }),
   command({
+    name: 'blockdev-set-active',
+    topic: 'Block nodes',
+    addition: true,
+    doc:
+      "QEMU 10's command. Not active, a node has written everything out and holds no lock on its " +
+      'image, for another process to use; its users are refused. Active again, it shows what the ' +
+      'other process has left, and fails while that still uses the image.',
+    args: object('BlockdevSetActiveArg', {
+      'node-name': optional(str, 'The node, with what only it stands on; all nodes unless given.'),
+      active: required(bool, 'Whether the image is ours to use.'),
+    }),
+    async run({ 'node-name': name, active }, { daemon: { graph } }) {
+      const node = name === undefined ? undefined : graph.nodes.get(name)
+      if (name !== undefined && !node) {
+        throw invalid(`Failed to find node with node-name='${name}'`)
+      }
+      const nodes = node ? [node] : graph.nodes.values()
+      await (active ? graph.activate(nodes) : graph.inactivate(nodes))
+    },
+  }),
+  command({
     name: 'block_resize',
     topic: 'Block nodes',
     doc: 'Changes the size of a disk. Refused while an export shows the old one.',

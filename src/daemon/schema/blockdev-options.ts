@@ -220,6 +220,7 @@ export const blockdevOptions: ObjectType<NodeOptions> = union(
     cache: optional(cacheOptions, 'Caching.'),
     'read-only': optional(bool, 'Refuse writes.'),
     'auto-read-only': optional(bool, 'Fall back to read-only where writing is not permitted.'),
+    active: optional(bool, 'Whether the image is ours to use already; see `blockdev-set-active`.'),
     'force-share': optional(bool, 'Take no locks; only with `read-only`.'),
     'detect-zeroes': optional(
       enumeration('BlockdevDetectZeroesOptions', ['off', 'on', 'unmap']),

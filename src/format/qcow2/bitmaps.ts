@@ -49,6 +49,13 @@ export class Qcow2Bitmaps implements PersistentBitmaps {
     return new Qcow2Bitmaps(image, await readBitmapDirectory(file, header.current, faults))
   }
 
+  /** Somebody else may have changed the directory. */
+  async reread(): Promise<void> {
+    const { file, header, faults } = this.#image
+    this.#directory = await readBitmapDirectory(file, header.current, faults)
+    this.#budget = new ReadBudget(this.#image)
+  }
+
   get able(): boolean {
     return this.#image.header.current.version >= 3
   }

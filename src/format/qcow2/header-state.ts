@@ -27,6 +27,12 @@ export class HeaderState {
     return this.#stored
   }
 
+  /** Somebody else has written it. */
+  reread(header: Header): void {
+    Object.assign(this.current, header)
+    this.#stored = { ...header }
+  }
+
   /** The header with everything behind it was written anew. */
   replaceHead(head: Header): void {
     const { backingFile, backingFileOffset, backingFileSize, extensions, headerLength } = head

@@ -72,6 +72,12 @@ export class ImageFile {
     return zeroed
   }
 
+  /** The file is as long as somebody else has made it. */
+  reread(): void {
+    this.#size = this.layer.size
+    this.#untouched = this.layer.size
+  }
+
   /** Makes the file at least `end` long. Nothing has to be done in most cases. */
   reserve(end: number): Completion {
     if (end <= this.#size) return

@@ -148,6 +148,27 @@ export class Qcow2Image {
     return this.#settings.keepDiscarded === true
   }
 
+  /** Reads everything anew: another process has had the image, which is read-only here. */
+  async reread(): Promise<void> {
+    const { file, faults, layout } = this
+    const header = await readHeader(file.layer, faults)
+    checkHeader(header, file.layer.size, faults)
+    const now = new L2Layout(header)
+    if (now.clusterSize !== layout.clusterSize || now.extended !== layout.extended) {
+      throw faults.refuse(
+        'BUSY',
+        'another process has put another image in its place; open it anew',
+      )
+    }
+    file.reread()
+    this.header.reread(header)
+    await this.reload()
+    await this.rereadOthers()
+  }
+
+  /** Reads what others have read of the image; for `reread`. */
+  rereadOthers: () => Promise<void> = async () => {}
+
   /** Takes over other settings. Nobody else uses the disk meanwhile. */
   async reopen(changed: Omit<ImageSettings, 'name' | 'readOnly'>): Promise<void> {
     const settings = { ...this.#settings, ...changed }

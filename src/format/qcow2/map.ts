@@ -211,6 +211,10 @@ export class Qcow2Map implements ClusterMap {
     }
   }
 
+  async reread(): Promise<void> {
+    await this.#image.reread()
+  }
+
   async reopen(options: unknown): Promise<void> {
     await this.#image.reopen((options as Qcow2Options).settings)
   }

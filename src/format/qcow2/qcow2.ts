@@ -37,6 +37,7 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
     try {
       await openEncryption(image, options.encrypt, context)
       const bitmaps = await Qcow2Bitmaps.open(image)
+      image.rereadOthers = () => bitmaps.reread()
       const map = new Qcow2Map(image, abilitiesOf(image, bitmaps), await isSparse(image.file))
       return new ClusterLayer(map, await openBacking(options, image, context))
     } catch (error) {

@@ -150,6 +150,12 @@ export class FileLayer implements BlockLayer {
   }
 
   /** By a second descriptor, since one cannot change how it was opened. */
+  async reread(): Promise<void> {
+    this.#holes.forget()
+    if (this.#options.kind === 'file')
+      this.#size = (await this.#file.during((fd) => fstat(fd))).size
+  }
+
   async setReadOnly(readOnly: boolean): Promise<void> {
     if (readOnly) await this.#flush()
     const { directAlignment } = this.#options
