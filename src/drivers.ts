@@ -4,6 +4,7 @@ import type { BlockDriver } from './block/driver.ts'
 import { blkdebug } from './filter/blkdebug/blkdebug.ts'
 import { copyBeforeWrite } from './filter/copy-before-write.ts'
 import { copyOnRead } from './filter/copy-on-read.ts'
+import { snapshotAccess } from './filter/snapshot-access.ts'
 import { throttle } from './filter/throttle.ts'
 import { luks } from './format/luks/luks.ts'
 import { qcow2 } from './format/qcow2/qcow2.ts'
@@ -30,6 +31,7 @@ const all = [
   blkdebug,
   copyBeforeWrite,
   copyOnRead,
+  snapshotAccess,
   throttle,
 ]
 

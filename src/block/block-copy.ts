@@ -7,7 +7,8 @@
 
 import { Bitset } from '../bitmap/bitset.ts'
 import { alignDown, alignUp } from '../bytes/range.ts'
-import type { Io } from './layer.ts'
+import { BlockError } from '../errors.ts'
+import type { Completion, Io } from './layer.ts'
 import { RangeLock } from './range-lock.ts'
 import { Transfer, type TransferSource, type TransferTarget } from './transfer.ts'
 
@@ -35,6 +36,8 @@ export class BlockCopy {
   readonly size: number
   /** Clusters still to be copied. */
   readonly todo: Bitset
+  /** Clusters that are not to be copied; what they held is not kept. */
+  readonly dismissed: Bitset
   readonly #transfer: Transfer
   readonly #lock = new RangeLock()
   readonly #pieceLength: number
@@ -47,6 +50,7 @@ export class BlockCopy {
     this.#transfer = new Transfer({ ...options, maxLength: this.#pieceLength })
     this.size = options.source.size
     this.todo = new Bitset(Math.ceil(this.size / this.clusterSize))
+    this.dismissed = new Bitset(this.todo.capacity)
   }
 
   /** Whether any cluster that the range touches is still to be copied. */
@@ -85,9 +89,52 @@ export class BlockCopy {
     const end = offset + length
     await this.#lock.during(offset, length, true, io.signal, () =>
       this.#eachRun(offset, end, Number.POSITIVE_INFINITY, async (from, bytes) => {
+        const first = from / this.clusterSize
+        this.dismissed.add(first, first + Math.ceil(bytes / this.clusterSize))
         this.#done(from, bytes)
       }),
     )
+  }
+
+  /** Forgets whole clusters: they need not be copied any more, and `drop` may take their copies. */
+  async forget(
+    offset: number,
+    length: number,
+    io: Io,
+    drop: (offset: number, length: number) => Completion,
+  ): Promise<void> {
+    const start = alignUp(offset, this.clusterSize)
+    const end =
+      offset + length >= this.size ? this.size : alignDown(offset + length, this.clusterSize)
+    if (end <= start) return
+    await this.#lock.during(start, end - start, true, io.signal, async () => {
+      const [first, last] = [start / this.clusterSize, Math.ceil(end / this.clusterSize)]
+      this.dismissed.add(first, last)
+      this.todo.delete(first, last)
+      await drop(start, end - start)
+    })
+  }
+
+  /**
+   * Runs `work` while clusters of the range are neither copied nor given up, with the first run of
+   * one place: `copied` to the target or still only in the source, whose bytes stay as they are
+   * until `work` has settled.
+   */
+  async whileFixed<T>(
+    offset: number,
+    length: number,
+    io: Io,
+    work: (length: number, copied: boolean) => Promise<T>,
+  ): Promise<T> {
+    return await this.#lock.during(offset, length, false, io.signal, () => {
+      const first = Math.floor(offset / this.clusterSize)
+      const last = Math.ceil((offset + length) / this.clusterSize)
+      if (this.dismissed.has(first)) throw notKept(offset)
+      const copied = !this.todo.has(first)
+      const behind = copied ? this.todo.next(first, last) : this.todo.nextAbsent(first, last)
+      const end = Math.min(behind, this.dismissed.next(first, last))
+      return work(Math.min(length, end * this.clusterSize - offset), copied)
+    })
   }
 
   /** Settles when no copy is under way. */
@@ -123,4 +170,11 @@ export class BlockCopy {
     this.todo.delete(first, first + Math.ceil(length / this.clusterSize))
     this.onProgress(length)
   }
+}
+
+function notKept(offset: number): BlockError {
+  return new BlockError('PERMISSION', 'this part of the disk is not kept', {
+    offset,
+    errno: 'EACCES',
+  })
 }

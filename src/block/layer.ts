@@ -81,6 +81,16 @@ export interface HostRange extends ByteRange {
   readonly enciphered?: boolean
 }
 
+/** A disk as it was at one moment, while it goes on changing: see `filter/snapshot-access.ts`. */
+export interface PreservedDisk {
+  readonly size: number
+  /** Rejects with `PERMISSION` where the disk of that moment is not kept. */
+  read(offset: number, target: Uint8Array, io: Io): Promise<void>
+  extentAt(offset: number, length: number, io: Io): Promise<Extent>
+  /** Nobody will read the range any more: whole clusters of it need not be kept. */
+  discard(offset: number, length: number, io: Io): Promise<void>
+}
+
 /** A run of bytes with one status. */
 export type Extent = ByteRange &
   (
@@ -131,6 +141,7 @@ export interface Abilities {
   /** Told where a request is, when that is blkdebug or passes the news on to one; see `debug.ts`. */
   readonly debugEvent?: (event: DebugEvent) => Completion
   readonly breakpoints?: Breakpoints
+  readonly preserved?: PreservedDisk
   /**
    * Drops all data of an overlay, so that its backing file shows everywhere; after a commit. Runs
    * alone. Nobody reads between that and what went before.

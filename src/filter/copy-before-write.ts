@@ -13,10 +13,12 @@ import {
   type BlockLayer,
   type ChildRole,
   type Completion,
+  type Extent,
   everyPermission,
   type Io,
   noPermission,
   type Permissions,
+  type PreservedDisk,
   permissionSet,
   plainIo,
   type WriteIo,
@@ -40,6 +42,7 @@ export const minCopyCluster = 64 * 1024
 
 export class CopyBeforeWrite extends Filter {
   readonly copy: BlockCopy
+  readonly #target: BlockLayer
   readonly #onCopyError: OnCopyError
   readonly #timeoutMs: number
   /** Why the snapshot is no longer complete. */
@@ -55,8 +58,26 @@ export class CopyBeforeWrite extends Filter {
     super(source)
     const clusterSize = Math.max(minCopyCluster, target.image?.clusterSize ?? 0)
     this.copy = new BlockCopy({ source, target, clusterSize, compress: options.compress })
+    this.#target = target
     this.#onCopyError = options.onCopyError
     this.#timeoutMs = options.timeoutMs
+  }
+
+  /** The disk of the moment, for `snapshot-access`. */
+  get preserved(): PreservedDisk {
+    const { copy } = this
+    return {
+      size: copy.size,
+      read: (offset, target, io) => this.#readPreserved(offset, target, io),
+      extentAt: (offset, length, io) =>
+        copy.whileFixed(offset, length, io, async (inside, copied) => {
+          this.#checkKept()
+          const side = copied ? this.#target : this.next
+          return shown(await side.extentAt(offset, inside, io), copied)
+        }),
+      discard: (offset, length, io) =>
+        copy.forget(offset, length, io, (at, bytes) => this.#target.discard(at, bytes, io)),
+    }
   }
 
   override write(offset: number, source: Uint8Array, io: WriteIo): Completion {
@@ -101,11 +122,33 @@ export class CopyBeforeWrite extends Filter {
     }
     if (role !== 'target') return undefined
     const shares = permissionSet('consistentRead', 'write', 'writeUnchanged')
-    return { uses: permissionSet('write'), shares }
+    // Reading is for those who want to see what was kept.
+    return { uses: permissionSet('write', 'consistentRead'), shares }
   }
 
   override async [Symbol.asyncDispose](): Promise<void> {
     await this.copy.idle()
+  }
+
+  async #readPreserved(offset: number, target: Uint8Array, io: Io): Promise<void> {
+    for (let at = 0; at < target.length; ) {
+      const from = offset + at
+      at += await this.copy.whileFixed(from, target.length - at, io, async (length, copied) => {
+        const side = copied ? this.#target : this.next
+        await side.read(from, target.subarray(at, at + length), io)
+        // Meanwhile a guest may have overwritten what could not be copied.
+        this.#checkKept()
+        return length
+      })
+    }
+  }
+
+  #checkKept(): void {
+    if (!this.#broken) return
+    throw new BlockError('PERMISSION', 'the snapshot is no longer complete', {
+      errno: 'EACCES',
+      cause: this.#broken.error,
+    })
   }
 
   #mustCopy(offset: number, length: number): boolean {
@@ -130,6 +173,17 @@ export class CopyBeforeWrite extends Filter {
     const signal = AbortSignal.any([io.signal, AbortSignal.timeout(this.#timeoutMs)])
     await this.copy.copy(offset, length, { ...plainIo, signal })
   }
+}
+
+/**
+ * A run as `snapshot-access` shows it: there is no backing file to refer to. What the target was
+ * given and has not allocated are zeroes; of the source it is not known here.
+ */
+function shown({ kind, offset, length, ...rest }: Extent, copied: boolean): Extent {
+  if (kind !== 'backing') return { kind, offset, length, ...rest } as Extent
+  return copied
+    ? { kind: 'zero', offset, length, allocated: true }
+    : { kind: 'data', offset, length }
 }
 
 export const copyBeforeWrite: BlockDriver<CopyBeforeWriteOptions> = {

@@ -19,6 +19,7 @@ import {
   noPermission,
   type Permission,
   type Permissions,
+  type PreservedDisk,
   type VmState,
   type WriteIo,
   type ZeroIo,
@@ -141,6 +142,20 @@ export class Edge implements BlockLayer {
 
   get debugEvent(): ((event: DebugEvent) => Completion) | undefined {
     return this.#node.layer.debugEvent
+  }
+
+  /** Passes no seam of the node, whose own requests it does not touch; drains hold it back. */
+  get preserved(): PreservedDisk | undefined {
+    const below = this.#node.layer.preserved
+    if (!below) return undefined
+    const when = <T>(work: () => Promise<T>): Promise<T> =>
+      this.#gate ? this.#gate.then(() => when(work)) : work()
+    return {
+      size: below.size,
+      read: (offset, target, io) => when(() => below.read(offset, target, io)),
+      extentAt: (offset, length, io) => when(() => below.extentAt(offset, length, io)),
+      discard: (offset, length, io) => when(() => below.discard(offset, length, io)),
+    }
   }
 
   read(offset: number, target: Uint8Array, io?: Partial<Io>): Completion {

@@ -115,6 +115,9 @@ const permission = enumeration('BlockPermission', [
 ])
 const bytesOf = (what: string) => optional(int, `Bytes: ${what}.`)
 
+/** For formats of one file that take nothing else. */
+const onlyFile = object('BlockdevOptionsGenericFormat', { file: fileMember })
+
 /** By driver; a driver without options of its own has only the node below it. */
 const declared: Readonly<Record<string, ObjectType>> = {
   blkdebug: object('BlockdevOptionsBlkdebug', {
@@ -190,6 +193,7 @@ const declared: Readonly<Record<string, ObjectType>> = {
     file: fileMember,
     bottom: optional(str, 'The lowest image from which data is copied.'),
   }),
+  'snapshot-access': onlyFile,
   throttle: object('BlockdevOptionsThrottle', {
     'throttle-group': required(str, 'Id of the group.'),
     file: fileMember,
@@ -199,9 +203,6 @@ const declared: Readonly<Record<string, ObjectType>> = {
     device: optional(str, 'Which disk of the archive; needed where it holds several.'),
   }),
 }
-
-/** For formats of one file that take nothing else. */
-const onlyFile = object('BlockdevOptionsGenericFormat', { file: fileMember })
 
 const cacheOptions = object('BlockdevCacheOptions', {
   direct: optional(bool, 'Bypass the page cache.'),
