@@ -45,6 +45,7 @@ const maxJoinedWrite = 512 * 1024
 export class ClusterLayer implements BlockLayer {
   capabilities: Capabilities
   readonly setReadOnly?: BlockLayer['setReadOnly']
+  readonly makeEmpty?: BlockLayer['makeEmpty']
   readonly reopen?: BlockLayer['reopen']
   readonly reread?: BlockLayer['reread']
   readonly image?: ImageFacts
@@ -96,6 +97,8 @@ export class ClusterLayer implements BlockLayer {
       this.vmState = vmStateIn(stateArea, this, () => !map.readOnly, alone)
     }
     this.bitmaps = map.abilities.bitmaps
+    const { makeEmpty } = abilities
+    if (makeEmpty) this.makeEmpty = (io) => this.#alone(io, () => makeEmpty(io))
     const encode = map.writeEncoded?.bind(map)
     if (encode) {
       this.compressed = {

@@ -5,6 +5,8 @@ import { drivers } from '../../src/drivers.ts'
 import type { Edge } from '../../src/graph/edge.ts'
 import type { Graph } from '../../src/graph/graph.ts'
 import type { BlockNode } from '../../src/graph/node.ts'
+import { MemoryLayer } from '../../src/protocol/memory.ts'
+import { type Faults, FaultyLayer } from './faults.ts'
 
 export interface ImageOptions {
   readonly size: number
@@ -14,6 +16,8 @@ export interface ImageOptions {
   readonly clusterSize?: number
   readonly readOnly?: boolean
   readonly discard?: 'unmap'
+  /** Where requests to the image's storage may fail. */
+  readonly faults?: Faults
 }
 
 /** Makes and opens a qcow2 image called `name` in a memory disk called `name-file`. */
@@ -22,10 +26,7 @@ export async function memoryImage(
   name: string,
   options: ImageOptions,
 ): Promise<BlockNode> {
-  const file = await graph.open(
-    { driver: 'memory', size: 0, 'node-name': `${name}-file` },
-    { discard: 'unmap' },
-  )
+  const file = await storage(graph, `${name}-file`, options.faults)
   const { creator } = drivers.find((each) => each.name === 'qcow2')!
   const edge = attach(graph, file, ['consistentRead', 'write', 'resize'])
   const backing = options.backing && {
@@ -49,6 +50,19 @@ export async function memoryImage(
     },
     { discard: options.discard ?? 'unmap' },
   )
+}
+
+async function storage(graph: Graph, name: string, faults: Faults | undefined) {
+  if (!faults) {
+    const memory = { driver: 'memory', size: 0, 'node-name': name }
+    return await graph.open(memory, { discard: 'unmap' })
+  }
+  const { node } = await graph.add(
+    'faulty',
+    { 'node-name': name },
+    async () => new FaultyLayer(new MemoryLayer({ size: 0 }), faults),
+  )
+  return node
 }
 
 export function attach(

@@ -13,7 +13,7 @@ const commands: Readonly<Record<string, (() => Promise<ImgCommand>) | 'unsupport
   bench: 'unsupported',
   bitmap: async () => (await import('./bitmap.ts')).bitmap,
   check: async () => (await import('./check.ts')).check,
-  commit: 'unsupported',
+  commit: async () => (await import('./commit.ts')).commit,
   compare: async () => (await import('./compare.ts')).compare,
   convert: async () => (await import('./convert.ts')).convert,
   create: async () => (await import('./create.ts')).create,

@@ -15,6 +15,7 @@ const commands = [
   'map [-f FMT | --image-opts] [-s OFFSET] [-l LENGTH] [--output=human|json] [-U] FILE',
   'measure [--output=human|json] [-O FMT] [-o OPTIONS] [--size SIZE |\n' +
     '          [-f FMT | --image-opts] [-l SNAPSHOT] [-U] FILE]',
+  'commit [-q] [-f FMT | --image-opts] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] FILE',
   'rebase -u [-q] [-f FMT | --image-opts] [-t CACHE] -b FILE [-F FMT] FILE',
   'snapshot [-q] [--image-opts] [-U] [-l | -a SNAPSHOT | -c SNAPSHOT | -d SNAPSHOT] FILE',
   'resize [-q] [-f FMT | --image-opts] [--shrink] FILE [+|-]SIZE',

@@ -15,6 +15,7 @@ import { imageFacts } from './facts.ts'
 import { backingFormat, type Header, isQcow2 } from './header.ts'
 import { Qcow2Image } from './image.ts'
 import { isSparse } from './image-file.ts'
+import { makeEmpty } from './make-empty.ts'
 import { Qcow2Map } from './map.ts'
 import { changeable, parseOptions, type Qcow2Options } from './options.ts'
 import { internalSnapshots } from './snapshots.ts'
@@ -55,6 +56,7 @@ function abilitiesOf(image: Qcow2Image, bitmaps: Qcow2Bitmaps): Abilities {
     backingLink: backingLink(image),
     snapshots: internalSnapshots(image),
     check: { run: ({ repair }) => image.check(repair) },
+    makeEmpty: (io) => makeEmpty(image, io),
   }
 }
 

@@ -62,7 +62,7 @@ function checkNewSize(image: Qcow2Image, size: number): void {
 }
 
 /** Lets go of all clusters from `offset` on, a multiple of the cluster size. */
-async function dropBehind(image: Qcow2Image, offset: number, io: Io): Promise<void> {
+export async function dropBehind(image: Qcow2Image, offset: number, io: Io): Promise<void> {
   const { l2Tables, layout, writeBack, frees } = image
   const entries = image.header.current.l1Size
   for (let l1Index = layout.l1Index(offset); l1Index < entries; l1Index++) {
@@ -116,7 +116,7 @@ export async function growL1(image: Qcow2Image, entries: number): Promise<void> 
 }
 
 /** Cuts off the part of the file in which no cluster is used any more. */
-async function shortenFile(image: Qcow2Image): Promise<void> {
+export async function shortenFile(image: Qcow2Image): Promise<void> {
   const { clusterSize } = image.layout
   let clusters = Math.ceil(image.file.size / clusterSize)
   while (clusters > 0 && (await image.refcounts.get(clusters - 1)) === 0) clusters--
