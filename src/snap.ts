@@ -1,4 +1,18 @@
 /** `varve/snap`: migration streams and RAM snapshots of a running QEMU. */
+
+export {
+  checkWaiting,
+  type Resumed,
+  type ResumeOptions,
+  resumeSnapshot,
+} from './snapshot/control/resume.ts'
+export {
+  checkReady,
+  type DiskOverlay,
+  type Taken,
+  type TakeOptions,
+  takeSnapshot,
+} from './snapshot/control/take.ts'
 export type { SnapshotImage } from './snapshot/image/snapshot-image.ts'
 export { type SnapshotParts, SnapshotReader } from './snapshot/image/snapshot-reader.ts'
 export {

@@ -40,6 +40,10 @@ async function dispatch(args: readonly string[], io: NamedIo): Promise<number> {
       return await (await import('./snap/save.ts')).save(settings, io)
     case 'load':
       return await (await import('./snap/load.ts')).load(settings, io)
+    case 'take':
+      return await (await import('./snap/take.ts')).take(settings, io)
+    case 'resume':
+      return await (await import('./snap/resume.ts')).resume(settings, io)
     case 'inspect':
       return await (await import('./snap/inspect.ts')).inspect(settings, io)
     case 'verify':

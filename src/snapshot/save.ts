@@ -5,6 +5,7 @@ import {
   SnapshotWriter,
   type WriterOptions,
 } from './image/snapshot-writer.ts'
+import { asRunning } from './run-state.ts'
 import { command as commands } from './stream/format.ts'
 import type { StreamReader } from './stream/parser.ts'
 import type { StreamItem } from './stream/stream-item.ts'
@@ -12,6 +13,10 @@ import type { StreamItem } from './stream/stream-item.ts'
 export interface SaveOptions extends WriterOptions {
   /** The source asked for an answer to a ping, on the return path. */
   readonly onPing?: (value: number) => void
+  /** Pages begin to come: the state of the guest is that of a moment that is past. */
+  readonly onRam?: () => void
+  /** Save the guest as running although it was stopped. */
+  readonly asRunning?: boolean
   readonly onProgress?: (streamBytes: number) => void
   readonly signal?: AbortSignal
 }
@@ -53,9 +58,11 @@ async function take(item: StreamItem, writer: SnapshotWriter, options: SaveOptio
     case 'ram-list':
       return await writer.ramList(item)
     case 'ram':
+      options.onRam?.()
       return await writer.records(item.records)
     case 'section':
-      return item.early ? writer.leader(item.bytes) : await writer.devices(item.bytes)
+      if (item.early) return writer.leader(item.bytes)
+      return await writer.devices(options.asRunning ? asRunning(item) : item.bytes)
     case 'end':
     case 'description':
       return await writer.devices(item.bytes)

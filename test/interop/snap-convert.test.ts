@@ -14,6 +14,8 @@ const folder = scratchFolder('snap-convert')
 const at = (name: string) => join(folder, name)
 const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const snap = `exec ${process.execPath} ${main} snap`
+/** Rows of which the everyday run has enough similar ones. */
+const long = process.env.VARVE_LONG === '1'
 const qemuImg = peer('qemu-img')
 const gdb = peer('gdb')
 const runFile = promisify(execFile)
@@ -52,7 +54,7 @@ qemuSystem.describe('a snapshot in other forms', () => {
   it('shares the pages that have not changed with the one before', async () => {
     const sizes = await Promise.all([first, second].map((path) => stat(path)))
     expect(sizes[1].size).toBeLessThan(sizes[0].size / 10)
-    expect(await varveSnap('verify', first, second)).toMatch(/first.*whole\n.*second.*whole/)
+    expect((await varveSnap('verify', first, second)).match(/: whole/g)?.length).toBe(2)
     const after = await goesOn(`exec:${snap} load ${second}`, 'shared')
     expect(after).toBeGreaterThanOrEqual(0)
     expect(after).toBeLessThan(20)
@@ -90,7 +92,7 @@ qemuSystem.describe('a snapshot in other forms', () => {
     expect(await varveSnap('diff', second, at('again.qcow2'))).toBe('')
   })
 
-  it('is a mapped-ram file and back', async () => {
+  it.runIf(long)('is a mapped-ram file and back', async () => {
     await varveSnap('convert', '-O', 'mapped-ram', second, at('mapped'))
     expect(await varveSnap('diff', second, at('mapped'))).toBe('')
     await varveSnap('convert', at('mapped'), at('unmapped.qcow2'))
@@ -137,7 +139,7 @@ qemuSystem.describe('a snapshot in other forms', () => {
     expect(shown.stdout).toMatch(/0x55\t0xaa/)
   })
 
-  it('is its RAM alone', async () => {
+  it.runIf(long)('is its RAM alone', async () => {
     await varveSnap('convert', '-O', 'raw', second, at('raw'))
     const ram = await readFile(at('raw'))
     expect(ram.length).toBe(128 * 1024 * 1024)

@@ -9,6 +9,8 @@ import { SnapFailure } from './failure.ts'
 const commands = {
   save: { files: [1, 1] },
   load: { files: [1, 1] },
+  take: { files: [1, 1] },
+  resume: { files: [1, 1] },
   inspect: { files: [1, 1] },
   verify: { files: [1, Number.POSITIVE_INFINITY] },
   diff: { files: [2, 2] },
@@ -44,6 +46,16 @@ export interface SnapArguments {
   readonly format: Conversion
   /** Name of an internal snapshot. */
   readonly snapshot?: string
+  /** The monitor of the QEMU that is driven. */
+  readonly qmp?: string
+  /** Where QEMU and this process meet, instead of a socket in a folder of its own. */
+  readonly socket?: string
+  readonly mode?: 'background' | 'live'
+  /** NODE=FILE: overlays that disks get at the moment of the snapshot. */
+  readonly disks: readonly { readonly disk: string; readonly file: string }[]
+  readonly keepPaused: boolean
+  /** Do not ask whether there is space for all RAM. */
+  readonly force: boolean
   /** Bytes of RAM below 4 GiB of a guest's addresses, unless the machine tells. */
   readonly below4G?: number
 }
@@ -59,21 +71,44 @@ interface OptionRule {
 
 const rules: readonly OptionRule[] = [
   { name: 'image-size', short: 's', argument: 'required', commands: ['save', 'convert'] },
-  { name: 'page-size', short: 'S', argument: 'required', commands: ['save', 'load', 'convert'] },
-  { name: 'postcopy', short: 'p', argument: 'required', commands: ['load'] },
-  { name: 'nocache', short: 'n', commands: ['save', 'load', 'verify', 'convert'] },
-  { name: 'cache', argument: 'required', commands: ['save', 'load', 'verify', 'convert'] },
-  { name: 'aio', argument: 'required', commands: ['save', 'load', 'verify', 'convert'] },
+  {
+    name: 'page-size',
+    short: 'S',
+    argument: 'required',
+    commands: ['save', 'load', 'take', 'convert'],
+  },
+  { name: 'postcopy', short: 'p', argument: 'required', commands: ['load', 'resume'] },
+  {
+    name: 'nocache',
+    short: 'n',
+    commands: ['save', 'load', 'take', 'resume', 'verify', 'convert'],
+  },
+  {
+    name: 'cache',
+    argument: 'required',
+    commands: ['save', 'load', 'take', 'resume', 'verify', 'convert'],
+  },
+  {
+    name: 'aio',
+    argument: 'required',
+    commands: ['save', 'load', 'take', 'resume', 'verify', 'convert'],
+  },
   { name: 'trace', short: 't', commands: ['save', 'load'] },
   { name: 'uri', argument: 'required', commands: ['save', 'load'] },
-  { name: 'speed', argument: 'required', commands: ['load'] },
+  { name: 'speed', argument: 'required', commands: ['load', 'resume'] },
   { name: 'recover', commands: ['load'] },
-  { name: 'no-description', commands: ['save', 'convert'] },
-  { name: 'json', commands: ['save', 'load', 'inspect', 'verify', 'diff', 'convert'] },
-  { name: 'base', argument: 'required', commands: ['save', 'convert'] },
-  { name: 'compress', short: 'c', commands: ['save', 'convert'] },
+  { name: 'no-description', commands: ['save', 'take', 'convert'] },
+  { name: 'json', commands: Object.keys(commands) as CommandName[] },
+  { name: 'base', argument: 'required', commands: ['save', 'take', 'convert'] },
+  { name: 'compress', short: 'c', commands: ['save', 'take', 'convert'] },
   { name: 'format', short: 'O', argument: 'required', commands: ['convert'] },
   { name: 'snapshot', argument: 'required', commands: ['inspect', 'convert'] },
+  { name: 'qmp', argument: 'required', commands: ['take', 'resume'] },
+  { name: 'socket', argument: 'required', commands: ['take', 'resume'] },
+  { name: 'mode', argument: 'required', commands: ['take'] },
+  { name: 'disk', argument: 'required', commands: ['take'] },
+  { name: 'paused', commands: ['resume'] },
+  { name: 'force', commands: ['take'] },
   { name: 'below-4g', argument: 'required', commands: ['convert'] },
 ]
 
@@ -94,17 +129,19 @@ type Given = ReadonlyMap<string, string>
 /** Throws `SnapFailure`. */
 export function parseArguments(words: readonly string[]): Parsed {
   const given = new Map<string, string>()
+  const disks: SnapArguments['disks'][number][] = []
   const parser = new OptionParser(words, short, long)
   for (let option = parser.next(); option; option = parser.next()) {
     if (option.kind === 'error') throw new SnapFailure(option.message, true)
     if (option.name === 'h') return 'help'
     if (option.name === 'V') return 'version'
     const name = rules.find((rule) => rule.short === option.name)?.name ?? option.name
-    checkOnce(given, name)
+    if (name === 'disk') disks.push(diskOverlay(option.argument ?? ''))
+    else checkOnce(given, name)
     given.set(name, option.argument ?? '')
   }
   const [command, ...files] = parser.rest
-  return settled(commandOf(command), files, given)
+  return { ...settled(commandOf(command), files, given), disks }
 }
 
 function commandOf(word: string | undefined): CommandName {
@@ -133,6 +170,9 @@ function settled(command: CommandName, files: readonly string[], given: Given): 
   if (command === 'save' && !given.has('image-size')) {
     throw new SnapFailure('Missing image size: --image-size=SIZE is required for save', true)
   }
+  if ((command === 'take' || command === 'resume') && !given.has('qmp')) {
+    throw new SnapFailure(`--qmp=SOCKET is required for ${command}`, true)
+  }
   checkAio(given.get('aio'))
   return {
     command,
@@ -150,6 +190,12 @@ function settled(command: CommandName, files: readonly string[], given: Given): 
     compress: compressed(given),
     format: conversion(given.get('format')),
     snapshot: given.get('snapshot'),
+    qmp: given.get('qmp'),
+    socket: given.get('socket'),
+    mode: mode(given.get('mode')),
+    disks: [],
+    keepPaused: given.has('paused'),
+    force: given.has('force'),
     below4G: size('below-4g', given.get('below-4g')),
   }
 }
@@ -199,6 +245,18 @@ function postcopy(text: string | undefined): number | undefined {
   const percent = /^\d+(\.\d+)?%?$/.test(text) ? Number.parseFloat(text) : Number.NaN
   if (percent >= 0 && percent <= 100) return percent
   throw new SnapFailure(`Invalid postcopy percentage '${text}': it has to be from 0 to 100`)
+}
+
+function mode(text: string | undefined): SnapArguments['mode'] {
+  if (text === undefined || text === 'background' || text === 'live') return text
+  throw new SnapFailure(`Invalid mode '${text}': background or live is needed`)
+}
+
+/** `NODE=FILE` */
+function diskOverlay(text: string): SnapArguments['disks'][number] {
+  const [, disk, file] = /^([^=]+)=(.+)$/.exec(text) ?? []
+  if (disk === undefined) throw new SnapFailure(`Invalid disk '${text}': NODE=FILE is needed`)
+  return { disk, file }
 }
 
 function speed(text: string | undefined): number | undefined {

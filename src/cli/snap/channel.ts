@@ -85,23 +85,53 @@ async function accept(
   uri: string,
   signal: AbortSignal | undefined,
 ): Promise<Socket> {
-  const server = createServer({ pauseOnConnect: true, highWaterMark: 1024 * 1024 })
+  const listener = await listen(address, uri, signal)
   try {
-    const mask = process.umask(0o177)
-    try {
-      server.listen(address as ListenOptions)
-      await once(server, 'listening', { signal })
-    } finally {
-      process.umask(mask)
-    }
-    const [socket] = (await once(server, 'connection', { signal })) as [Socket]
-    return socket
+    return await listener.accepted
+  } finally {
+    await listener.close()
+  }
+}
+
+interface Listener {
+  readonly accepted: Promise<Socket>
+  close(): Promise<void>
+}
+
+async function listen(
+  address: Address,
+  uri: string,
+  signal: AbortSignal | undefined,
+): Promise<Listener> {
+  const server = createServer({ pauseOnConnect: true, highWaterMark: 1024 * 1024 })
+  const close = async () => {
+    server.close()
+    if ('path' in address) await rm(address.path, { force: true })
+  }
+  const mask = process.umask(0o177)
+  try {
+    server.listen(address as ListenOptions)
+    await once(server, 'listening', { signal })
   } catch (error) {
     if (signal?.aborted) throw signal.reason
     throw systemError(error, `Could not listen at '${uri}'`)
   } finally {
-    server.close()
-    if ('path' in address) await rm(address.path, { force: true })
+    process.umask(mask)
+  }
+  const accepted = once(server, 'connection', { signal }).then(([socket]) => socket as Socket)
+  accepted.catch(() => {})
+  return { accepted, close }
+}
+
+/** A socket at a path, at which one connection is waited for once it is asked for. */
+export async function listenAt(
+  path: string,
+  signal: AbortSignal | undefined,
+): Promise<{ channel(): Promise<Channel>; close(): Promise<void> }> {
+  const listener = await listen({ path }, `unix:${path}`, signal)
+  return {
+    channel: async () => socketChannel(await listener.accepted, `unix:${path}`),
+    close: () => listener.close(),
   }
 }
 

@@ -2,7 +2,7 @@
 import { neverAborted } from '../../block/layer.ts'
 import { RateLimit } from '../../job/rate-limit.ts'
 import { SnapshotReader } from '../../snapshot/image/snapshot-reader.ts'
-import { loadSnapshot, recoverLoad } from '../../snapshot/load/load.ts'
+import { type LoadSummary, loadSnapshot, recoverLoad } from '../../snapshot/load/load.ts'
 import { ReturnPath } from '../../snapshot/load/return-path.ts'
 import type { NamedIo } from '../command.ts'
 import type { SnapArguments } from './arguments.ts'
@@ -16,19 +16,28 @@ export async function load(settings: SnapArguments, io: NamedIo): Promise<number
     cache: settings.cache,
   })
   const snapshot = await SnapshotReader.open(image)
+  const summary = await loadOver(snapshot, settings, io)
+  if (settings.json) io.stderr.write(`${JSON.stringify({ file: filename, ...summary })}\n`)
+  return 0
+}
+
+/** Sends a snapshot to where the settings say. */
+export async function loadOver(
+  snapshot: SnapshotReader,
+  settings: SnapArguments,
+  io: NamedIo,
+): Promise<LoadSummary> {
   const channel = await openChannel(settings.uri, 'load', io.signal)
   const rate = settings.speed === undefined ? undefined : new RateLimit()
   if (rate) rate.rate = settings.speed ?? 0
   try {
     const work = settings.recover ? recoverLoad : loadSnapshot
-    const summary = await work(snapshot, channel.sink, {
+    return await work(snapshot, channel.sink, {
       postcopyPercent: settings.postcopy,
       returnPath: () => new ReturnPath(channel.source),
       rate,
       signal: io.signal ?? neverAborted,
     })
-    if (settings.json) io.stderr.write(`${JSON.stringify({ file: filename, ...summary })}\n`)
-    return 0
   } catch (error) {
     throw closedEarly(error) ?? error
   } finally {

@@ -52,7 +52,7 @@ async function failed(
 }
 
 /** A message on the return path. */
-async function answer(channel: Channel, type: number, value: number): Promise<void> {
+export async function answer(channel: Channel, type: number, value: number): Promise<void> {
   const message = Buffer.alloc(8)
   message.writeUInt16BE(type)
   message.writeUInt16BE(4, 2)

@@ -1,5 +1,6 @@
 export function usage(program: string): string {
   return `Usage: ${program} [OPTIONS] save|load|inspect FILE
+  or:  ${program} [OPTIONS] --qmp SOCKET take|resume FILE
   or:  ${program} [OPTIONS] verify FILE...
   or:  ${program} [OPTIONS] diff FILE FILE
   or:  ${program} [OPTIONS] convert FROM TO
@@ -20,6 +21,14 @@ Loading: -incoming "exec:${program} load FILE"
                             as it is needed. The capability postcopy-ram has to be on
       --recover             continue where a loader has died: migrate-recover exec:...
       --speed=RATE          bytes a second of pages that the guest does not wait for
+
+By the monitor:
+      --qmp=SOCKET          the monitor of the QEMU to be saved (take) or loaded (resume)
+      --mode=MODE           background or live (take)
+      --disk=NODE=FILE      the disk NODE gets the overlay FILE at that moment (take)
+      --force               begin although there is less space than RAM (take)
+      --paused              leave a guest paused that was saved so (resume)
+      --socket=PATH         where QEMU and this command meet
 
 Converting:
   -O, --format=FORMAT       image (default), stream, mapped-ram, internal, raw or elf
