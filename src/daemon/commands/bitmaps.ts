@@ -11,9 +11,20 @@ import {
   removeBitmap,
 } from '../../graph/bitmap-actions.ts'
 import type { BlockNode } from '../../graph/node.ts'
+import { type Action, action, actionCommand } from '../action.ts'
 import { command } from '../command.ts'
 import { bitmapOrName, bitmapRef } from '../schema/bitmap-types.ts'
-import { bool, list, object, optional, required, str, uint32, type Value } from '../schema/types.ts'
+import {
+  bool,
+  list,
+  type ObjectType,
+  object,
+  optional,
+  required,
+  str,
+  uint32,
+  type Value,
+} from '../schema/types.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
 
 export const bitmapAdd = object('BlockDirtyBitmapAdd', {
@@ -37,21 +48,42 @@ export const bitmapMerge = object('BlockDirtyBitmapMerge', {
   ),
 })
 
-/** The actions of a transaction that are bitmaps', by their names there. */
-export const bitmapActions = {
-  'block-dirty-bitmap-add': (
-    { node, ...options }: Value<typeof bitmapAdd>,
-    daemon: StorageDaemon,
-  ) => addBitmap(findDevice(daemon, node), options),
-  'block-dirty-bitmap-remove': ({ node, name }: BitmapName, daemon: StorageDaemon) =>
-    removeBitmap(findNode(daemon, node), name),
-  'block-dirty-bitmap-clear': ({ node, name }: BitmapName, daemon: StorageDaemon) =>
-    clearBitmap(findNode(daemon, node), name),
-  'block-dirty-bitmap-enable': ({ node, name }: BitmapName, daemon: StorageDaemon) =>
-    enableBitmap(findNode(daemon, node), name, true),
-  'block-dirty-bitmap-disable': ({ node, name }: BitmapName, daemon: StorageDaemon) =>
-    enableBitmap(findNode(daemon, node), name, false),
-  'block-dirty-bitmap-merge': (args: Value<typeof bitmapMerge>, daemon: StorageDaemon) => {
+type BitmapName = Value<typeof bitmapRef>
+type Change = BitmapChange | Promise<BitmapChange>
+
+function bitmapAction<A extends { readonly node: string }>(
+  type: string,
+  args: ObjectType<A>,
+  change: (args: A, daemon: StorageDaemon) => Change,
+): Action {
+  return action<A>({
+    type,
+    args,
+    nodes: ({ node }) => [node],
+    prepare: async (given, { daemon }) => await change(given, daemon),
+  })
+}
+
+/** Those that take nothing but the name of a bitmap. */
+function simpleAction(verb: string, change: (node: BlockNode, name: string) => Change): Action {
+  return bitmapAction<BitmapName>(`block-dirty-bitmap-${verb}`, bitmapRef, (args, daemon) =>
+    change(findNode(daemon, args.node), args.name),
+  )
+}
+
+const add = bitmapAction<Value<typeof bitmapAdd>>(
+  'block-dirty-bitmap-add',
+  bitmapAdd,
+  ({ node, ...options }, daemon) => addBitmap(findDevice(daemon, node), options),
+)
+const remove = simpleAction('remove', removeBitmap)
+const clear = simpleAction('clear', clearBitmap)
+const enable = simpleAction('enable', (node, name) => enableBitmap(node, name, true))
+const disable = simpleAction('disable', (node, name) => enableBitmap(node, name, false))
+const merge = bitmapAction<Value<typeof bitmapMerge>>(
+  'block-dirty-bitmap-merge',
+  bitmapMerge,
+  (args, daemon) => {
     const target = { node: findNode(daemon, args.node), name: args.target }
     findBitmap(target.node, target.name)
     return mergeBitmaps(
@@ -63,47 +95,27 @@ export const bitmapActions = {
       ),
     )
   },
-} satisfies Record<
-  string,
-  (args: never, daemon: StorageDaemon) => BitmapChange | Promise<BitmapChange>
->
+)
 
-type BitmapName = Value<typeof bitmapRef>
+/** For `transaction`. */
+export const bitmapActions = [add, remove, clear, enable, disable, merge]
 
-function simple<const Name extends keyof typeof bitmapActions>(name: Name, doc: string) {
-  const act: (args: BitmapName, daemon: StorageDaemon) => BitmapChange | Promise<BitmapChange> =
-    bitmapActions[name] as never
-  return command({
-    name,
-    topic: 'Dirty bitmaps',
-    doc,
-    args: bitmapRef,
-    run: async (args, { daemon }) => (await act(args, daemon)).commit(),
-  })
-}
+const topic = 'Dirty bitmaps'
 
 export const bitmapCommands = [
-  command({
-    name: 'block-dirty-bitmap-add',
-    topic: 'Dirty bitmaps',
-    doc: 'Begins to record which parts of a node are written to.',
-    args: bitmapAdd,
-    run: (args, { daemon }) => bitmapActions['block-dirty-bitmap-add'](args, daemon).commit(),
+  actionCommand(add, { topic, doc: 'Begins to record which parts of a node are written to.' }),
+  actionCommand(remove, {
+    topic,
+    doc:
+      'Removes a bitmap; a persistent one from the image, too, at once. The only thing that can ' +
+      'be done with an inconsistent one.',
   }),
-  simple(
-    'block-dirty-bitmap-remove',
-    'Removes a bitmap; a persistent one from the image, too, at once. The only thing that can be ' +
-      'done with an inconsistent one.',
-  ),
-  simple('block-dirty-bitmap-clear', 'Makes everything clean.'),
-  simple('block-dirty-bitmap-enable', 'Goes on recording.'),
-  simple('block-dirty-bitmap-disable', 'Stops recording.'),
-  command({
-    name: 'block-dirty-bitmap-merge',
-    topic: 'Dirty bitmaps',
+  actionCommand(clear, { topic, doc: 'Makes everything clean.' }),
+  actionCommand(enable, { topic, doc: 'Goes on recording.' }),
+  actionCommand(disable, { topic, doc: 'Stops recording.' }),
+  actionCommand(merge, {
+    topic,
     doc: 'Makes dirty in one bitmap what is dirty in others. Those stay as they are.',
-    args: bitmapMerge,
-    run: (args, { daemon }) => bitmapActions['block-dirty-bitmap-merge'](args, daemon).commit(),
   }),
   command({
     name: 'x-debug-block-dirty-bitmap-sha256',

@@ -5,6 +5,7 @@ import { type Action, action, runSteps, type Step } from '../action.ts'
 import { command } from '../command.ts'
 import { empty, enumeration, list, object, optional, required, union } from '../schema/types.ts'
 import { backupActions } from './backup.ts'
+import { bitmapActions } from './bitmaps.ts'
 import { externalSnapshotActions } from './external-snapshots.ts'
 import { internalSnapshotActions } from './snapshots.ts'
 
@@ -19,10 +20,13 @@ const abort = action<object>({
 })
 
 const actions = new Map(
-  [abort, ...backupActions, ...externalSnapshotActions, ...internalSnapshotActions].map((each) => [
-    each.type,
-    each,
-  ]),
+  [
+    abort,
+    ...backupActions,
+    ...bitmapActions,
+    ...externalSnapshotActions,
+    ...internalSnapshotActions,
+  ].map((each) => [each.type, each]),
 )
 
 const transactionAction = union(
