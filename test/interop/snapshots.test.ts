@@ -35,6 +35,8 @@ qemu.describe('img snapshot', () => {
     for (const folder of [pair.ours, pair.theirs]) {
       await qemu.run('create', '-q', '-f', 'qcow2', `${folder}/a.qcow2`, '4M')
       await qemu.run('create', '-q', '-f', 'raw', `${folder}/a.raw`, '1M')
+      await qemu.run('create', '-q', '-f', 'qcow2', `${folder}/marked.qcow2`, '1M')
+      await qemu.run('bitmap', '--add', `${folder}/marked.qcow2`, 'b0')
       const options = ['-o', 'refcount_bits=1', `${folder}/narrow.qcow2`, '1M']
       await qemu.run('create', '-q', '-f', 'qcow2', ...options)
       await runTheirs(folder, ['-c', 'write 0 64k', 'narrow.qcow2'], 'qemu-io')
@@ -73,6 +75,9 @@ qemu.describe('img snapshot', () => {
       '-c x a.raw',
       '-d x a.raw',
       '-c one narrow.qcow2',
+      '-c one marked.qcow2',
+      '-a one marked.qcow2',
+      '-d one marked.qcow2',
     ]
     for (const line of lines) await expectSame(['snapshot', ...line.split(' ')])
     await expectSame(['snapshot', '-c', '', 'a.qcow2'])

@@ -1,10 +1,5 @@
 /** `img snapshot`: lists, creates, applies and deletes the internal snapshots of an image. */
-import {
-  type InternalSnapshots,
-  neverAborted,
-  plainIo,
-  type SnapshotFacts,
-} from '../../block/layer.ts'
+import { type InternalSnapshots, plainIo, type SnapshotFacts } from '../../block/layer.ts'
 import { snapshotInfo } from '../../block/snapshot-info.ts'
 import { BlockError, errnoOf, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
@@ -65,9 +60,8 @@ const actionsByOption: Readonly<Record<string, (node: BlockNode, name: string) =
       if (!layer.snapshots) {
         throw new CommandFailure(fail('Block driver does not support snapshots'))
       }
-      const io = { signal: neverAborted }
-      await orFail(layer.snapshots.apply(name, io), (errno) =>
-        fail(`Failed to load snapshot: ${strerror(errno)}`),
+      await orFail(layer.snapshots.apply(name, plainIo), (errno, error) =>
+        fail(error.code === 'BUSY' ? error.message : `Failed to load snapshot: ${strerror(errno)}`),
       )
     },
     /** By name only, unlike the others. */
@@ -88,13 +82,16 @@ async function deleteFound(
 }
 
 /** Failures of the system have qemu-img's words; ours say more than it would. */
-async function orFail(work: Promise<unknown>, message: (errno: string) => string): Promise<void> {
+async function orFail(
+  work: Promise<unknown>,
+  message: (errno: string, error: BlockError) => string,
+): Promise<void> {
   try {
     await work
   } catch (error) {
     if (!(error instanceof BlockError)) throw error
     const errno = errnoOf(error)
-    throw new CommandFailure(errno === undefined ? error.message : message(errno))
+    throw new CommandFailure(errno === undefined ? error.message : message(errno, error))
   }
 }
 

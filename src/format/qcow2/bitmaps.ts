@@ -208,7 +208,7 @@ export class Qcow2Bitmaps implements PersistentBitmaps {
   }
 
   async #writeHeader(directory: BitmapDirectory | undefined, taken: HostRun[]): Promise<void> {
-    const { header } = this.#image
+    const { header, guard } = this.#image
     const others = header.stored.extensions.filter(({ type }) => type !== extensionType.bitmaps)
     const { bitmaps } = autoclear
     const rest = header.stored.autoclearFeatures & ~bitmaps
@@ -223,5 +223,6 @@ export class Qcow2Bitmaps implements PersistentBitmaps {
     await writeHead(this.#image, next)
     header.replaceHead(next)
     header.current.autoclearFeatures = next.autoclearFeatures
+    if (directory) guard.add('bitmap-directory', directory.offset, directory.length)
   }
 }

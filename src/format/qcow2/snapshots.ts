@@ -12,6 +12,7 @@ import type { ClockTime, InternalSnapshots, NewSnapshot, SnapshotFacts } from '.
 import { plainIo } from '../../block/layer.ts'
 import { maxDiskSize } from '../../bytes/range.ts'
 import { viewOf } from '../../bytes/view.ts'
+import { readBitmapPlace } from './bitmap-directory.ts'
 import { incompatible, l1SizeFor } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import { readL1Table, referAll, setFlags, tableAt } from './l1-references.ts'
@@ -66,6 +67,10 @@ async function createSnapshot(image: Qcow2Image, wanted: NewSnapshot): Promise<S
 
 async function applySnapshot(image: Qcow2Image, selector: string): Promise<void> {
   checkChangeable(image)
+  // They would say that nothing has changed. QEMU refuses in these words.
+  if (readBitmapPlace(image.header.current)) {
+    throw image.faults.refuse('BUSY', 'Device has active dirty bitmaps')
+  }
   await Switchover.run(image, async (change) => {
     const { header } = image
     const snapshot = find((await readTable(image)).snapshots, selector, image)
