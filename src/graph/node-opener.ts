@@ -151,7 +151,9 @@ export class NodeOpener {
   withFile(filename: string, options: NodeOptions): NodeOptions {
     const storage = this.#protocolOptions(filename)
     if (!filename.startsWith('json:')) return { ...options, file: storage }
-    return storage.driver === undefined || options.driver === undefined
+    // It may describe the whole image, its format included.
+    const whole = options.driver === undefined || options.driver === storage.driver
+    return storage.driver === undefined || whole
       ? { ...storage, ...options }
       : { ...options, file: storage }
   }

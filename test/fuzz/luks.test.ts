@@ -5,13 +5,9 @@
  */
 import { expect, it } from 'vitest'
 import { neverAborted, plainIo } from '../../src/block/layer.ts'
-import {
-  decodeHeader,
-  encodeHeader,
-  headerLength,
-  materialLength,
-} from '../../src/crypto/luks/header.ts'
+import { decodeHeader, encodeHeader, headerLength } from '../../src/crypto/luks/header.ts'
 import { phdrStruct, slotCount, slotStruct } from '../../src/crypto/luks/layout.ts'
+import { materialLength } from '../../src/crypto/luks/slot-layout.ts'
 import { BlockError } from '../../src/errors.ts'
 import { luks } from '../../src/format/luks/luks.ts'
 import { MemoryLayer } from '../../src/protocol/memory.ts'

@@ -1,5 +1,6 @@
 /** The image that `img convert` writes to. */
 
+import type { NodeOptions } from '../../block/driver.ts'
 import { createImage, formatCreator, protocolOf } from '../../create-image.ts'
 import { BlockError, inContext } from '../../errors.ts'
 import type { Graph } from '../../graph/graph.ts'
@@ -17,8 +18,10 @@ export async function openTarget(
   size: number,
   io: NamedIo,
 ): Promise<BlockNode> {
+  let keys: NodeOptions = {}
   if (!args.existing) {
     const options = newImageOptions(args, size, io)
+    keys = keyOptions(options)
     try {
       await createImage(graph, { filename: args.target, format: args.targetFormat, options })
     } catch (error) {
@@ -34,6 +37,7 @@ export async function openTarget(
       readOnly: false,
       cache: args.targetCache,
       unmap: args.sparseSize > 0,
+      options: keys,
     },
     io,
   )
@@ -42,6 +46,12 @@ export async function openTarget(
     throw new CommandFailure('Compression not supported for this file format')
   }
   return node
+}
+
+/** What was made with a key is opened with it. */
+function keyOptions(options: Readonly<Record<string, CreateValue>>): NodeOptions {
+  const names = ['key-secret', 'encrypt.key-secret']
+  return Object.fromEntries(Object.entries(options).filter(([name]) => names.includes(name)))
 }
 
 /** `size` is in bytes, and replaces one that `-o` asks for. */
@@ -75,6 +85,9 @@ function checkCompression(able: boolean, values: Readonly<Record<string, CreateV
   if (!able) throw new CommandFailure('Compression not supported for this file format')
   if ((values.preallocation ?? 'off') !== 'off') {
     throw new CommandFailure('Compression and preallocation not supported at the same time')
+  }
+  if (values.encryption === true || values['encrypt.format'] !== undefined) {
+    throw new CommandFailure('Compression and encryption not supported at the same time')
   }
 }
 

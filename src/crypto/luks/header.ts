@@ -1,6 +1,5 @@
 /** The LUKS header as the rest of varve sees it; decoding, encoding, and the judgement on it. */
 
-import { alignUp } from '../../bytes/range.ts'
 import { BlockError, type BlockErrorCode } from '../../errors.ts'
 import {
   type CipherSpec,
@@ -48,11 +47,6 @@ export interface LuksHeader {
 
 /** Bytes that the fields take. */
 export const headerLength = phdrStruct.size
-
-/** Bytes of one slot's key material; the last sector may be filled up. */
-export function materialLength(spec: CipherSpec): number {
-  return alignUp(keyLengthOf(spec) * stripeCount, headerSectorSize)
-}
 
 /** Decodes and checks `headerLength` bytes. Throws in QEMU's words. */
 export function decodeHeader(head: Uint8Array): LuksHeader {

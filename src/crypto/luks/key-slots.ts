@@ -9,7 +9,6 @@
  * collector have copied is out of reach.
  */
 import { randomBytes, randomUUID, timingSafeEqual } from 'node:crypto'
-import { alignUp } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { afMerge, afSplit } from '../anti-forensic.ts'
 import { keyLengthOf } from '../cipher-spec.ts'
@@ -22,9 +21,9 @@ import {
   headerLength,
   type KeySlot,
   type LuksHeader,
-  materialLength,
 } from './header.ts'
-import { digestBytes, materialAlignment, saltBytes, slotCount, stripeCount } from './layout.ts'
+import { digestBytes, saltBytes, slotCount, stripeCount } from './layout.ts'
+import { materialLength, payloadOffsetOf, slotOffset } from './slot-layout.ts'
 import type { HeaderStorage } from './storage.ts'
 
 export class KeySlots {
@@ -150,11 +149,14 @@ export async function newHeader({
   const digestSalt = randomBytes(saltBytes)
   // As cryptsetup and QEMU have it, an eighth of the time goes here.
   const digestIterations = await iterationsFor(hash, digestBytes, iterTimeMs / 8)
-  const { slots, end } = layOutSlots(materialLength(spec))
+  const slots = Array.from({ length: slotCount }, (_, index) => ({
+    ...unusedSlot,
+    offset: slotOffset(spec, index),
+  }))
   const header: LuksHeader = {
     spec,
     hash,
-    payloadOffset: end,
+    payloadOffset: payloadOffsetOf(spec),
     digest: await pbkdf2(hash, key, digestSalt, digestIterations, digestBytes),
     digestSalt,
     digestIterations,
@@ -162,14 +164,4 @@ export async function newHeader({
     slots,
   }
   return { header, key }
-}
-
-/** Slots behind the header, each on a boundary of its own, and where the disk can begin. */
-function layOutSlots(length: number): { slots: KeySlot[]; end: number } {
-  const step = alignUp(length, materialAlignment)
-  const slots = Array.from({ length: slotCount }, (_, index) => ({
-    ...unusedSlot,
-    offset: materialAlignment + index * step,
-  }))
-  return { slots, end: materialAlignment + slotCount * step }
 }

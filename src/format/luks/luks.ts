@@ -8,6 +8,7 @@ import { findSecret } from '../../block/secrets.ts'
 import { alignUp } from '../../bytes/range.ts'
 import type { NewHeader } from '../../crypto/luks/key-slots.ts'
 import { isLuks } from '../../crypto/luks/layout.ts'
+import { payloadOffsetOf } from '../../crypto/luks/slot-layout.ts'
 import { BlockError } from '../../errors.ts'
 import { fileStorage } from './file-storage.ts'
 import { parseLuksOptions } from './luks-options.ts'
@@ -95,6 +96,14 @@ export const luks: BlockDriver<LuksOptions, LuksCreateOptions> = {
       reader.finish()
       return { size: alignUp(size, sectorSize), keySecret, ...header }
     },
+    async measure(options, { size: asked }) {
+      const reader = new OptionReader(options)
+      const keySecret = reader.string('key-secret')
+      const { spec } = parseLuksOptions(reader, '')
+      if (keySecret === undefined) throw keyRequired()
+      const required = payloadOffsetOf(spec) + asked
+      return { required, fullyAllocated: required }
+    },
     async create({ size, keySecret, ...header }, { file, secrets, signal }) {
       if (!file) throw new TypeError('a LUKS image is created in a file')
       const password = await passwordOf(keySecret, secrets)
@@ -120,7 +129,11 @@ async function passwordOf(
   secrets: Parameters<typeof findSecret>[0],
 ): Promise<Uint8Array> {
   if (keySecret !== undefined) return await findSecret(secrets, keySecret)
-  throw new BlockError('INVALID_ARGUMENT', "Parameter 'key-secret' is required for cipher", {
+  throw keyRequired()
+}
+
+function keyRequired(): BlockError {
+  return new BlockError('INVALID_ARGUMENT', "Parameter 'key-secret' is required for cipher", {
     errno: 'EINVAL',
   })
 }

@@ -7,8 +7,11 @@ import type { MeasuredSource, Measurement } from '../../block/driver.ts'
 import type { Io, StoredBitmap } from '../../block/layer.ts'
 import { OptionReader } from '../../block/options.ts'
 import { alignUp, isPowerOfTwo, KiB } from '../../bytes/range.ts'
+import { payloadOffsetOf } from '../../crypto/luks/slot-layout.ts'
 import { BlockError } from '../../errors.ts'
 import { entryLength } from './bitmap-directory.ts'
+import { parseEncryption } from './encryption/create.ts'
+import { keyRequired } from './encryption/encryption.ts'
 import { entrySize } from './l2-table.ts'
 import { maxClusterBits, maxL1Bytes, minClusterBits } from './limits.ts'
 import { subclusterCount } from './subclusters.ts'
@@ -19,6 +22,8 @@ interface Shape {
   /** Bytes of an L2 entry. */
   readonly l2EntryBytes: number
   readonly refcountBits: number
+  /** Bytes of key material, which QEMU does not count with the refcounts. */
+  readonly keyBytes: number
   /** All clusters count as data. */
   readonly allocated: boolean
 }
@@ -30,7 +35,7 @@ export async function measureImage(
 ): Promise<Measurement> {
   const shape = parseShape(options, source)
   const size = alignUp(source.size, shape.clusterSize)
-  const fullyAllocated = size + metadataBytes(size, shape)
+  const fullyAllocated = size + metadataBytes(size, shape) + shape.keyBytes
   const data = await dataBytes(source, size, shape, io)
   const required = fullyAllocated - size + data
   const { bitmaps } = source
@@ -121,23 +126,25 @@ function parseShape(options: Readonly<Record<string, unknown>>, { data }: Measur
   if (!['off', 'metadata', 'falloc', 'full'].includes(preallocation)) {
     throw invalid(`invalid parameter value: ${preallocation}`)
   }
-  const encryption = reader.string('encrypt.format')
-  if (encryption !== undefined && encryption !== 'aes') {
-    throw new BlockError('UNSUPPORTED', 'measuring encrypted images is not supported yet', {
-      errno: 'ENOTSUP',
-    })
-  }
   return {
     version,
     clusterSize,
     l2EntryBytes: extended ? 2 * entrySize : entrySize,
     refcountBits,
+    keyBytes: alignUp(keyBytesOf(reader), clusterSize),
     // What a source has in common with the backing file is not known.
     allocated:
       preallocation === 'falloc' ||
       preallocation === 'full' ||
       (data !== undefined && options.backing_file !== undefined),
   }
+}
+
+function keyBytesOf(reader: OptionReader): number {
+  const encryption = parseEncryption(reader)
+  if (!encryption) return 0
+  if (encryption.keySecret === undefined) throw keyRequired()
+  return encryption.luks ? payloadOffsetOf(encryption.luks.spec) : 0
 }
 
 function parseVersion(compat: string): 2 | 3 {
