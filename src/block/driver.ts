@@ -1,4 +1,5 @@
 /** How a driver presents itself to the graph: its name, its options, and how it opens. */
+import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
 import type { ByteRange } from '../bytes/range.ts'
 import type { BlockLayer, ChildRole, Io, StoredBitmap } from './layer.ts'
 import type { ThrottleGroup } from './throttle-group.ts'
@@ -63,6 +64,8 @@ export interface OpenContext extends Io {
    * recorded driver, probed when undefined.
    */
   implied(role: ChildRole, filename: string, format: string | undefined): Promise<BlockLayer>
+  /** A dirty bitmap of a node, to be read at this moment; throws when there is none. */
+  bitmap?(node: string, name: string): DirtyBitmap
   readonly secrets?: SecretSource
   /** The throttle group of that id; undefined when there is none. */
   readonly throttleGroup?: (id: string) => ThrottleGroup | undefined

@@ -7,7 +7,7 @@
  */
 
 import { BlockCopy } from '../block/block-copy.ts'
-import type { BlockDriver, NodeReference, OpenContext } from '../block/driver.ts'
+import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
 import {
   type BlockLayer,
@@ -35,6 +35,8 @@ export interface CopyBeforeWriteOptions {
   readonly onCopyError: OnCopyError
   /** Milliseconds that a guest write waits for its copy; 0: as long as it takes. */
   readonly timeoutMs: number
+  /** Only what is dirty in it, when the filter is opened, is kept; everything unless given. */
+  readonly bitmap?: { readonly node: string; readonly name: string }
 }
 
 /** Smallest unit of copying, in bytes. */
@@ -198,9 +200,7 @@ export const copyBeforeWrite: BlockDriver<CopyBeforeWriteOptions> = {
         reader.oneOf('on-cbw-error', ['break-guest-write', 'break-snapshot']) ??
         ('break-guest-write' as const),
       timeoutMs: (reader.integer('cbw-timeout') ?? 0) * 1000,
-    }
-    if (reader.has('bitmap')) {
-      throw new BlockError('UNSUPPORTED', "copy-before-write: option 'bitmap' is not supported yet")
+      bitmap: takeBitmap(reader),
     }
     reader.finish()
     if (parsed.file === undefined) throw missing('file')
@@ -209,9 +209,30 @@ export const copyBeforeWrite: BlockDriver<CopyBeforeWriteOptions> = {
   },
   async open(options, context) {
     const layer = await openCopyBeforeWrite(options, context)
-    layer.copy.todo.add(0, layer.copy.todo.capacity)
+    const { todo, clusterSize } = layer.copy
+    const { bitmap } = options
+    if (!bitmap) {
+      todo.add(0, todo.capacity)
+      return layer
+    }
+    const found = context.bitmap?.(bitmap.node, bitmap.name)
+    for (const { offset, length } of found?.runs() ?? []) {
+      todo.add(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize))
+    }
     return layer
   },
+}
+
+function takeBitmap(reader: OptionReader): CopyBeforeWriteOptions['bitmap'] {
+  const given = reader.take('bitmap')
+  if (given === undefined) return undefined
+  const bitmap = new OptionReader(given as NodeOptions)
+  const node = bitmap.string('node')
+  const name = bitmap.string('name')
+  bitmap.finish()
+  if (node === undefined) throw missing('node')
+  if (name === undefined) throw missing('name')
+  return { node, name }
 }
 
 /** The filter with nothing to be copied yet: its user says what. */

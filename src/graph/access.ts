@@ -5,6 +5,7 @@
 import { plainIo } from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
 import type { BlockNode } from './node.ts'
+import { resumeBitmaps, suspendBitmaps } from './persistent-bitmaps.ts'
 import type { GraphShape } from './shape.ts'
 
 /** While the node is drained. */
@@ -55,7 +56,22 @@ async function switchOne(shape: GraphShape, node: BlockNode, readOnly: boolean):
   }
 }
 
+/** Bitmaps are stored as long as the image can be written to, and marked as in use as soon as it can. */
 async function switchLayer(node: BlockNode, readOnly: boolean): Promise<void> {
+  if (!readOnly) {
+    await switchOnly(node, readOnly)
+    return await resumeBitmaps(node)
+  }
+  await suspendBitmaps(node)
+  try {
+    await switchOnly(node, readOnly)
+  } catch (error) {
+    await resumeBitmaps(node)
+    throw error
+  }
+}
+
+async function switchOnly(node: BlockNode, readOnly: boolean): Promise<void> {
   const { layer } = node
   if (layer.setReadOnly) return await layer.setReadOnly(readOnly, plainIo)
   // A layer without anything to switch forwards to its child, which is writable by now.

@@ -3,6 +3,8 @@
  * name through the open policy. A failure closes whatever was opened on the way.
  */
 import { statSync } from 'node:fs'
+import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
+import { checkUsable } from '../bitmap/usable.ts'
 import type {
   BlockDriver,
   NodeOptions,
@@ -21,6 +23,7 @@ import {
 } from '../block/layer.ts'
 import { missing, UnknownOption } from '../block/options.ts'
 import { BlockError, errnoOf, inContext } from '../errors.ts'
+import { findBitmap } from './bitmap-actions.ts'
 import { probeChain } from './chain-probe.ts'
 import type { Edge } from './edge.ts'
 import { hasProtocol, optionsOfFilename, resolveRecorded } from './filename.ts'
@@ -204,6 +207,14 @@ export class NodeOpener {
     }
   }
 
+  #bitmap(nodeName: string, name: string): DirtyBitmap {
+    const node = this.#shape.nodes.get(nodeName)
+    if (!node) throw new BlockError('INVALID_ARGUMENT', `Node '${nodeName}' not found`)
+    const bitmap = findBitmap(node, name)
+    checkUsable(bitmap, { readOnly: true })
+    return bitmap
+  }
+
   #context(
     name: string,
     common: CommonOptions,
@@ -241,6 +252,7 @@ export class NodeOpener {
       flags,
       signal: lineage.signal,
       secrets: this.#secrets,
+      bitmap: (node, bitmap) => this.#bitmap(node, bitmap),
       throttleGroup: this.#throttleGroup,
       child: connect,
       chain: (child, bottom) => {

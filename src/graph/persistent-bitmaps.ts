@@ -34,9 +34,7 @@ export async function loadBitmaps(node: BlockNode, io: Io = plainIo): Promise<vo
     bitmap.readOnly = node.readOnly
     node.bitmaps.add(bitmap)
   }
-  if (node.readOnly) return
-  await stored.claim(io)
-  node.bitmaps.claimed = true
+  if (!node.readOnly) await resumeBitmaps(node, io)
 }
 
 /** Stores what is to be kept, so that whoever opens the image next may rely on it. */
@@ -44,10 +42,30 @@ export async function storeBitmaps(node: BlockNode, io: Io = plainIo): Promise<v
   const stored = node.layer.bitmaps
   if (!stored || !node.bitmaps.claimed) return
   const bitmaps = [...node.bitmaps].filter(({ persistent }) => persistent)
+  // Whatever froze it has not come to an end: what it said before is dirty as well.
+  for (const bitmap of bitmaps) if (bitmap.frozen) bitmap.reclaim()
   if (bitmaps.length === 0 && stored.list().length === 0) return
   // Were all of them inconsistent when the image was opened, nothing has changed.
   if (bitmaps.every(({ inconsistent }) => inconsistent)) return
   await stored.store(bitmaps, io)
+}
+
+/** The image becomes read-only: they are stored, and stay as they are. */
+export async function suspendBitmaps(node: BlockNode, io: Io = plainIo): Promise<void> {
+  await storeBitmaps(node, io)
+  setClaimed(node, false)
+}
+
+/** The image has become writable: they are marked as in use, and change again. */
+export async function resumeBitmaps(node: BlockNode, io: Io = plainIo): Promise<void> {
+  if (!node.layer.bitmaps) return
+  await node.layer.bitmaps.claim(io)
+  setClaimed(node, true)
+}
+
+function setClaimed(node: BlockNode, claimed: boolean): void {
+  node.bitmaps.claimed = claimed
+  for (const bitmap of node.bitmaps) if (bitmap.persistent) bitmap.readOnly = !claimed
 }
 
 /** As `storeBitmaps`, and forgets those that are stored: somebody else will open the image. */

@@ -1,17 +1,27 @@
 /** The backup job: a disk as it was when the job began, copied to a node while it is written to. */
+import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
+import { checkUsable } from '../bitmap/usable.ts'
 import { BlockError } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import type { Job, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'
 import { PreservedDisk, type SyncMode } from './preserved-disk.ts'
+import { type BitmapMode, SyncBitmap } from './sync-bitmap.ts'
 
 export interface BackupOptions extends Omit<JobOptions, 'type'> {
   readonly source: BlockNode
   /** Of the same size; what it holds is replaced. */
   readonly target: BlockNode
-  /** `full`: all; `top`: what the topmost image holds; `none`: only what the guest overwrites. */
+  /**
+   * `full`: all; `top`: what the topmost image holds; `none`: only what the guest overwrites;
+   * `bitmap`: what `bitmap` says.
+   */
   readonly sync: SyncMode
+  /** A bitmap of the source; required with `bitmap`, and brought up to date with the others. */
+  readonly bitmap?: DirtyBitmap
+  /** What becomes of it; `on-success` unless given. */
+  readonly bitmapMode?: BitmapMode
   readonly compress?: boolean
   /** Name of the filter's node while the job runs. */
   readonly filterName?: string
@@ -46,6 +56,7 @@ export async function prepareBackup(
   let job: Job | undefined
   const disk = await PreservedDisk.open(graph, {
     ...options,
+    bitmap: syncBitmap(options),
     description: `job '${options.id}'`,
     job: () => job,
   })
@@ -60,15 +71,23 @@ export async function prepareBackup(
   }
 }
 
+function syncBitmap(options: BackupOptions): SyncBitmap | undefined {
+  const { bitmap, bitmapMode = 'on-success', sync, id } = options
+  if (sync === 'bitmap' && !bitmap) throw new TypeError('a bitmap is needed')
+  if (!bitmap) return undefined
+  checkUsable(bitmap, { readOnly: true })
+  return new SyncBitmap(bitmap, bitmapMode, `job '${id}'`)
+}
+
 function backupWork(disk: PreservedDisk, options: BackupOptions) {
   return {
     async run(control: Parameters<PreservedDisk['copy']>[0]) {
-      control.setTotal(options.source.size)
+      control.setTotal(disk.total)
       await disk.copy(control)
       // The backup is worth something only once it survives a power cut.
       await options.target.flush()
     },
-    complete: () => disk.drop(),
+    complete: () => disk.drop(true),
     abort: () => disk.drop(),
   }
 }

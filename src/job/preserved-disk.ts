@@ -10,13 +10,17 @@ import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { runCopyLoop, statusOf } from './copy-loop.ts'
 import type { Job, JobControl } from './job.ts'
+import type { SyncBitmap } from './sync-bitmap.ts'
 
-export type SyncMode = 'full' | 'top' | 'none'
+/** `bitmap`: what a dirty bitmap says. */
+export type SyncMode = 'full' | 'top' | 'none' | 'bitmap'
 
 export interface PreserveOptions {
   readonly source: BlockNode
   readonly target: BlockNode
   readonly sync: SyncMode
+  /** The bitmap that is brought up to date, and with `bitmap` says what to copy. */
+  readonly bitmap?: SyncBitmap
   readonly compress?: boolean
   /** Name of the filter's node. */
   readonly filterName?: string
@@ -71,9 +75,19 @@ export class PreservedDisk {
 
   /** Puts the filters of all disks in place, in one moment: this is the time that is preserved. */
   static async preserve(graph: Graph, disks: readonly PreservedDisk[]): Promise<void> {
-    for (const { layer } of disks) layer.copy.todo.add(0, layer.copy.todo.capacity)
-    await graph.insertFilters(disks.map(({ filter, source }) => ({ filter, node: source })))
+    const sources = disks.map(({ source }) => source)
+    // A write is either in the backup or in the bitmap's successor, never in both or in neither.
+    await graph.drained(sources, async () => {
+      for (const disk of disks) disk.#begin()
+      await graph.insertFilters(disks.map(({ filter, source }) => ({ filter, node: source })))
+    })
     for (const disk of disks) disk.#attach()
+  }
+
+  /** Bytes that the copying will deal with. */
+  get total(): number {
+    const { todo, clusterSize, size } = this.layer.copy
+    return todo.size === todo.capacity ? size : Math.min(size, todo.size * clusterSize)
   }
 
   /** Copies the disk, or, with `none`, only waits while guest writes do. */
@@ -89,12 +103,25 @@ export class PreservedDisk {
     })
   }
 
-  /** Takes the filter out; guest writes go straight to the disk again. Idempotent. */
-  async drop(): Promise<void> {
+  /**
+   * Takes the filter out; guest writes go straight to the disk again. Idempotent. `succeeded`: all
+   * was copied, which is for the bitmap to know.
+   */
+  async drop(succeeded = false): Promise<void> {
     if (this.#dropped) return
     this.#dropped = true
+    await this.layer.copy.idle()
+    this.#options.bitmap?.end(succeeded, this.layer.copy)
     await this.#edge?.[Symbol.asyncDispose]()
     await this.#graph.dropFilter(this.filter)
+  }
+
+  #begin(): void {
+    const { bitmap, sync } = this.#options
+    const { copy } = this.layer
+    bitmap?.freeze()
+    if (bitmap && sync === 'bitmap') bitmap.select(copy)
+    else copy.todo.add(0, copy.todo.capacity)
   }
 
   /** Stands still while the node is drained: the copying is the layer's, not the edge's. */

@@ -1,9 +1,12 @@
 /** Backups: of a disk into a node, and of several disks into a VMA archive, as Proxmox asks. */
+import type { DirtyBitmap } from '../../bitmap/dirty-bitmap.ts'
+import { checkUsable } from '../../bitmap/usable.ts'
 import { createImage } from '../../create-image.ts'
 import { BlockError } from '../../errors.ts'
 import { filenameOf } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { prepareBackup } from '../../job/backup.ts'
+import type { BitmapMode } from '../../job/sync-bitmap.ts'
 import { type ActionContext, action, actionCommand, type Prepared } from '../action.ts'
 import { command } from '../command.ts'
 import {
@@ -62,11 +65,20 @@ const backupCommon = {
   sync: required(
     syncMode,
     '`full`: all of it; `top`: what its topmost image holds; `none`: only what is ' +
-      'overwritten. `incremental` and `bitmap` need a dirty bitmap, and there are none yet.',
+      'overwritten; `bitmap`: what a dirty bitmap says; `incremental`: the same with the mode ' +
+      '`on-success`.',
   ),
   speed: optional(int, 'Limit in bytes a second; 0 is no limit.'),
-  bitmap: optional(str, 'A dirty bitmap. There are none yet.'),
-  'bitmap-mode': optional(bitmapSyncMode, 'What becomes of the bitmap.'),
+  bitmap: optional(
+    str,
+    'A dirty bitmap of the node. Nobody else may work with it while the job runs.',
+  ),
+  'bitmap-mode': optional(
+    bitmapSyncMode,
+    'What the bitmap says afterwards. `on-success`: what changed since, if the backup succeeds; ' +
+      'otherwise that, too. `always`: what changed since, and what was not copied. `never`: what ' +
+      'it said before, and what changed.',
+  ),
   compress: optional(bool, 'Compress, where the target can.'),
   'on-source-error': optional(errorPolicy, 'What to do when reading fails.'),
   'on-target-error': optional(errorPolicy, 'What to do when writing fails.'),
@@ -130,16 +142,14 @@ async function prepared(
   { daemon, jobs: transaction }: ActionContext,
 ): Promise<Prepared> {
   const { speed = 0, sync } = args
-  if (args.bitmap !== undefined) throw invalid(`Bitmap '${args.bitmap}' could not be found`)
-  if (sync === 'incremental' || sync === 'bitmap') {
-    throw invalid(`must provide a valid bitmap name for '${sync}' sync mode`)
-  }
+  const bitmap = bitmapFor(args, source)
   checkSpeed(speed)
   const { job, abort } = await prepareBackup(daemon.graph, daemon.jobs, {
     source,
     target,
     id: args['job-id'] ?? '',
-    sync,
+    sync: sync === 'incremental' ? 'bitmap' : sync,
+    ...bitmap,
     speed,
     compress: args.compress,
     onSourceError: args['on-source-error'],
@@ -150,6 +160,37 @@ async function prepared(
     transaction,
   })
   return { commit: () => void job.start(), abort }
+}
+
+/** The bitmap that takes part, and how, by the rules and in the words of QEMU. */
+function bitmapFor(
+  { sync, bitmap: name, 'bitmap-mode': mode }: BlockdevBackup | DriveBackup,
+  source: BlockNode,
+): { bitmap: DirtyBitmap; bitmapMode: BitmapMode } | undefined {
+  if (name === undefined) {
+    if (sync === 'incremental' || sync === 'bitmap') {
+      throw invalid(`must provide a valid bitmap name for '${sync}' sync mode`)
+    }
+    if (mode !== undefined) throw invalid('Cannot specify bitmap sync mode without a bitmap')
+    return undefined
+  }
+  if (sync === 'incremental' && (mode ?? 'on-success') !== 'on-success') {
+    throw invalid("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'")
+  }
+  const bitmap = source.bitmaps.get(name)
+  if (!bitmap) throw invalid(`Bitmap '${name}' could not be found`)
+  const bitmapMode = sync === 'incremental' ? 'on-success' : mode
+  if (bitmapMode === undefined) {
+    throw invalid('Bitmap sync mode must be given when providing a bitmap')
+  }
+  checkUsable(bitmap, { readOnly: true })
+  if (sync === 'none') throw invalid("sync mode 'none' does not produce meaningful bitmap outputs")
+  if (bitmapMode === 'never' && sync !== 'bitmap' && sync !== 'incremental') {
+    throw invalid(
+      `Bitmap sync mode 'never' has no meaningful effect when combined with sync mode '${sync}'`,
+    )
+  }
+  return { bitmap, bitmapMode }
 }
 
 async function openTarget(

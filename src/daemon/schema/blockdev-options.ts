@@ -182,7 +182,7 @@ const declared: Readonly<Record<string, ObjectType>> = {
   'copy-before-write': object('BlockdevOptionsCbw', {
     file: fileMember,
     target: required(blockdevReference, 'Where old data is copied before it is overwritten.'),
-    bitmap: optional(bitmapRef, 'Refused: no dirty bitmaps yet.'),
+    bitmap: optional(bitmapRef, 'Only what is dirty in it, when the filter is opened, is kept.'),
     'on-cbw-error': optional(
       enumeration('OnCbwError', ['break-guest-write', 'break-snapshot']),
       'Who suffers when copying fails.',

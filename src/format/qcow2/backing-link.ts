@@ -4,11 +4,12 @@
  * complete in itself, with the name in a place of its own, so that a crash at any moment leaves
  * either the old record or the new one.
  */
-import type { BackingLink } from '../../block/layer.ts'
+import { type BackingLink, plainIo } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
 import { extensionType } from './extensions.ts'
 import { backingFormat, encodeFields, encodeHead, type Header, setBackingFormat } from './header.ts'
 import type { Qcow2Image } from './image.ts'
+import type { ImageFile } from './image-file.ts'
 
 export type BackingRecord = NonNullable<BackingLink['recorded']>
 
@@ -45,40 +46,49 @@ async function changeBacking(image: Qcow2Image, to: BackingRecord | undefined): 
 export async function writeHead(image: Qcow2Image, next: Header): Promise<void> {
   const { file, faults } = image
   const head = encodeHead(next, faults)
-  if (head.length > sectorSize) {
+  const rest = head.subarray(sectorSize)
+  if (rest.length > 0 && !(await isOnDisk(file, sectorSize, rest))) {
     await crossBridge(image, next, head.length)
-    await file.write(sectorSize, head.subarray(sectorSize))
+    await file.write(sectorSize, rest)
     await file.flush()
   }
   await file.write(0, head.subarray(0, sectorSize))
   await file.flush()
 }
 
+/** The usual case when only the bitmaps change: then nothing behind the first sector does. */
+async function isOnDisk(file: ImageFile, offset: number, bytes: Uint8Array): Promise<boolean> {
+  const there = new Uint8Array(bytes.length)
+  await file.read(offset, there, plainIo)
+  return Buffer.compare(there, bytes) === 0
+}
+
 /**
- * Writes the name behind all that the old header and the new one take up, then a first sector that
- * points there and needs nothing else. Names of features, which explain but do not matter, are left
- * out for the moment.
+ * Writes a first sector that needs nothing else, or only the backing file's name, which it then
+ * finds behind all that the old header and the new one take up. Names of features, which explain
+ * but do not matter, are left out for the moment.
  */
 async function crossBridge(image: Qcow2Image, next: Header, newLength: number): Promise<void> {
   const { file, faults, header, layout } = image
+  const extensions = next.extensions.filter(({ type }) => type !== extensionType.featureNames)
+  const whole = encodeHead({ ...next, extensions }, faults)
+  if (whole.length <= sectorSize) {
+    await file.write(0, whole)
+    await file.flush()
+    return
+  }
   const name = Buffer.from(next.backingFile ?? '')
   const oldEnd = header.stored.backingFileOffset + header.stored.backingFileSize
   const place = alignUp(Math.max(newLength, oldEnd, encodedLength(header.stored)), sectorSize)
-  const bridge: Header = {
-    ...next,
-    backingFile: undefined,
-    extensions: next.extensions.filter(({ type }) => type !== extensionType.featureNames),
-  }
+  const bridge: Header = { ...next, backingFile: undefined, extensions }
   const sector = encodeHead(bridge, faults)
   // Where there is no room, the header is written at once: a moment's risk instead of no change.
   if (sector.length > sectorSize || place + name.length > layout.clusterSize) return
-  if (next.backingFile !== undefined) {
-    await file.write(place, name)
-    await file.flush()
-    bridge.backingFileOffset = place
-    bridge.backingFileSize = name.length
-    sector.set(encodeFields(bridge))
-  }
+  await file.write(place, name)
+  await file.flush()
+  bridge.backingFileOffset = place
+  bridge.backingFileSize = name.length
+  sector.set(encodeFields(bridge))
   await file.write(0, sector)
   await file.flush()
 }
