@@ -29,6 +29,7 @@ import {
   type Limits,
   type PersistentBitmaps,
   plainWriteIo,
+  type ResizeIo,
   type VmState,
   type WriteIo,
   type ZeroIo,
@@ -163,13 +164,15 @@ export class ClusterLayer implements BlockLayer {
     return this.#map.flush(io)
   }
 
-  async truncate(size: number, io: Io): Promise<void> {
+  async truncate(size: number, io: ResizeIo): Promise<void> {
     await this.#alone(io, async () => {
       const before = this.#map.size
       await this.#map.truncate(size, io)
       // Neither what the last cluster held behind the former end, from before the disk was cut off
       // there, nor what the backing file holds behind it was part of this disk.
-      const stale = Math.max(alignUp(before, this.#map.clusterSize), this.#backing?.size ?? 0)
+      const taken = (io.preallocation ?? 'off') !== 'off'
+      const shown = taken ? 0 : (this.#backing?.size ?? 0)
+      const stale = Math.max(alignUp(before, this.#map.clusterSize), shown)
       const end = Math.min(size, stale)
       if (end > before) {
         const zeroIo = { ...plainWriteIo, signal: io.signal, mayUnmap: false, fastOnly: false }

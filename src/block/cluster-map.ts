@@ -20,6 +20,7 @@ import type {
   HostRange,
   Io,
   Limits,
+  ResizeIo,
   WriteIo,
   ZeroIo,
 } from './layer.ts'
@@ -65,7 +66,7 @@ export interface ClusterMap extends AsyncDisposable {
   readEncoded?(offset: number, target: Uint8Array, io: Io): Completion
   /** Stores one whole cluster compressed, or plainly where that is no smaller. */
   writeEncoded?(offset: number, source: Uint8Array, io: WriteIo): Completion
-  truncate(size: number, io: Io): Completion
+  truncate(size: number, io: ResizeIo): Completion
   /** Begins or ceases to be writable; runs alone. When it rejects everything is as before. */
   setReadOnly?(readOnly: boolean, io: Io): Promise<void>
   /** See `BlockLayer.reread`. */

@@ -7,6 +7,7 @@ import type {
   ImageFacts,
   Io,
   Limits,
+  ResizeIo,
   WriteIo,
   ZeroIo,
 } from './layer.ts'
@@ -58,7 +59,7 @@ export class Filter implements BlockLayer {
     return this.next.flush(io)
   }
 
-  truncate(size: number, io: Io): Completion {
+  truncate(size: number, io: ResizeIo): Completion {
     return this.next.truncate(size, io)
   }
 

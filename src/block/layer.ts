@@ -39,6 +39,14 @@ export interface ZeroIo extends WriteIo {
   readonly fastOnly: boolean
 }
 
+/** How much of the space that a disk gains is taken at once: see QEMU's `preallocation`. */
+export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full'
+
+export interface ResizeIo extends Io {
+  /** For growing only. Unless given, `off`. */
+  readonly preallocation?: Preallocation
+}
+
 /** How well a layer does something: not at all, by other means, or by itself. */
 export type Support = 'none' | 'emulated' | 'native'
 
@@ -118,8 +126,11 @@ export interface BlockLayer extends AsyncDisposable, Abilities {
   discard(offset: number, length: number, io: Io): Completion
   /** Everything that settled before is on stable storage afterwards. */
   flush(io: Io): Completion
-  /** Grows (new space as `capabilities.zeroInit` says) or shrinks. */
-  truncate(size: number, io: Io): Completion
+  /**
+   * Grows (new space as `capabilities.zeroInit` says) or shrinks. A layer that cannot preallocate in
+   * the way that is asked for says `UNSUPPORTED`, or does not care where it needs no space.
+   */
+  truncate(size: number, io: ResizeIo): Completion
   /**
    * The first run at `offset`, where 0 < its length <= `length`. It need not be the longest one:
    * neighbouring runs may have the same status.

@@ -8,6 +8,7 @@ import type {
   Extent,
   ImageFacts,
   Io,
+  ResizeIo,
   WriteIo,
   ZeroIo,
 } from '../block/layer.ts'
@@ -90,7 +91,7 @@ class RawLayer extends Filter {
     return this.next.discard(offset + this.#offset, length, io)
   }
 
-  override truncate(size: number, io: Io): Completion {
+  override truncate(size: number, io: ResizeIo): Completion {
     return this.next.truncate(size + this.#offset, io)
   }
 

@@ -20,6 +20,7 @@ import {
   type Permission,
   type Permissions,
   type PreservedDisk,
+  type ResizeIo,
   type VmState,
   type WriteIo,
   type ZeroIo,
@@ -196,7 +197,7 @@ export class Edge implements BlockLayer {
     await this.#node.populate(offset, length, io)
   }
 
-  truncate(size: number, io?: Partial<Io>): Completion {
+  truncate(size: number, io?: Partial<ResizeIo>): Completion {
     if (this.#gate) return this.#gate.then(() => this.truncate(size, io))
     if (!this.#resizable) this.#refuse('resize')
     return this.#node.truncate(size, io)

@@ -20,6 +20,7 @@ import {
   plainIo,
   plainWriteIo,
   plainZeroIo,
+  type ResizeIo,
   type VmState,
   type WriteIo,
   type ZeroIo,
@@ -256,7 +257,7 @@ export class BlockNode implements AsyncDisposable {
   }
 
   /** Changes the size of the disk; waits for the requests in flight and runs alone. */
-  async truncate(size: number, io: Partial<Io> = plainIo): Promise<void> {
+  async truncate(size: number, io: Partial<ResizeIo> = plainIo): Promise<void> {
     this.#checkOpen()
     this.#checkWritable()
     if (!Number.isSafeInteger(size) || size < 0)

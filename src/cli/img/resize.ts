@@ -1,4 +1,5 @@
 /** `img resize`: grows an image, or with `--shrink` cuts it off. */
+import type { Preallocation } from '../../block/layer.ts'
 import type { NamedIo } from '../command.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { Arguments, imageOpts, object } from './arguments.ts'
@@ -7,8 +8,6 @@ import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { parseSizeText, warnOfHex } from './size-text.ts'
 import { checkImageOpts, checkObjects } from './source-options.ts'
-
-const sectorSize = 512
 
 export const resize: ImgCommand = async (words, io) => {
   // The size may begin with a minus, so it is taken off before options are looked for.
@@ -47,7 +46,7 @@ export const resize: ImgCommand = async (words, io) => {
   const before = diskSize(node)
   const size = change.relative ? before + change.sign * change.bytes : change.bytes
   checkSize(size, before, args.has('shrink'), preallocation, io)
-  await edge.truncate(size)
+  await edge.truncate(size, { preallocation })
   await edge.flush()
   if (!args.has('q')) io.stdout.write('Image resized.\n')
   return 0
@@ -73,12 +72,12 @@ function parseChange(text: string, io: NamedIo): Change {
   )
 }
 
-const preallocations = ['off', 'metadata', 'falloc', 'full']
+const preallocations: readonly Preallocation[] = ['off', 'metadata', 'falloc', 'full']
 
-/** Space is reserved when an image is made; what resizing adds is not, which is refused by name. */
-function parsePreallocation(mode: string | undefined): string {
+function parsePreallocation(mode: string | undefined): Preallocation {
   if (mode === undefined) return 'off'
-  if (preallocations.includes(mode)) return mode
+  const known = preallocations.find((each) => each === mode)
+  if (known) return known
   throw new CommandFailure(`Invalid preallocation mode '${mode}'`)
 }
 
@@ -86,7 +85,7 @@ function checkSize(
   size: number,
   before: number,
   mayShrink: boolean,
-  preallocation: string,
+  preallocation: Preallocation,
   io: NamedIo,
 ): void {
   if (size <= 0) throw new CommandFailure('New image size must be positive')
@@ -100,11 +99,5 @@ function checkSize(
         "image's end. Before performing such an operation, make sure there is no important data " +
         'there.',
     )
-  }
-  if (size % sectorSize !== 0) {
-    throw new CommandFailure(`The new size must be a multiple of ${sectorSize}`)
-  }
-  if (preallocation !== 'off') {
-    throw new CommandFailure(`--preallocation=${preallocation} is not supported yet`)
   }
 }

@@ -18,7 +18,7 @@ const commands = [
   'commit [-q] [-f FMT | --image-opts] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] FILE',
   'rebase -u [-q] [-f FMT | --image-opts] [-t CACHE] -b FILE [-F FMT] FILE',
   'snapshot [-q] [--image-opts] [-U] [-l | -a SNAPSHOT | -c SNAPSHOT | -d SNAPSHOT] FILE',
-  'resize [-q] [-f FMT | --image-opts] [--shrink] FILE [+|-]SIZE',
+  'resize [-q] [-f FMT | --image-opts] [--shrink] [--preallocation=MODE] FILE [+|-]SIZE',
 ]
 
 const terms: readonly (readonly [string, string])[] = [

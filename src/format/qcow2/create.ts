@@ -5,7 +5,6 @@
 import type { CreateContext, ImageCreator, SecretSource } from '../../block/driver.ts'
 import { type BlockLayer, plainIo, plainWriteIo, plainZeroIo } from '../../block/layer.ts'
 import { viewOf } from '../../bytes/view.ts'
-import { zeroes } from '../../bytes/zero.ts'
 import { createOptionInfo, parseCreateOptions, type Qcow2CreateOptions } from './create-options.ts'
 import { prepareEncryption } from './encryption/create.ts'
 import { headerStorage, placeExtension } from './encryption/place.ts'
@@ -27,6 +26,7 @@ import { entrySize, setShared } from './l2-table.ts'
 import { Qcow2Map } from './map.ts'
 import { measureImage } from './measure.ts'
 import { hostOffset } from './offsets.ts'
+import { takeSpace } from './preallocation.ts'
 import { RefcountLayout } from './refcount.ts'
 
 export const creator: ImageCreator<Qcow2CreateOptions> = {
@@ -194,27 +194,11 @@ async function preallocate(
   const image = await Qcow2Image.open(file, settings, async () => context.dataFile)
   try {
     const map = new Qcow2Map(image, {})
-    await map.place(0, context, ({ layer, offset, length }) => fill(layer, offset, length, options))
+    const { preallocation, dataFile } = options
+    await map.place(0, context, takeSpace(preallocation, dataFile !== undefined))
     // What is in those clusters deciphers to anything but zeroes.
     if (options.encryption) await map.zero(0, options.size, plainZeroIo)
   } finally {
     await image.close()
-  }
-}
-
-async function fill(
-  file: BlockLayer,
-  offset: number,
-  length: number,
-  { preallocation, dataFile }: Qcow2CreateOptions,
-): Promise<void> {
-  const zeroed = dataFile || (file.capabilities.zeroInit && file.capabilities.resize)
-  if (preallocation === 'full') {
-    for (let at = 0; at < length; at += zeroes.length) {
-      const part = zeroes.subarray(0, Math.min(zeroes.length, length - at))
-      await file.write(offset + at, part, plainWriteIo)
-    }
-  } else if (preallocation === 'falloc' || !zeroed) {
-    await file.writeZeroes(offset, length, plainZeroIo)
   }
 }

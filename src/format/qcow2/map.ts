@@ -10,7 +10,9 @@ import {
   type HostRange,
   type Io,
   type Limits,
+  plainIo,
   plainZeroIo,
+  type ResizeIo,
   type WriteIo,
   type ZeroIo,
 } from '../../block/layer.ts'
@@ -26,6 +28,7 @@ import { KeptClusters } from './kept-clusters.ts'
 import { kind } from './l2-table.ts'
 import type { HostRun } from './offsets.ts'
 import type { Qcow2Options } from './options.ts'
+import { takeSpace } from './preallocation.ts'
 import { Reach, type Reached } from './reach.ts'
 import { ClusterRuns, type Run, type Runs } from './runs.ts'
 import { stateArea } from './state-area.ts'
@@ -183,12 +186,20 @@ export class Qcow2Map implements ClusterMap {
     if (!stored) await this.#writePlain(offset, source, io)
   }
 
-  async truncate(size: number, io: Io): Promise<void> {
+  async truncate(size: number, io: ResizeIo): Promise<void> {
     const before = this.size
+    const { preallocation = 'off' } = io
     await this.#change(() => this.#image.resize(size, io))
-    if (!this.#image.raw || size <= before) return
-    await this.place(before, io)
-    if (this.#image.space.enciphered) {
+    const { raw, space } = this.#image
+    if (size <= before || (!raw && preallocation === 'off')) return
+    try {
+      await this.place(alignUp(before, this.clusterSize), io, takeSpace(preallocation, raw))
+    } catch (error) {
+      // All or nothing. What fails now leaves the disk larger, which harms nobody.
+      await this.#image.resize(before, plainIo).catch(() => {})
+      throw error
+    }
+    if (space.enciphered) {
       await this.zero(before, size - before, { ...plainZeroIo, signal: io.signal })
     }
   }
@@ -197,13 +208,18 @@ export class Qcow2Map implements ClusterMap {
   async place(
     offset: number,
     io: Io,
-    fill: (host: HostRange) => Completion = () => {},
+    fill: (host: HostRange, zeroed: boolean) => Completion,
   ): Promise<void> {
     for (let at = offset; at < this.size; ) {
       io.signal.throwIfAborted()
       const allocation = await this.allocate(at, this.size - at, io)
-      const { guest, host } = allocation
-      await fill(host)
+      const { guest, host, zeroed } = allocation
+      try {
+        await fill(host, zeroed)
+      } catch (error) {
+        await allocation.abandon()
+        throw error
+      }
       // What is in a raw data file is on the disk; elsewhere subclusters wait for being written.
       if (this.#image.raw) allocation.link()
       else allocation.keep()

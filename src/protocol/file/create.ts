@@ -129,7 +129,7 @@ async function fill(
   { size, preallocation }: FileCreateOptions,
   signal: AbortSignal,
 ): Promise<void> {
-  if (preallocation === 'falloc' && size > 0 && (await reserve(file, size))) {
+  if (preallocation === 'falloc' && size > 0 && (await reserve(file, 0, size))) {
     await writeZeroBytes(file, Math.min(size, firstBlock), signal)
     return
   }
@@ -144,9 +144,10 @@ async function fill(
   }
 }
 
-async function reserve(file: OpenFile, size: number): Promise<boolean> {
+/** Space for a part of the file, which becomes that long. False where the system cannot do that. */
+export async function reserve(file: OpenFile, offset: number, length: number): Promise<boolean> {
   try {
-    await file.during((fd) => file.sys.fallocate(fd, 'allocate', 0, size))
+    await file.during((fd) => file.sys.fallocate(fd, 'allocate', offset, length))
     return true
   } catch (error) {
     const errno = errnoOf(error)

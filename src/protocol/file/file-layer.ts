@@ -5,21 +5,25 @@
  */
 import fs from 'node:fs'
 import { promisify } from 'node:util'
-import type {
-  BlockLayer,
-  Capabilities,
-  Completion,
-  Extent,
-  ImageFacts,
-  Io,
-  Limits,
-  WriteIo,
-  ZeroIo,
+import {
+  type BlockLayer,
+  type Capabilities,
+  type Completion,
+  type Extent,
+  type ImageFacts,
+  type Io,
+  type Limits,
+  type Preallocation,
+  plainZeroIo,
+  type ResizeIo,
+  type WriteIo,
+  type ZeroIo,
 } from '../../block/layer.ts'
 import { GiB, MiB } from '../../bytes/range.ts'
 import { zeroes } from '../../bytes/zero.ts'
 import { BlockError, systemError } from '../../errors.ts'
 import { BufferedTransfer, type Transfer } from './buffered.ts'
+import { reserve } from './create.ts'
 import { discardOnDevice } from './device.ts'
 import { DirectTransfer } from './direct.ts'
 import { Flusher } from './flusher.ts'
@@ -134,19 +138,44 @@ export class FileLayer implements BlockLayer {
     return this.#flush()
   }
 
-  async truncate(size: number, io: Io): Promise<void> {
+  async truncate(size: number, io: ResizeIo): Promise<void> {
     this.#checkWritable(0)
     io.signal.throwIfAborted()
     if (this.#options.kind === 'device') return this.#refuseResize(size)
+    const { preallocation = 'off' } = io
+    if (preallocation === 'metadata') throw this.#noMetadata()
+    const before = this.#size
+    try {
+      await this.#setSize(size)
+      if (size > before) await this.#takeSpace(before, size, preallocation, io)
+    } catch (error) {
+      // What was gained without its space is given back: all or nothing.
+      if (this.#size > before) await this.#setSize(before).catch(() => {})
+      throw error
+    } finally {
+      this.#holes.forget()
+    }
+  }
+
+  async #setSize(size: number): Promise<void> {
     try {
       await this.#file.during((fd) => ftruncate(fd, size))
     } catch (error) {
       throw this.#file.fail(error, `changing the size to ${size}`)
-    } finally {
-      this.#holes.forget()
     }
     this.#size = size
     this.#flusher.wrote()
+  }
+
+  async #takeSpace(from: number, to: number, preallocation: Preallocation, io: Io): Promise<void> {
+    if (preallocation === 'off') return
+    if (preallocation === 'falloc' && (await reserve(this.#file, from, to - from))) return
+    await this.#writeZeroBytes(from, to - from, { ...plainZeroIo, signal: io.signal })
+  }
+
+  #noMetadata(): BlockError {
+    const { path, node } = this.#file
+    return new BlockError('UNSUPPORTED', 'Unsupported preallocation mode: metadata', { path, node })
   }
 
   /** By a second descriptor, since one cannot change how it was opened. */

@@ -1,0 +1,145 @@
+/** Preallocation when images are made and when they are resized, against the real qemu-img. */
+import { copyFileSync, statSync } from 'node:fs'
+import { afterEach, beforeEach, expect, it } from 'vitest'
+import { peer } from '../peers.ts'
+import { Pair, runOurs, runTheirs } from '../support/img.ts'
+
+const qemu = peer('qemu-img', 'qemu-io')
+const modes = ['off', 'metadata', 'falloc', 'full']
+
+let pair: Pair
+beforeEach(() => {
+  pair = new Pair()
+})
+afterEach(() => pair[Symbol.dispose]())
+
+async function prepare(program: string, ...args: string[]): Promise<void> {
+  expect(await runTheirs(pair.theirs, args, program)).toMatchObject({ status: 0, stderr: '' })
+  const image = args.find((word) => /^\w+\.(qcow2|raw)$/.test(word)) ?? ''
+  copyFileSync(`${pair.theirs}/${image}`, `${pair.ours}/${image}`)
+}
+
+async function same(text: string): Promise<void> {
+  const args = text.split(' ')
+  const ours = await runOurs(pair.ours, args)
+  expect({ text, ...ours }).toEqual({ text, ...(await runTheirs(pair.theirs, args)) })
+}
+
+/** Sound, equal, allocated from `from` on where the other is, and taking about the same space. */
+async function alike(image: string, from = Number.POSITIVE_INFINITY): Promise<void> {
+  const checked = await runTheirs(pair.ours, ['check', image])
+  expect(checked).toMatchObject({ status: 0, stderr: '' })
+  const compared = await runTheirs(pair.ours, ['compare', image, `${pair.theirs}/${image}`])
+  expect(compared.stdout).toBe('Images are identical.\n')
+  for (const { start, length, present } of await runs(image)) {
+    if (start >= from && length > 0) expect({ start, present }).toEqual({ start, present: true })
+  }
+  const difference = spaceOf(pair.ours, image) - spaceOf(pair.theirs, image)
+  expect(Math.abs(difference)).toBeLessThan(1024 * 1024)
+}
+
+async function runs(image: string): Promise<{ start: number; length: number; present: boolean }[]> {
+  const { stdout } = await runTheirs(pair.ours, ['map', '--output=json', image])
+  return JSON.parse(stdout)
+}
+
+/** Where space that is taken at once begins. Kept clusters whose subclusters are not there do not show. */
+function taken(mode: string, from: number): number {
+  return mode.startsWith('off') || mode.includes('extended_l2') ? Number.POSITIVE_INFINITY : from
+}
+
+function spaceOf(folder: string, image: string): number {
+  return statSync(`${folder}/${image}`).blocks * 512
+}
+
+qemu.describe('preallocation', () => {
+  for (const mode of modes) {
+    it(`${mode}: new images`, async () => {
+      for (const size of ['0', '512', '3M', '10000384', '40M']) {
+        for (const options of ['', ',cluster_size=4k', ',compat=0.10', ',extended_l2=on']) {
+          await same(`create -q -f qcow2 -o preallocation=${mode}${options} a.qcow2 ${size}`)
+          await alike('a.qcow2', taken(mode + options, 0))
+        }
+      }
+    })
+
+    it(`${mode}: above a backing file`, async () => {
+      await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '2M')
+      await prepare('qemu-io', '-c', 'write -P 5 0 2M', 'b.qcow2')
+      const backed = '-b b.qcow2 -F qcow2'
+      await same(`create -q -f qcow2 ${backed} -o preallocation=${mode} a.qcow2 2M`)
+      await same(`create -q -f qcow2 ${backed} -o preallocation=${mode},extended_l2=on a.qcow2 2M`)
+      await alike('a.qcow2')
+    })
+
+    it(`${mode}: resized`, async () => {
+      for (const options of ['', ',cluster_size=4k', ',compat=0.10', ',extended_l2=on']) {
+        await prepare(
+          'qemu-img',
+          'create',
+          '-q',
+          '-f',
+          'qcow2',
+          '-o',
+          `lazy_refcounts=off${options}`,
+          'a.qcow2',
+          '1M',
+        )
+        await prepare('qemu-io', '-c', 'write -P 3 0 100k', 'a.qcow2')
+        for (const size of ['+64k', '3M', '+2000k', '40M']) {
+          await same(`resize --preallocation=${mode} a.qcow2 ${size}`)
+          await alike('a.qcow2', taken(mode + options, 1024 * 1024))
+        }
+        await same(`resize --preallocation=${mode} a.qcow2 40M`)
+        await same(`resize --preallocation=${mode} --shrink a.qcow2 20M`)
+        await same('resize --shrink a.qcow2 20M')
+        await same(`resize --preallocation=${mode} a.qcow2 +1000`)
+        await alike('a.qcow2')
+      }
+    })
+
+    it(`${mode}: resized with a snapshot, a bitmap, a backing file`, async () => {
+      await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '2M')
+      await prepare('qemu-io', '-c', 'write -P 5 0 2M', 'b.qcow2')
+      await prepare(
+        'qemu-img',
+        'create',
+        '-q',
+        '-f',
+        'qcow2',
+        '-b',
+        'b.qcow2',
+        '-F',
+        'qcow2',
+        'a.qcow2',
+        '512k',
+      )
+      await prepare('qemu-io', '-c', 'write -P 3 0 100k', 'a.qcow2')
+      await prepare('qemu-img', 'snapshot', '-c', 'one', 'a.qcow2')
+      await prepare('qemu-img', 'bitmap', '--add', 'a.qcow2', 'bits')
+      await same(`resize --preallocation=${mode} a.qcow2 1M`)
+      await same(`resize --preallocation=${mode} a.qcow2 4M`)
+      await alike('a.qcow2', taken(mode, 512 * 1024))
+      await same('resize a.qcow2 1M')
+      await same('resize --shrink a.qcow2 1M')
+      await alike('a.qcow2')
+    })
+
+    it(`${mode}: raw`, async () => {
+      for (const folder of [pair.ours, pair.theirs]) {
+        await runTheirs(folder, ['create', '-q', '-f', 'raw', 'r.raw', '1M'])
+      }
+      for (const size of ['+1M', '+1000', '8M']) {
+        await same(`resize -f raw --preallocation=${mode} r.raw ${size}`)
+        expect(statSync(`${pair.ours}/r.raw`).size).toBe(statSync(`${pair.theirs}/r.raw`).size)
+        expect(spaceOf(pair.ours, 'r.raw')).toBe(spaceOf(pair.theirs, 'r.raw'))
+      }
+    })
+  }
+
+  it('refuses what is none', async () => {
+    await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '1M')
+    await same('resize --preallocation=bad a.qcow2 2M')
+    await same('create -f qcow2 -o preallocation=bad c.qcow2 2M')
+  })
+})
