@@ -71,6 +71,11 @@ async function checkAmendment(image: Qcow2Image, wanted: Amendment): Promise<voi
         '(use compat=1.1 or greater)',
     )
   }
+  if (version < current.version && current.cryptMethod === cryptMethod.aes) {
+    // Zeroes might have to be stored, and their place on the disk, by which AES goes, is not known.
+    const message = 'Images with AES encryption cannot be downgraded to version 2'
+    throw faults.refuse('UNSUPPORTED', message)
+  }
   if (version < current.version) await checkDowngrade(image, bits, wanted.size ?? current.size)
   if (wanted.refcountBits !== undefined) await checkRefcountWidth(image, bits)
 }
