@@ -3,31 +3,36 @@ import { newImage, openImage } from '../../../test/support/qcow2.ts'
 import { Random, seedNote } from '../../../test/support/random.ts'
 import { plainIo, plainWriteIo } from '../../block/layer.ts'
 import { BlockError } from '../../errors.ts'
-import { ClusterSet } from './cluster-set.ts'
+import { ClusterMarks } from './cluster-marks.ts'
 import { incompatible } from './header.ts'
 import { guardTemplates, MetadataGuard } from './metadata-guard.ts'
 
-describe('a set of clusters', () => {
-  it(`knows its members in any range (${seedNote})`, () => {
+describe('marks on clusters', () => {
+  it(`are found in any range (${seedNote})`, () => {
     const random = new Random()
-    const set = new ClusterSet()
-    const members = new Set<number>()
-    const limit = 100_000
-    for (let step = 0; step < 300; step++) {
-      const [first, count] = random.range(limit, 1, 300)
+    const marks = new ClusterMarks()
+    const model = new Map<number, number>()
+    // Far apart and close together, low and beyond 2^32.
+    const places = [0, 1000, 8192 * 500, 2 ** 33]
+    for (let step = 0; step < 2000; step++) {
+      const start = random.pick(places)
+      const [offset, count] = random.range(5000, 1, 20)
+      const bit = 2 ** random.below(9)
       const adds = random.chance(0.6)
-      if (adds) set.add(first, count)
-      else set.delete(first, count)
-      for (let at = first; at < first + count; at++) {
-        if (adds) members.add(at)
-        else members.delete(at)
+      if (adds) marks.add(start + offset, count, bit)
+      else marks.delete(start + offset, count, bit)
+      for (let at = start + offset; at < start + offset + count; at++) {
+        const now = model.get(at) ?? 0
+        model.set(at, adds ? now | bit : now & ~bit)
       }
-      const [from, length] = random.range(limit, 1, 70_000)
+      const [from, length] = random.range(5000, 1)
+      const bits = random.chance(0.5) ? 0xffff : bit
       let expected = -1
-      for (let at = from; at < from + length && expected < 0; at++)
-        if (members.has(at)) expected = at
-      expect(set.firstOf(from, length), `step ${step}: ${from}+${length}`).toBe(expected)
-      expect(set.has(from)).toBe(members.has(from))
+      for (let at = start + from; at < start + from + length && expected < 0; at++) {
+        if (((model.get(at) ?? 0) & bits) !== 0) expected = at
+      }
+      expect(marks.firstOf(start + from, length, bits), `step ${step}`).toBe(expected)
+      expect(marks.of(start + from)).toBe(model.get(start + from) ?? 0)
     }
   })
 })

@@ -3,12 +3,12 @@
  * every write. In a sound image the answer is always no; it is yes when refcounts or entries are
  * wrong, and then the write that would have destroyed a table is refused instead.
  *
- * One set holds the clusters of all kinds that are guarded, so a request costs the same, some tens
- * of nanoseconds, however many kinds that are; a set for each kind says what was hit. What the
- * levels differ in is what has to be gone through when an image is opened.
+ * All kinds that are guarded are marks in one table of clusters, so a request costs the same however
+ * many kinds that are: a look per cluster. What the levels differ in is what has to be gone through
+ * when an image is opened.
  */
 import type { BlockError } from '../../errors.ts'
-import { ClusterSet } from './cluster-set.ts'
+import { ClusterMarks } from './cluster-marks.ts'
 
 /** Names as `overlap-check` has them. */
 export const guardedKinds = [
@@ -53,98 +53,88 @@ const titles: Readonly<Record<GuardedKind, string>> = {
 export type OnOverlap = (message: string, offset: number) => BlockError
 
 export class MetadataGuard {
-  #kinds: ReadonlySet<GuardedKind>
   readonly #clusterSize: number
   readonly #onOverlap: OnOverlap
-  readonly #sets = new Map<GuardedKind, ClusterSet>()
-  readonly #all = new ClusterSet()
+  readonly #marks = new ClusterMarks()
+  /** The bits of those kinds that are guarded. */
+  #bits: ReadonlyMap<GuardedKind, number>
 
   constructor(kinds: Iterable<GuardedKind>, clusterSize: number, onOverlap: OnOverlap) {
-    this.#kinds = new Set(kinds)
     this.#clusterSize = clusterSize
     this.#onOverlap = onOverlap
-    for (const kind of this.#kinds) this.#sets.set(kind, new ClusterSet())
+    this.#bits = bitsOf(kinds)
   }
 
-  /** Guards other kinds from now on; their places have to be told anew. */
+  /** Guards other kinds, and nothing until it is told anew what lies where. */
   setKinds(kinds: Iterable<GuardedKind>): void {
     this.clear()
-    this.#kinds = new Set(kinds)
-    this.#sets.clear()
-    for (const kind of this.#kinds) this.#sets.set(kind, new ClusterSet())
+    this.#bits = bitsOf(kinds)
   }
 
   guards(kind: GuardedKind): boolean {
-    return this.#kinds.has(kind)
+    return this.#bits.has(kind)
   }
 
   /** A range of the file holds metadata of that kind from now on. */
   add(kind: GuardedKind, offset: number, length: number): void {
-    const set = this.#sets.get(kind)
-    if (!set || length <= 0) return
+    const bit = this.#bits.get(kind)
+    if (bit === undefined || length <= 0) return
     const { first, count } = this.#clusters(offset, length)
-    set.add(first, count)
-    this.#all.add(first, count)
+    this.#marks.add(first, count, bit)
   }
 
   remove(kind: GuardedKind, offset: number, length: number): void {
-    const set = this.#sets.get(kind)
-    if (!set || length <= 0) return
+    const bit = this.#bits.get(kind)
+    if (bit === undefined || length <= 0) return
     const { first, count } = this.#clusters(offset, length)
-    set.delete(first, count)
-    for (let cluster = first; cluster < first + count; cluster++) {
-      if (!this.#kindAt(cluster)) this.#all.delete(cluster, 1)
-    }
+    this.#marks.delete(first, count, bit)
   }
 
   /** A cluster is free, so whatever was there is there no more. */
   forget(cluster: number): void {
-    if (!this.#all.has(cluster)) return
-    this.#all.delete(cluster, 1)
-    for (const set of this.#sets.values()) set.delete(cluster, 1)
+    this.#marks.delete(cluster, 1)
   }
 
   clear(): void {
-    for (const set of this.#sets.values()) set.clear()
-    this.#all.clear()
+    this.#marks.clear()
   }
 
   /** Whether data must not be written to a range. */
   covers(offset: number, length: number): boolean {
     const first = Math.floor(offset / this.#clusterSize)
     const last = Math.floor((offset + length - 1) / this.#clusterSize)
-    return this.#all.firstOf(first, last - first + 1) >= 0
+    return this.#marks.firstOf(first, last - first + 1) >= 0
   }
 
   /** Throws if data, or a new table, must not be written to a range. */
   check(offset: number, length: number): void {
-    const { first, count } = this.#clusters(offset, length)
-    const hit = this.#all.firstOf(first, count)
-    if (hit >= 0) throw this.#overlap(this.#kindAt(hit)!, hit)
+    this.#refuse(offset, length, allKinds)
   }
 
   /** Throws if a table, to be changed where it lies, lies on metadata of another kind. */
   checkTable(kind: GuardedKind, offset: number, length: number): void {
+    this.#refuse(offset, length, allKinds - (this.#bits.get(kind) ?? 0))
+  }
+
+  #refuse(offset: number, length: number, bits: number): void {
     const { first, count } = this.#clusters(offset, length)
-    for (const [other, set] of this.#sets) {
-      const hit = other === kind ? -1 : set.firstOf(first, count)
-      if (hit >= 0) throw this.#overlap(other, hit)
-    }
-  }
-
-  /** In the words of QEMU, which calls whatever is written metadata. */
-  #overlap(kind: GuardedKind, cluster: number): BlockError {
+    const hit = this.#marks.firstOf(first, count, bits)
+    if (hit < 0) return
+    const found = this.#marks.of(hit) & bits
+    const kind = guardedKinds.find((each) => (found & (this.#bits.get(each) ?? 0)) !== 0)!
+    // In the words of QEMU, which calls whatever is written metadata.
     const message = `Preventing invalid write on metadata (overlaps with ${titles[kind]})`
-    return this.#onOverlap(message, cluster * this.#clusterSize)
-  }
-
-  #kindAt(cluster: number): GuardedKind | undefined {
-    for (const [kind, set] of this.#sets) if (set.has(cluster)) return kind
-    return undefined
+    throw this.#onOverlap(message, hit * this.#clusterSize)
   }
 
   #clusters(offset: number, length: number): { first: number; count: number } {
     const first = Math.floor(offset / this.#clusterSize)
     return { first, count: Math.ceil((offset + length) / this.#clusterSize) - first }
   }
+}
+
+const allKinds = 2 ** guardedKinds.length - 1
+
+function bitsOf(kinds: Iterable<GuardedKind>): ReadonlyMap<GuardedKind, number> {
+  return new Map([...kinds].map((kind) => [kind, 2 ** guardedKinds.indexOf(kind)]))
 }
