@@ -24,6 +24,16 @@ async function expectClean(image: Qcow2Image, note = ''): Promise<void> {
   expect([corruptions, leaks, checkErrors], `${note}: ${messages.join('; ')}`).toEqual([0, 0, 0])
 }
 
+/** Narrow refcounts may have no room, since compressed clusters share theirs: undefined then. */
+async function unlessFull<T>(work: Promise<T>): Promise<T | undefined> {
+  try {
+    return await work
+  } catch (error) {
+    expect(error).toMatchObject({ errno: 'EINVAL', message: expect.stringMatching('references') })
+    return undefined
+  }
+}
+
 const create = (layer: BlockLayer, snapshot: NewSnapshot) =>
   layer.snapshots!.create(snapshot, plainIo)
 const list = async (image: BlockLayer) => (await image.image?.snapshots?.()) ?? []
@@ -183,12 +193,12 @@ describe('internal snapshots', () => {
           disk.copy(next)
           disk = next
         } else if (choice < 0.85 && kept.size < 8) {
-          const { id } = await create(layer, { name: `at ${step}` })
-          kept.set(id, Buffer.from(disk))
+          const taken = await unlessFull(create(layer, { name: `at ${step}` }))
+          if (taken) kept.set(taken.id, Buffer.from(disk))
         } else if (choice < 0.92 && ids.length > 0) {
           const id = random.pick(ids)
-          await layer.snapshots!.apply(id, plainIo)
-          disk = Buffer.from(kept.get(id)!)
+          const applied = layer.snapshots!.apply(id, plainIo).then(() => true)
+          if (await unlessFull(applied)) disk = Buffer.from(kept.get(id)!)
         } else if (ids.length > 0) {
           const id = random.pick(ids)
           await layer.snapshots!.delete(id, plainIo)
