@@ -2,8 +2,11 @@
 import { vma } from './archive/vma/driver.ts'
 import type { BlockDriver } from './block/driver.ts'
 import { blkdebug } from './filter/blkdebug/blkdebug.ts'
+import { blkverify } from './filter/blkverify.ts'
+import { compress } from './filter/compress.ts'
 import { copyBeforeWrite } from './filter/copy-before-write.ts'
 import { copyOnRead } from './filter/copy-on-read.ts'
+import { preallocate } from './filter/preallocate.ts'
 import { snapshotAccess } from './filter/snapshot-access.ts'
 import { throttle } from './filter/throttle.ts'
 import { luks } from './format/luks/luks.ts'
@@ -29,8 +32,11 @@ const all = [
   vma,
   // filters
   blkdebug,
+  blkverify,
+  compress,
   copyBeforeWrite,
   copyOnRead,
+  preallocate,
   snapshotAccess,
   throttle,
 ]

@@ -170,6 +170,13 @@ export interface Abilities {
    * its size included. Only called while the layer is read-only and nothing is in flight.
    */
   reread?(io: Io): Promise<void>
+  /** Name of the driver, for messages. The graph's edges have it. */
+  readonly driver?: string
+  /**
+   * Grows the layer for what is about to be written behind its end; it may reserve more than that,
+   * unseen. Present where that is better than `truncate`.
+   */
+  extend?(end: number, io: Io): Promise<void>
   /**
    * Stores what the layer shows of a range through its backing file, in whole clusters; a guest
    * sees no change. The graph's edges have it, for all layers.

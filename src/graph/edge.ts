@@ -111,7 +111,7 @@ export class Edge implements BlockLayer {
   }
 
   get compressed(): CompressedWriter | undefined {
-    const below = this.#writable ? this.#node.compressed : undefined
+    const below = this.#node.compressed
     if (!below) return undefined
     const write: CompressedWriter['write'] = (offset, source, io) => {
       if (this.#gate) return this.#gate.then(() => write(offset, source, io))
@@ -195,6 +195,20 @@ export class Edge implements BlockLayer {
     if (!this.#readable) this.#refuse('consistentRead')
     if (!this.#writable) this.#checkUnchanged({ unchanged: true })
     await this.#node.populate(offset, length, io)
+  }
+
+  get driver(): string {
+    return this.#node.driver
+  }
+
+  get extend(): BlockLayer['extend'] {
+    if (!this.#node.layer.extend) return undefined
+    const extend = async (end: number, io: Io): Promise<void> => {
+      if (this.#gate) return this.#gate.then(() => extend(end, io))
+      if (!this.#resizable) this.#refuse('resize')
+      await this.#node.extend(end, io)
+    }
+    return extend
   }
 
   truncate(size: number, io?: Partial<ResizeIo>): Completion {

@@ -281,6 +281,17 @@ export class BlockNode implements AsyncDisposable {
     }
   }
 
+  /** See `BlockLayer.extend`; for layers that have it. */
+  async extend(end: number, io: Io): Promise<void> {
+    this.#checkOpen()
+    this.#checkWritable()
+    if (end <= this.size) return
+    await this.#requests.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, () =>
+      this.layer.extend?.(end, io),
+    )
+    this.#written++
+  }
+
   /** The first run of one status at `offset`; see `BlockLayer.extentAt`. `length` is above 0. */
   extentAt(offset: number, length: number, io: Partial<Io> = plainIo): Extent | Promise<Extent> {
     this.#checkOpen()

@@ -9,6 +9,8 @@ import { type Subject, testLayer } from './layer.ts'
 /** Options of a filter whose storage is the node `storage`. */
 const filters: Readonly<Record<string, NodeOptions>> = {
   'copy-on-read': { driver: 'copy-on-read', file: 'storage' },
+  preallocate: { driver: 'preallocate', file: 'storage', 'prealloc-size': '1M' },
+  blkverify: { driver: 'blkverify', raw: 'storage', test: { driver: 'memory', size: 1315328 } },
   throttle: { driver: 'throttle', file: 'storage', 'throttle-group': 'fast' },
   blkdebug: { driver: 'blkdebug', image: 'storage' },
   'blkdebug with limits of its own': {

@@ -1,5 +1,6 @@
 /** How a command ends other than well. */
 import { BlockError, errnoOf, strerror } from '../../errors.ts'
+import { VerifyError } from '../../filter/blkverify.ts'
 
 /** Ends one command; qemu-io prints most of its complaints on standard output. */
 export class CommandError extends Error {
@@ -8,6 +9,13 @@ export class CommandError extends Error {
   constructor(message: string, stream: 'stdout' | 'stderr' = 'stdout') {
     super(message)
     this.stream = stream
+  }
+}
+
+/** Ends the whole run: what follows would work on a disk that is known to be wrong. */
+export class FatalError extends CommandError {
+  constructor(message: string) {
+    super(message, 'stderr')
   }
 }
 
@@ -21,6 +29,7 @@ export class SynopsisRequest extends Error {}
 
 /** `read failed: No space left on device`, as for a failed request. */
 export function requestError(what: string, error: unknown): CommandError {
+  if (error instanceof VerifyError) return new FatalError(error.message)
   return new CommandError(`${what} failed: ${reasonOf(error)}`)
 }
 

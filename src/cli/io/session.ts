@@ -2,7 +2,7 @@
 import { performance } from 'node:perf_hooks'
 import type { NamedIo } from '../command.ts'
 import type { OpenedImage } from './image.ts'
-import { CommandError, SynopsisRequest } from './outcome.ts'
+import { CommandError, FatalError, SynopsisRequest } from './outcome.ts'
 
 export interface IoCommand {
   readonly name: string
@@ -108,6 +108,7 @@ export async function runLine(line: string, session: Session): Promise<boolean> 
     await command.run(words, session)
     return true
   } catch (error) {
+    if (error instanceof FatalError) session.ended = true
     if (error instanceof SynopsisRequest) session.print(synopsis(command))
     else if (!(error instanceof CommandError)) throw error
     else if (error.stream === 'stderr') session.complain(error.message)

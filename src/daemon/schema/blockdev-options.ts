@@ -193,6 +193,16 @@ const declared: Readonly<Record<string, ObjectType>> = {
     file: fileMember,
     bottom: optional(str, 'The lowest image from which data is copied.'),
   }),
+  blkverify: object('BlockdevOptionsBlkverify', {
+    test: required(blockdevReference, 'The disk under test, which is shown.'),
+    raw: required(blockdevReference, 'A plain copy to compare it with.'),
+  }),
+  compress: onlyFile,
+  preallocate: object('BlockdevOptionsPreallocate', {
+    file: fileMember,
+    'prealloc-align': bytesOf('the file grows to multiples of this'),
+    'prealloc-size': bytesOf('reserved behind what is written'),
+  }),
   'snapshot-access': onlyFile,
   throttle: object('BlockdevOptionsThrottle', {
     'throttle-group': required(str, 'Id of the group.'),

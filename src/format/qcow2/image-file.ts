@@ -119,6 +119,12 @@ export class ImageFile {
         `the storage of ${this.#size} bytes is full and cannot grow to ${end}`,
       )
     }
+    if (this.layer.extend) {
+      const exact = alignUp(end, this.clusterSize)
+      await this.layer.extend(exact, plainWriteIo)
+      this.#size = exact
+      return
+    }
     const step = Math.min(maxGrowth, Math.max(minGrowth, this.#size / 8))
     const ample = alignUp(Math.min(maxHostOffset, end + step), this.clusterSize)
     try {
