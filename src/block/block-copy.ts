@@ -6,6 +6,7 @@
  */
 
 import { Bitset } from '../bitmap/bitset.ts'
+import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
 import { alignDown, alignUp } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 import type { Completion, Io } from './layer.ts'
@@ -43,6 +44,8 @@ export class BlockCopy {
   readonly #pieceLength: number
   /** Called with the bytes that were dealt with. */
   onProgress: (bytes: number) => void = () => {}
+  /** Called with the bytes that were given up on. */
+  onDismissed: (bytes: number) => void = (bytes) => this.onProgress(bytes)
 
   constructor(options: BlockCopyOptions) {
     this.clusterSize = options.clusterSize
@@ -84,6 +87,17 @@ export class BlockCopy {
     )
   }
 
+  /** Before anything is copied: the clusters that are dirty are to be, and only they are kept. */
+  select(bitmap: DirtyBitmap): void {
+    this.dismissed.add(0, this.dismissed.capacity)
+    for (const { offset, length } of bitmap.runs()) {
+      const first = Math.floor(offset / this.clusterSize)
+      const behind = Math.ceil((offset + length) / this.clusterSize)
+      this.todo.add(first, behind)
+      this.dismissed.delete(first, behind)
+    }
+  }
+
   /** Gives up on clusters that need not be copied, unless somebody has copied them already. */
   async dismiss(offset: number, length: number, io: Io): Promise<void> {
     const end = offset + length
@@ -91,7 +105,8 @@ export class BlockCopy {
       this.#eachRun(offset, end, Number.POSITIVE_INFINITY, async (from, bytes) => {
         const first = from / this.clusterSize
         this.dismissed.add(first, first + Math.ceil(bytes / this.clusterSize))
-        this.#done(from, bytes)
+        this.todo.delete(first, first + Math.ceil(bytes / this.clusterSize))
+        this.onDismissed(bytes)
       }),
     )
   }

@@ -209,16 +209,11 @@ export const copyBeforeWrite: BlockDriver<CopyBeforeWriteOptions> = {
   },
   async open(options, context) {
     const layer = await openCopyBeforeWrite(options, context)
-    const { todo, clusterSize } = layer.copy
+    const { todo } = layer.copy
     const { bitmap } = options
-    if (!bitmap) {
-      todo.add(0, todo.capacity)
-      return layer
-    }
-    const found = context.bitmap?.(bitmap.node, bitmap.name)
-    for (const { offset, length } of found?.runs() ?? []) {
-      todo.add(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize))
-    }
+    const found = bitmap && context.bitmap?.(bitmap.node, bitmap.name)
+    if (found) layer.copy.select(found)
+    else todo.add(0, todo.capacity)
     return layer
   },
 }

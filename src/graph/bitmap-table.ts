@@ -41,6 +41,11 @@ export class BitmapTable {
     this.#changed()
   }
 
+  /** Makes a bitmap the newest: its successor, which was made later, has taken its place. */
+  renew(bitmap: DirtyBitmap): void {
+    if (this.#byName.delete(bitmap.name)) this.#byName.set(bitmap.name, bitmap)
+  }
+
   /** Idempotent. */
   remove(bitmap: DirtyBitmap): void {
     if (this.#byName.get(bitmap.name) === bitmap) this.#byName.delete(bitmap.name)

@@ -76,13 +76,12 @@ function syncBitmap(options: BackupOptions): SyncBitmap | undefined {
   if (sync === 'bitmap' && !bitmap) throw new TypeError('a bitmap is needed')
   if (!bitmap) return undefined
   checkUsable(bitmap, { readOnly: true })
-  return new SyncBitmap(bitmap, bitmapMode, `job '${id}'`)
+  return new SyncBitmap(options.source.bitmaps, bitmap, bitmapMode, `job '${id}'`)
 }
 
 function backupWork(disk: PreservedDisk, options: BackupOptions) {
   return {
     async run(control: Parameters<PreservedDisk['copy']>[0]) {
-      control.setTotal(disk.total)
       await disk.copy(control)
       // The backup is worth something only once it survives a power cut.
       await options.target.flush()

@@ -93,7 +93,14 @@ export class PreservedDisk {
   /** Copies the disk, or, with `none`, only waits while guest writes do. */
   async copy(control: JobControl): Promise<void> {
     const signal = AbortSignal.any([control.signal, this.#broken.signal])
+    let { total } = this
+    control.setTotal(total)
     this.layer.copy.onProgress = (bytes) => control.advance(bytes)
+    // What the topmost image does not hold is no part of the work.
+    this.layer.copy.onDismissed = (bytes) => {
+      total -= bytes
+      control.setTotal(total)
+    }
     if (this.#options.sync === 'none') return await control.rest(signal)
     await runCopyLoop({
       copy: this.layer.copy,
@@ -120,7 +127,7 @@ export class PreservedDisk {
     const { bitmap, sync } = this.#options
     const { copy } = this.layer
     bitmap?.freeze()
-    if (bitmap && sync === 'bitmap') bitmap.select(copy)
+    if (bitmap && sync === 'bitmap') copy.select(bitmap.bitmap)
     else copy.todo.add(0, copy.todo.capacity)
   }
 

@@ -11,16 +11,19 @@
  */
 import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
 import type { BlockCopy } from '../block/block-copy.ts'
+import type { BitmapTable } from '../graph/bitmap-table.ts'
 
 export type BitmapMode = 'on-success' | 'never' | 'always'
 
 export class SyncBitmap {
   readonly bitmap: DirtyBitmap
+  readonly #table: BitmapTable
   readonly #mode: BitmapMode
   readonly #what: string
 
-  /** `what` is how messages name the backup. */
-  constructor(bitmap: DirtyBitmap, mode: BitmapMode, what: string) {
+  /** The bitmap is in `table`; `what` is how messages name the backup. */
+  constructor(table: BitmapTable, bitmap: DirtyBitmap, mode: BitmapMode, what: string) {
+    this.#table = table
     this.bitmap = bitmap
     this.#mode = mode
     this.#what = what
@@ -29,13 +32,6 @@ export class SyncBitmap {
   /** The moment that is backed up. Nobody else may work with the bitmap from now on. */
   freeze(): void {
     this.bitmap.freeze(this.#what)
-  }
-
-  /** Marks the clusters that are dirty as those to be copied. */
-  select({ todo, clusterSize }: BlockCopy): void {
-    for (const { offset, length } of this.bitmap.runs()) {
-      todo.add(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize))
-    }
   }
 
   /** Ends the backup, once; without `freeze` before it does nothing. */
@@ -48,6 +44,7 @@ export class SyncBitmap {
       return
     }
     bitmap.abdicate()
+    this.#table.renew(bitmap)
     // Whatever was passed over, for whatever reason, is for the next backup to copy.
     for (const [from, to] of copy.todo.runs()) {
       const offset = from * copy.clusterSize
