@@ -46,6 +46,7 @@ describe('a broken qcow2 image', () => {
         await attempt(seen, note, () => readAll(new Watched(broken)))
         await attempt(seen, note, () => writeSome(new Watched(broken), random))
         await attempt(seen, note, () => repair(new Watched(broken)))
+        await attempt(seen, note, () => changeSnapshots(new Watched(broken.slice()), random))
       }
       // If nothing was ever refused, the damage was none.
       expect(seen.has('CORRUPT_IMAGE')).toBe(true)
@@ -157,7 +158,9 @@ function placeOfTable(view: DataView, random: Random): number {
   if (random.chance(0.5)) return anywhere
   const l1 = Number(view.getBigUint64(headerV3.offsets.l1TableOffset))
   const l2 = l1 + 8 <= view.byteLength ? view.getUint32(l1 + 4) : 0
-  const at = (random.chance(0.2) ? l1 : l2) + 8 * random.below(24)
+  const snapshots = Number(view.getBigUint64(headerV3.offsets.snapshotsOffset))
+  const table = random.chance(0.3) ? snapshots : random.chance(0.2) ? l1 : l2
+  const at = table + 8 * random.below(24)
   return at + 8 <= view.byteLength ? at : anywhere
 }
 
@@ -195,6 +198,28 @@ async function writeSome(file: BlockLayer, random: Random): Promise<void> {
       else await layer.discard(offset, length, plainIo)
     }
     await layer.flush(plainIo)
+  } finally {
+    await layer[Symbol.asyncDispose]()
+  }
+}
+
+/** Lists and shows all snapshots, takes one more, applies one and deletes one. */
+async function changeSnapshots(file: BlockLayer, random: Random): Promise<void> {
+  const shown = await openImage(file, { readOnly: true })
+  const ids = (await shown.layer.image!.snapshots!()).map(({ id }) => id)
+  for (const id of ids) {
+    await shown.layer.snapshots!.open(id, plainIo)
+    await shown.layer.read(0, new Uint8Array(Math.min(shown.layer.size, diskSize)), plainIo)
+    await shown.layer.vmState!.read(random.below(2 ** 20), new Uint8Array(512), plainIo)
+  }
+  await shown.layer[Symbol.asyncDispose]()
+  const { layer } = await openImage(file)
+  try {
+    const { snapshots, vmState } = layer
+    await vmState!.write(random.below(2 ** 20), random.bytes(600), plainWriteIo)
+    const { id } = await snapshots!.create({ name: 'new', vmStateSize: 600 }, plainIo)
+    await snapshots!.apply(random.pick([...ids, id]), plainIo)
+    await snapshots!.delete(random.pick([...ids, id]), plainIo)
   } finally {
     await layer[Symbol.asyncDispose]()
   }
