@@ -1,15 +1,18 @@
 /** Internal snapshots, done by `varve img` and by the real qemu-img on twin images. */
-import { copyFileSync, readFileSync } from 'node:fs'
+import { copyFileSync, existsSync, readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { plainIo, plainWriteIo } from '../../src/block/layer.ts'
 import { openDisk } from '../../src/disk.ts'
 import { peer } from '../peers.ts'
 import { Pair, runOurs, runTheirs } from '../support/img.ts'
-import { varveIo } from '../support/io-tools.ts'
+import { realIo, varveIo } from '../support/io-tools.ts'
+import { startVarve } from '../support/programs.ts'
 import { QemuMonitor } from '../support/qemu-monitor.ts'
 import { Random, seedNote } from '../support/random.ts'
 
 const qemu = peer('qemu-img', 'qemu-io')
+const served = peer('qemu-nbd', 'qemu-img', 'qemu-io')
 const machine = peer('qemu-system-x86_64', 'qemu-img')
 
 let pair: Pair
@@ -116,6 +119,64 @@ qemu.describe('img snapshot', () => {
     }
     await expectSame(['convert', '-l', 'one', 'a.qcow2', 'a.qcow2', 'o.raw'])
     await expectSame(['convert', '-f', 'raw', '-l', 'one', 'a.raw', 'o.raw'])
+  })
+})
+
+qemu.describe('io -b', () => {
+  it('reads and writes the state of a machine as qemu-io does', async () => {
+    const commands = [
+      'write -b -P 5 0 100k',
+      'read -b -P 5 0 100k',
+      'read -b 200k 64k',
+      'read -b -v 0 16',
+      'write -b -P 5 1000 100',
+      'read -b -P 5 1000 512',
+      'write -b -z 0 64k',
+      'write -b -f 0 512',
+      'write -b -P 6 64k 512',
+      'read -b -P 6 64k 512',
+      'read -b -P 5 64k 1k',
+      'aio_write -b 0 1k',
+    ]
+    for (const format of ['qcow2', 'raw']) {
+      const outcomes = []
+      for (const [folder, run] of [
+        [pair.ours, varveIo],
+        [pair.theirs, realIo],
+      ] as const) {
+        const path = `${folder}/a.${format}`
+        await qemu.run('create', '-q', '-f', format, path, '1M')
+        const words = commands.flatMap((command) => ['-c', command])
+        outcomes.push(await run(['-f', format, ...words, path]))
+      }
+      expect(outcomes[0]).toEqual(outcomes[1])
+    }
+    await qemu.run('check', '-q', `${pair.ours}/a.qcow2`)
+  })
+})
+
+served.describe('nbd -l', () => {
+  it('serves a snapshot, read-only, or says what qemu-nbd says', async () => {
+    const image = `${pair.ours}/a.qcow2`
+    await qemu.run('create', '-q', '-f', 'qcow2', image, '1M')
+    await runTheirs(pair.ours, ['-c', 'write -P 1 0 64k', 'a.qcow2'], 'qemu-io')
+    await qemu.run('snapshot', '-c', 'one', image)
+    await runTheirs(pair.ours, ['-c', 'write -P 2 0 64k', 'a.qcow2'], 'qemu-io')
+    // qemu-nbd leaves its own where it fails.
+    const refusals = `${pair.ours}/refused`
+    for (const param of ['nope', 'snapshot.name=nope', 'snapshot.foo=nope', 'snapshot.']) {
+      const words = ['-l', param, '-f', 'qcow2', '-k', refusals, image]
+      const theirs = await runTheirs(pair.ours, words, 'qemu-nbd')
+      const { status, stderr } = await startVarve(['nbd', ...words]).ended
+      const ours = { status, stderr: stderr.replaceAll('varve-nbd', 'qemu-nbd') }
+      expect(ours, param).toEqual({ status: theirs.status, stderr: theirs.stderr })
+    }
+    const socket = `${pair.ours}/s`
+    const server = startVarve(['nbd', '-l', 'one', '-f', 'qcow2', '-k', socket, image])
+    while (!existsSync(socket) && server.child.exitCode === null) await sleep(10)
+    const read = ['-r', '-f', 'raw', '-c', 'read -P 1 0 64k', `nbd:unix:${socket}`]
+    expect(await realIo(read)).toMatchObject({ status: 0, stderr: '' })
+    expect(await server.ended).toMatchObject({ status: 0 })
   })
 })
 

@@ -13,6 +13,8 @@ export interface NbdArguments {
   readonly readOnly: boolean
   /** Writes go to a temporary overlay. */
   readonly snapshot: boolean
+  /** An internal snapshot that is served instead of the disk. */
+  readonly loadSnapshot?: string
   /** Bytes into the image. */
   readonly offset: number
   readonly cache?: CacheMode
@@ -80,7 +82,6 @@ const long: readonly LongOption[] = [
 
 /** What qemu-nbd can do and we cannot, by option. */
 const unsupported: Readonly<Record<string, string>> = {
-  l: 'internal snapshots (-l) are not supported',
   c: 'kernel NBD devices (-c) are not supported; attach nbd-client to a socket (-k) instead',
   d: 'kernel NBD devices (-d) are not supported; detach with nbd-client -d instead',
   T: 'tracing (-T) is not supported',
@@ -236,8 +237,9 @@ function settings(given: Given, filename: string): NbdArguments {
     filename,
     imageOpts: given.has('image-opts'),
     format: last(given, 'f'),
-    readOnly: given.has('r'),
+    readOnly: given.has('r') || given.has('l'),
     snapshot: given.has('s'),
+    loadSnapshot: last(given, 'l'),
     offset: offsetOf(last(given, 'o') ?? '0'),
     cache: cacheMode(last(given, 'cache') ?? (given.has('n') ? 'none' : 'writeback')),
     aio: last(given, 'aio'),

@@ -5,9 +5,12 @@ import type { Edge } from '../../graph/edge.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
+import { CommandFailure } from '../img/failure.ts'
+import { parseSnapshotParam, showSnapshot } from '../img/snapshot-param.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { addOverlay } from '../overlay.ts'
 import type { NbdArguments } from './arguments.ts'
+import { NbdFailure } from './failure.ts'
 
 export interface ServedImage extends AsyncDisposable {
   readonly edge: Edge
@@ -45,6 +48,9 @@ async function attach(graph: Graph, settings: NbdArguments, io: NamedIo): Promis
 async function openNode(graph: Graph, settings: NbdArguments, io: NamedIo): Promise<BlockNode> {
   const { readOnly, snapshot, offset, unmap } = settings
   const image = await openBase(graph, settings, io)
+  if (settings.loadSnapshot !== undefined) {
+    await loadSnapshot(image, settings.loadSnapshot, settings, io)
+  }
   const node = snapshot ? await addOverlay(graph, image, readOnly) : image
   if (offset === 0) return node
   if (offset > node.size) {
@@ -69,4 +75,21 @@ function openBase(graph: Graph, settings: NbdArguments, io: NamedIo): Promise<Bl
     { filename, imageOpts, format, readOnly, cache, unmap, options, opening },
     io,
   )
+}
+
+async function loadSnapshot(
+  image: BlockNode,
+  text: string,
+  { snapshot }: NbdArguments,
+  io: NamedIo,
+): Promise<void> {
+  try {
+    const param = parseSnapshotParam(text, io)
+    // The temporary overlay of -s is what qemu-nbd would look into.
+    if (snapshot) throw new NbdFailure("Failed to load snapshot: Can't find snapshot")
+    await showSnapshot(image, param)
+  } catch (error) {
+    if (!(error instanceof CommandFailure)) throw error
+    throw new NbdFailure(error.message.replace(/^(Failed in parsing .*) '/, '$1 `'))
+  }
 }

@@ -21,6 +21,7 @@ What is served:
       --image-opts          FILE is a list of options: driver=qcow2,file.filename=...
   -o, --offset=OFFSET       leave out the first OFFSET bytes of the image
   -r, --read-only           refuse writes
+  -l, --load-snapshot=SNAPSHOT  serve an internal snapshot, read-only
   -s, --snapshot            keep writes in a temporary file, gone at the end
   -A, --allocation-depth    offer the context qemu:allocation-depth
   -B, --bitmap NAME         offer a dirty bitmap as qemu:dirty-bitmap:NAME

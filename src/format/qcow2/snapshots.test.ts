@@ -68,6 +68,35 @@ describe('internal snapshots', () => {
     await expect(layer.snapshots!.delete('a', plainIo)).rejects.toMatchObject({ errno: 'ENOENT' })
   })
 
+  it('are kept to the byte while others come and go, unknown extra data included', async () => {
+    const file = await newImage({ size: MiB })
+    const { layer } = await openImage(file)
+    const { id } = await create(layer, { name: 'old' })
+    await layer[Symbol.asyncDispose]()
+    // As a later version of the format might write it: 16 bytes more, in front of the id.
+    const head = new Uint8Array(104)
+    await file.read(0, head, plainIo)
+    const place = Number(new DataView(head.buffer).getBigUint64(64))
+    const entry = Buffer.alloc(40 + 24 + 16 + 4)
+    await file.read(place, entry.subarray(0, 64), plainIo)
+    entry.writeUInt32BE(24 + 16, 36)
+    entry.fill(0xee, 64, 80)
+    entry.write(`${id}old`, 80)
+    await file.write(place, entry, plainWriteIo)
+
+    const again = await openImage(file)
+    await create(again.layer, { name: 'new' })
+    await create(again.layer, { name: 'newer' })
+    await again.layer.snapshots!.delete('new', plainIo)
+    const table = again.image.header.current.snapshotsOffset
+    const kept = Buffer.alloc(entry.length)
+    await file.read(table, kept, plainIo)
+    expect(kept.equals(entry)).toBe(true)
+    expect((await list(again.layer)).map(({ name }) => name)).toEqual(['old', 'newer'])
+    await again.layer.snapshots!.apply('old', plainIo)
+    await expectClean(again.image)
+  })
+
   it('take the size of the disk back with them', async () => {
     const file = await newImage({ size: MiB, cluster_size: 512 })
     const { layer, image } = await openImage(file)
