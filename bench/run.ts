@@ -10,11 +10,12 @@ import type { Comparison } from './pairs.ts'
 import { run } from './process.ts'
 import { convert } from './rows/convert.ts'
 import { img } from './rows/img.ts'
+import { jobs } from './rows/jobs.ts'
 import { nbd } from './rows/nbd.ts'
 import { qcow2Write } from './rows/qcow2-write.ts'
 import type { Row } from './rows/row.ts'
 
-const rows: readonly Row[] = [convert, img, nbd, qcow2Write]
+const rows: readonly Row[] = [convert, img, jobs, nbd, qcow2Write]
 
 const { values } = parseArgs({
   options: {

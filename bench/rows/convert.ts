@@ -1,31 +1,12 @@
 /** Converting a file of mixed content, in a warm page cache. */
-import { open, rm } from 'node:fs/promises'
+import { rm } from 'node:fs/promises'
 import path from 'node:path'
-import { SeededRandom } from '../../src/bytes/seeded-random.ts'
+import { makeDisk } from '../disk.ts'
 import { comparePairs } from '../pairs.ts'
 import { run, varve } from '../process.ts'
 import type { Row } from './row.ts'
 
 const MiB = 1024 * 1024
-
-/** Half incompressible, a quarter text-like, a quarter holes, in runs of 1 MiB. */
-async function makeDisk(file: string, size: number): Promise<void> {
-  const random = new SeededRandom(1)
-  const handle = await open(file, 'w')
-  try {
-    await handle.truncate(size)
-    const words = new Uint32Array(MiB / 4)
-    for (let offset = 0; offset < size; offset += MiB) {
-      const kind = random.below(4)
-      if (kind === 3) continue
-      const range = kind === 2 ? 16 : 2 ** 32
-      for (let at = 0; at < words.length; at++) words[at] = random.below(range)
-      await handle.write(new Uint8Array(words.buffer), 0, MiB, offset)
-    }
-  } finally {
-    await handle.close()
-  }
-}
 
 export const convert: Row = {
   name: 'convert',
