@@ -123,20 +123,26 @@ export class GraphShape {
    * A filter that is `leaving` holds its children no longer, so nothing of it conflicts with its
    * former users. Edges that were dropped are the caller's to dispose.
    */
-  change({ moves = [], dropped = [], leaving, frozen = 'heeded' }: ShapeChange): void {
+  change({ moves = [], dropped = [], leaving, backing, frozen = 'heeded' }: ShapeChange): void {
     if (frozen === 'heeded') for (const { edge, to } of moves) checkFrozen(edge, to)
     for (const { edge, to } of moves) checkLoop(edge, to)
+    if (backing && standsOn(backing.to, backing.of)) {
+      throw loopError(backing.of.name, 'backing', backing.to)
+    }
     const back = moves.map(({ edge }) => ({ edge, to: edge.node }))
     const held = [...(leaving?.children.values() ?? []), ...dropped]
     for (const move of moves) moveEdge(move)
     for (const edge of held) edge.node.parents.delete(edge)
+    const added = backing && this.#placeBacking(backing.of, backing.to)
     try {
       refreshPermissions(this.nodes.values())
     } catch (error) {
+      added?.takeAway()
       for (const move of back) moveEdge(move)
       for (const edge of held) edge.node.parents.add(edge)
       throw error
     }
+    if (added) backing?.of.layer.setBacking?.(added.edge)
   }
 
   /**
@@ -178,6 +184,18 @@ export class GraphShape {
   }
 
   #addBacking(node: BlockNode, to: BlockNode): void {
+    const added = this.#placeBacking(node, to)
+    try {
+      refreshPermissions(this.nodes.values())
+    } catch (error) {
+      added.takeAway()
+      throw error
+    }
+    node.layer.setBacking?.(added.edge)
+  }
+
+  /** An edge whose permissions are still to be worked out. */
+  #placeBacking(node: BlockNode, to: BlockNode) {
     if (standsOn(to, node)) throw loopError(node.name, 'backing', to)
     const release = (edge: Edge) => this.#disconnect(edge)
     const nothing = { uses: noPermission, shares: everyPermission }
@@ -186,14 +204,11 @@ export class GraphShape {
     edge.owner = node
     node.children.set('backing', edge)
     to.parents.add(edge)
-    try {
-      refreshPermissions(this.nodes.values())
-    } catch (error) {
+    const takeAway = () => {
       node.children.delete('backing')
       to.parents.delete(edge)
-      throw error
     }
-    node.layer.setBacking?.(edge)
+    return { edge, takeAway }
   }
 
   /** Works the permissions out anew after something that they depend on has changed. */
@@ -212,6 +227,8 @@ export interface ShapeChange {
   readonly moves?: readonly Move[]
   readonly dropped?: readonly Edge[]
   readonly leaving?: BlockNode
+  /** A node without a backing file, and the one that it is to have. */
+  readonly backing?: { readonly of: BlockNode; readonly to: BlockNode }
   /** Whoever has frozen the edges may move them all the same. */
   readonly frozen?: 'heeded' | 'own'
 }

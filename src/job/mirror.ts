@@ -42,8 +42,8 @@ export interface MirrorOptions extends Omit<JobOptions, 'type'> {
   readonly unmap?: boolean
   /** Name of the filter's node while the job runs. */
   readonly filterName?: string
-  /** What becomes of the target's backing file when the target takes over; nothing unless given. */
-  readonly onPivot?: (target: BlockNode) => Promise<void>
+  /** What becomes the target's backing file when the target takes over; it has its own unless given. */
+  readonly pivotBacking?: BlockNode
 }
 
 /** What a mirror works on; an active commit has no users to tell apart. */
@@ -58,7 +58,7 @@ export interface MirrorWork
     | 'replaces'
     | 'unmap'
     | 'filterName'
-    | 'onPivot'
+    | 'pivotBacking'
   > {
   readonly scope: MirrorScope
 }
@@ -197,12 +197,11 @@ class Mirror {
 
   /** What guests have written since the work ended is copied while they are held back. */
   async complete(): Promise<void> {
-    const { source, target, replaces = source } = this.#work
+    const { source, target, replaces = source, pivotBacking } = this.#work
     const pivots = this.#control?.ending === 'complete'
     const { graph } = this.ground
     const { filter } = this.ground
     if (!filter) return
-    if (pivots) await this.#work.onPivot?.(target)
     await graph.changed(
       [filter, source, target],
       (shape) => {
@@ -212,7 +211,9 @@ class Mirror {
         if (pivots && replaces !== source) {
           moves.push(...this.ground.others(replaces).map((edge) => ({ edge, to: target })))
         }
-        shape.change({ moves, leaving: filter, dropped: this.ground.edges })
+        const attaches = pivots && pivotBacking && target.layer.setBacking !== undefined
+        const backing = attaches ? { of: target, to: pivotBacking } : undefined
+        shape.change({ moves, leaving: filter, dropped: this.ground.edges, backing })
         this.#copy.stop()
         return {
           edges: this.ground.edges,

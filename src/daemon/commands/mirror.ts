@@ -1,9 +1,23 @@
-/** `blockdev-mirror`. */
+/** `blockdev-mirror` and `drive-mirror`. */
+import { createImage } from '../../create-image.ts'
 import { BlockError } from '../../errors.ts'
-import { startMirror } from '../../job/mirror.ts'
+import { filenameOf } from '../../graph/chain.ts'
+import type { BlockNode } from '../../graph/node.ts'
+import { backingOf } from '../../graph/status.ts'
+import { type MirrorOptions, startMirror } from '../../job/mirror.ts'
 import { command } from '../command.ts'
 import { checkRoot, errorPolicy, jobMembers, jobOptions } from '../job-arguments.ts'
-import { enumeration, int, object, optional, required, str } from '../schema/types.ts'
+import {
+  bool,
+  enumeration,
+  int,
+  object,
+  optional,
+  required,
+  str,
+  type Value,
+} from '../schema/types.ts'
+import type { StorageDaemon } from '../storage-daemon.ts'
 import { checkSpeed } from './jobs.ts'
 
 export const syncMode = enumeration('MirrorSyncMode', [
@@ -16,6 +30,48 @@ export const syncMode = enumeration('MirrorSyncMode', [
 
 export const copyMode = enumeration('MirrorCopyMode', ['background', 'write-blocking'])
 
+const newImageMode = enumeration('NewImageMode', ['existing', 'absolute-paths'])
+
+const common = {
+  'job-id': jobMembers['job-id'],
+  speed: jobMembers.speed,
+  'auto-finalize': jobMembers['auto-finalize'],
+  'auto-dismiss': jobMembers['auto-dismiss'],
+  device: required(str, 'The node to copy.'),
+  replaces: optional(str, 'The node that the copy replaces; `device` unless given.'),
+  sync: required(
+    syncMode,
+    '`full`: all of it; `top`: what its topmost image holds; `none`: only what is written ' +
+      'from now on. The others are refused.',
+  ),
+  granularity: optional(int, 'Bytes that are copied for a changed one; a power of two.'),
+  'buf-size': optional(int, 'Bytes in flight at most.'),
+  'on-source-error': optional(errorPolicy, 'What to do when reading fails.'),
+  'on-target-error': optional(errorPolicy, 'What to do when writing fails.'),
+  'copy-mode': optional(
+    copyMode,
+    "`write-blocking`: a client's write is answered when the copy has it, too.",
+  ),
+}
+
+const blockdevMirror = object('BlockdevMirrorArg', {
+  ...common,
+  'filter-node-name': jobMembers['filter-node-name'],
+  target: required(str, 'The node to copy to; of the same size.'),
+})
+
+const driveMirror = object('DriveMirror', {
+  ...common,
+  target: required(str, 'File name of the target.'),
+  format: optional(str, 'Format of the target; that of the source unless given.'),
+  'node-name': optional(str, "Name of the target's node."),
+  mode: optional(newImageMode, '`existing`: the target is there; otherwise it is made.'),
+  unmap: optional(bool, 'Whether zeroes may deallocate in the target; true unless given.'),
+})
+
+type DriveMirror = Value<typeof driveMirror>
+type Common = Value<typeof blockdevMirror> | DriveMirror
+
 export const mirrorCommands = [
   command({
     name: 'blockdev-mirror',
@@ -23,54 +79,92 @@ export const mirrorCommands = [
     doc:
       'Makes a node like another, and keeps it so while clients write. When the job is ready, ' +
       '`job-complete` lets clients use the copy instead; `block-job-cancel` leaves it as it is.',
-    args: object('BlockdevMirrorArg', {
-      ...jobMembers,
-      device: required(str, 'The node to copy.'),
-      target: required(str, 'The node to copy to; of the same size.'),
-      replaces: optional(str, 'The node that the copy replaces; `device` unless given.'),
-      sync: required(
-        syncMode,
-        '`full`: all of it; `top`: what its topmost image holds; `none`: only what is written ' +
-          'from now on. The others are refused.',
-      ),
-      granularity: optional(int, 'Bytes that are copied for a changed one; a power of two.'),
-      'buf-size': optional(int, 'Bytes in flight at most.'),
-      'on-source-error': optional(errorPolicy, 'What to do when reading fails.'),
-      'on-target-error': optional(errorPolicy, 'What to do when writing fails.'),
-      'copy-mode': optional(
-        copyMode,
-        "`write-blocking`: a client's write is answered when the copy has it, too.",
-      ),
-    }),
+    args: blockdevMirror,
     async run(args, { daemon }) {
-      const { graph, jobs } = daemon
+      const { graph } = daemon
       const source = checkRoot(graph.node(args.device))
       const target = graph.node(args.target)
-      const { sync, granularity, 'buf-size': bufferSize } = args
+      await start(daemon, args, source, target, { filterName: args['filter-node-name'] })
+    },
+  }),
+  command({
+    name: 'drive-mirror',
+    topic: 'Jobs',
+    doc: 'As `blockdev-mirror`, to a file that is made for it, or opened.',
+    args: driveMirror,
+    async run(args, { daemon }) {
+      const { graph } = daemon
+      const source = checkRoot(graph.node(args.device))
       checkMirror(args)
-      const replaces = args.replaces === undefined ? undefined : graph.nodes.get(args.replaces)
-      if (source === target) throw invalid("Can't mirror node into itself")
-      if (args.replaces !== undefined && !replaces) {
-        throw invalid(`Failed to find node with node-name='${args.replaces}'`)
-      }
+      const sync = args.sync === 'top' && !backingOf(source) ? 'full' : args.sync
       source.blockers.check('mirror-source')
-      target.blockers.check('mirror-target')
-      checkSpeed(args.speed ?? 0)
-      await startMirror(graph, jobs, {
-        ...jobOptions(args),
-        source,
-        target,
-        replaces,
-        sync: sync as 'full' | 'top' | 'none',
-        granularity,
-        bufferSize,
-        copyMode: args['copy-mode'],
-        onSourceError: args['on-source-error'],
-        onTargetError: args['on-target-error'],
-      })
+      const target = await openTarget(daemon, source, { ...args, sync })
+      try {
+        const backing = sync === 'none' ? source : backingOf(source)
+        const shows = sync !== 'full' && args.mode !== 'existing' ? backing : undefined
+        await start(daemon, args, source, target, { unmap: args.unmap, pivotBacking: shows })
+      } finally {
+        // From now on it is the job's, and goes with it unless it has taken over.
+        graph.disown(target)
+        await graph.changed([], () => ({ nodes: [target] }))
+      }
     },
   }),
 ]
+
+async function start(
+  { graph, jobs }: StorageDaemon,
+  args: Common,
+  source: BlockNode,
+  target: BlockNode,
+  more: Pick<MirrorOptions, 'filterName' | 'unmap' | 'pivotBacking'>,
+): Promise<void> {
+  const { sync } = args
+  checkMirror(args)
+  const replaces = args.replaces === undefined ? undefined : graph.nodes.get(args.replaces)
+  if (source === target) throw invalid("Can't mirror node into itself")
+  if (args.replaces !== undefined && !replaces) {
+    throw invalid(`Failed to find node with node-name='${args.replaces}'`)
+  }
+  source.blockers.check('mirror-source')
+  target.blockers.check('mirror-target')
+  checkSpeed(args.speed ?? 0)
+  await startMirror(graph, jobs, {
+    ...jobOptions(args),
+    ...more,
+    source,
+    target,
+    replaces,
+    sync: sync as 'full' | 'top' | 'none',
+    granularity: args.granularity,
+    bufferSize: args['buf-size'],
+    copyMode: args['copy-mode'],
+    onSourceError: args['on-source-error'],
+    onTargetError: args['on-target-error'],
+  })
+}
+
+/** Without its backing file: that is attached when the target takes over. */
+async function openTarget(
+  { graph }: StorageDaemon,
+  source: BlockNode,
+  args: DriveMirror & { readonly sync: string },
+): Promise<BlockNode> {
+  const { target: filename, format = source.driver, mode = 'absolute-paths', sync } = args
+  if (mode === 'absolute-paths') {
+    const base = sync === 'none' ? source : sync === 'top' ? backingOf(source) : undefined
+    const record = base && { backing_file: filenameOf(base), backing_fmt: base.driver }
+    await createImage(graph, { filename, format, options: { size: source.size, ...record } })
+  }
+  const named = args['node-name'] === undefined ? {} : { 'node-name': args['node-name'] }
+  const backing =
+    graph.drivers.some(({ name, kind }) => name === format && kind === 'format') &&
+    format !== 'raw' &&
+    mode === 'absolute-paths'
+      ? { backing: null }
+      : {}
+  return await graph.openFile(filename, { driver: format, ...named, ...backing })
+}
 
 function checkMirror(args: {
   readonly sync: string
