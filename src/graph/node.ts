@@ -202,7 +202,8 @@ export class BlockNode implements AsyncDisposable {
     const start = alignUp(offset, limits.discardAlignment)
     const end = offset + length
     const last = end === this.size ? end : alignDown(end, limits.discardAlignment)
-    if (last <= start) return
+    // As in QEMU: whoever asks for a discard has given up what is there.
+    if (last <= start) return this.#noteChange(offset, length, full)
     return this.#track('discard', offset, length, false, full, () =>
       this.layer.discard(start, last - start, full),
     )
