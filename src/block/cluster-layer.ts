@@ -8,10 +8,9 @@
  * still reading or writing it.
  */
 import { alignDown, alignUp, type ByteRange } from '../bytes/range.ts'
-import { SpareBuffers } from '../bytes/spare-buffers.ts'
-import { isZero } from '../bytes/zero.ts'
 import { BlockError } from '../errors.ts'
 import { withoutHidden } from './cipher-layer.ts'
+import { ClusterFill } from './cluster-fill.ts'
 import type { Allocation, ClusterMap } from './cluster-map.ts'
 import {
   type BackingLink,
@@ -40,9 +39,6 @@ import { vmStateIn } from './vm-state.ts'
 /** Runs of one request that are read at the same time. */
 const maxRunsInFlight = 16
 
-/** Copy-on-write surroundings up to this size are joined with the data into one write. */
-const maxJoinedWrite = 512 * 1024
-
 export class ClusterLayer implements BlockLayer {
   capabilities: Capabilities
   readonly setReadOnly?: BlockLayer['setReadOnly']
@@ -59,13 +55,16 @@ export class ClusterLayer implements BlockLayer {
   readonly bitmaps?: PersistentBitmaps
   readonly #map: ClusterMap
   readonly #lock = new RangeLock()
-  /** For joining data with its surroundings. */
-  readonly #spare = new SpareBuffers()
+  readonly #fill: ClusterFill
   #backing: BlockLayer | undefined
 
   /** Takes over `map` and disposes it; `backing` belongs to the graph. */
   constructor(map: ClusterMap, backing: BlockLayer | undefined) {
     this.#map = map
+    this.#fill = new ClusterFill(map, {
+      read: (offset, target, io) => this.#readShown(offset, target, io),
+      isBlank: (offset, length, io) => this.#isBlank(offset, length, io),
+    })
     this.#backing = backing
     this.capabilities = capabilitiesOf(map)
     const switchMap = map.setReadOnly?.bind(map)
@@ -79,8 +78,8 @@ export class ClusterLayer implements BlockLayer {
     }
     const rereadMap = map.reread?.bind(map)
     if (rereadMap) {
-      this.reread = (io) =>
-        this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, () => rereadMap(io))
+      this.reread = async (io) =>
+        await this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, () => rereadMap(io))
     }
     const reopenMap = map.reopen?.bind(map)
     if (reopenMap) {
@@ -223,15 +222,10 @@ export class ClusterLayer implements BlockLayer {
     return stateArea !== undefined && offset >= this.#map.size && offset >= stateArea.offset
   }
 
-  async #exclusively(
-    offset: number,
-    length: number,
-    io: Io,
-    work: () => Completion,
-  ): Promise<void> {
+  #exclusively(offset: number, length: number, io: Io, work: () => Completion): Completion {
     const start = alignDown(offset, this.#map.clusterSize)
     const end = alignUp(offset + length, this.#map.clusterSize)
-    await this.#lock.during(start, end - start, true, io.signal, work)
+    return this.#lock.during(start, end - start, true, io.signal, work)
   }
 
   /** The part of a range that consists of whole units; the disk's last counts although cut. */
@@ -308,14 +302,26 @@ export class ClusterLayer implements BlockLayer {
     }
   }
 
-  async #writeRuns(offset: number, source: Uint8Array, io: WriteIo): Promise<void> {
-    let at = 0
+  /** Without a promise where a write into one new cluster needs none. */
+  #writeRuns(offset: number, source: Uint8Array, io: WriteIo): Completion {
+    const written = this.#writeNewNow(offset, source, io)
+    if (written === source.length) return
+    return this.#writeRest(offset, source, written, io)
+  }
+
+  async #writeRest(
+    offset: number,
+    source: Uint8Array,
+    written: number | Promise<number>,
+    io: WriteIo,
+  ): Promise<void> {
+    let at = await written
     while (at < source.length) {
       const run = await this.#map.map(offset + at, source.length - at, io)
       const length = Math.min(run.length, source.length - at)
       const part = source.subarray(at, at + length)
       if (inPlace(run)) {
-        if (run.host.layer.debugEvent) await run.host.layer.debugEvent('write_aio')
+        await run.host.layer.debugEvent?.('write_aio')
         await run.host.layer.write(run.host.offset, part, io)
         at += length
       } else {
@@ -324,93 +330,42 @@ export class ClusterLayer implements BlockLayer {
     }
   }
 
+  /** Writes the beginning of `source` if new clusters are needed there; returns how many bytes. */
+  #writeNewNow(offset: number, source: Uint8Array, io: WriteIo): number | Promise<number> {
+    if (this.#map.debugEvent) return 0
+    const run = this.#mapNow(offset, source.length, io)
+    if (!run || inPlace(run)) return 0
+    const part = run.length < source.length ? source.subarray(0, run.length) : source
+    const allocated = this.#map.allocate(offset, part.length, io)
+    return allocated instanceof Promise
+      ? allocated.then((allocation) => this.#writeInto(allocation, offset, part, io))
+      : this.#writeInto(allocated, offset, part, io)
+  }
+
   /** Writes the first part of `source` into new clusters; returns how many bytes that were. */
   async #writeNew(offset: number, source: Uint8Array, io: WriteIo): Promise<number> {
-    if (this.#map.debugEvent) await this.#map.debugEvent('cluster_alloc')
-    const allocated = this.#map.allocate(offset, source.length, io)
-    const allocation = allocated instanceof Promise ? await allocated : allocated
+    await this.#map.debugEvent?.('cluster_alloc')
+    const allocation = await this.#map.allocate(offset, source.length, io)
+    return await this.#writeInto(allocation, offset, source, io)
+  }
+
+  #writeInto(
+    allocation: Allocation,
+    offset: number,
+    source: Uint8Array,
+    io: WriteIo,
+  ): number | Promise<number> {
     const { guest } = allocation
     const length = Math.min(source.length, guest.offset + guest.length - offset)
+    let filled: Completion
     try {
-      await this.#fill(allocation, offset, source.subarray(0, length), io)
+      filled = this.#fill.fill(allocation, offset, source.subarray(0, length), io)
     } catch (error) {
-      await allocation.abandon()
-      throw error
+      filled = Promise.reject(error)
     }
+    if (filled instanceof Promise) return linkAfter(filled, allocation, length, io)
     const linked = allocation.link(io)
-    if (linked instanceof Promise) await linked
-    return length
-  }
-
-  /** Writes `data` and, around it, what the guest has seen in the same clusters so far. */
-  async #fill(
-    { guest, host, zeroed }: Allocation,
-    offset: number,
-    data: Uint8Array,
-    io: WriteIo,
-  ): Promise<void> {
-    const before = offset - guest.offset
-    const dataEnd = offset + data.length
-    const after = guest.offset + guest.length - dataEnd
-    const alone =
-      (before === 0 && after === 0) ||
-      (zeroed && this.#isBlank(guest.offset, before, io) && this.#isBlank(dataEnd, after, io))
-    if (alone) {
-      if (host.layer.debugEvent) await host.layer.debugEvent('write_aio')
-      await host.layer.write(host.offset + before, data, io)
-    } else if (guest.length <= maxJoinedWrite) {
-      await this.#writeJoined(guest, host, zeroed, before, data, io)
-    } else {
-      await this.#writeAround(guest.offset, host, host.offset, before, io)
-      if (host.layer.debugEvent) await host.layer.debugEvent('write_aio')
-      await host.layer.write(host.offset + before, data, io)
-      await this.#writeAround(dataEnd, host, host.offset + before + data.length, after, io)
-    }
-  }
-
-  /** One write of the data and its surroundings; zeroes at either end are left out if possible. */
-  async #writeJoined(
-    guest: ByteRange,
-    host: HostRange,
-    zeroed: boolean,
-    before: number,
-    data: Uint8Array,
-    io: WriteIo,
-  ): Promise<void> {
-    const joined = this.#spare.take(guest.length)
-    const dataEnd = before + data.length
-    try {
-      if (this.#map.debugEvent) await this.#map.debugEvent('cow_read')
-      if (before > 0 && dataEnd < guest.length && data.length < guest.length / 2) {
-        // Reading what is overwritten too is cheaper than reading twice.
-        await this.#readShown(guest.offset, joined, io)
-      } else {
-        await this.#readShown(guest.offset, joined.subarray(0, before), io)
-        await this.#readShown(guest.offset + dataEnd, joined.subarray(dataEnd), io)
-      }
-      joined.set(data, before)
-      const start = zeroed && isZero(joined.subarray(0, before)) ? before : 0
-      const end = zeroed && isZero(joined.subarray(dataEnd)) ? dataEnd : joined.length
-      if (host.layer.debugEvent) await host.layer.debugEvent('write_aio')
-      await host.layer.write(host.offset + start, joined.subarray(start, end), io)
-    } finally {
-      this.#spare.giveBack(joined)
-    }
-  }
-
-  async #writeAround(
-    offset: number,
-    host: HostRange,
-    hostOffset: number,
-    length: number,
-    io: WriteIo,
-  ): Promise<void> {
-    if (length === 0) return
-    const bytes = new Uint8Array(length)
-    if (this.#map.debugEvent) await this.#map.debugEvent('cow_read')
-    await this.#readShown(offset, bytes, io)
-    if (host.layer.debugEvent) await host.layer.debugEvent('cow_write')
-    await host.layer.write(hostOffset, bytes, io)
+    return linked instanceof Promise ? linked.then(() => length) : length
   }
 
   /** Whether tables in memory say that a range reads as zeroes. */
@@ -425,10 +380,15 @@ export class ClusterLayer implements BlockLayer {
   }
 
   /** Fills `target` with what a range reads as now; zeroes behind the end of the disk. */
-  async #readShown(offset: number, target: Uint8Array, io: Io): Promise<void> {
+  #readShown(offset: number, target: Uint8Array, io: Io): Completion {
     const inside = Math.min(target.length, Math.max(0, this.#endOf(offset) - offset))
     if (inside < target.length) target.fill(0, inside)
-    if (inside > 0) await this.#readRuns(offset, target.subarray(0, inside), io)
+    if (inside === 0) return
+    const part = target.subarray(0, inside)
+    const run = this.#mapNow(offset, inside, io)
+    return run && run.length >= inside
+      ? this.#readRun(run, offset, part, io)
+      : this.#readRuns(offset, part, io)
   }
 
   async #zeroRuns(offset: number, length: number, io: ZeroIo): Promise<void> {
@@ -519,6 +479,23 @@ type InPlace = Extent & { readonly host: HostRange }
 
 function inPlace(run: Extent): run is InPlace {
   return run.kind === 'data' && run.host?.writable === true
+}
+
+/** Links what was filled, or gives the space back. */
+async function linkAfter(
+  filled: Promise<void>,
+  allocation: Allocation,
+  length: number,
+  io: WriteIo,
+): Promise<number> {
+  try {
+    await filled
+  } catch (error) {
+    await allocation.abandon()
+    throw error
+  }
+  await allocation.link(io)
+  return length
 }
 
 function hostOf(run: Extent & { kind: 'data' }): HostRange {

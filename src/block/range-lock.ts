@@ -79,20 +79,18 @@ export class RangeLock {
     )
   }
 
-  /** Runs `work` while holding the range. */
-  async during<T>(
+  /** Runs `work` while holding the range; at once if nobody is in the way. */
+  during<T>(
     offset: number,
     length: number,
     exclusive: boolean,
     signal: AbortSignal | undefined,
     work: () => T | Promise<T>,
-  ): Promise<T> {
-    const hold = await this.acquire(offset, length, exclusive, signal)
-    try {
-      return await work()
-    } finally {
-      this.release(hold)
-    }
+  ): T | Promise<T> {
+    const hold = this.acquire(offset, length, exclusive, signal)
+    return hold instanceof Promise
+      ? hold.then((granted) => this.#holding(granted, work))
+      : this.#holding(hold, work)
   }
 
   /** Settles when nothing is held or waiting. */
@@ -100,6 +98,19 @@ export class RangeLock {
     while (this.#held.size > 0 || this.#waiting.length > 0) {
       await new Promise<void>((resolve) => this.#idle.push(resolve))
     }
+  }
+
+  #holding<T>(hold: Hold, work: () => T | Promise<T>): T | Promise<T> {
+    let done: T | Promise<T>
+    try {
+      done = work()
+    } catch (error) {
+      this.release(hold)
+      throw error
+    }
+    if (done instanceof Promise) return done.finally(() => this.release(hold))
+    this.release(hold)
+    return done
   }
 
   #conflict(offset: number, end: number, exclusive: boolean): boolean {

@@ -322,8 +322,8 @@ export class BlockNode implements AsyncDisposable {
    * Runs `work` while no other request touches the range: for those who read, decide and write
    * back (copy-on-read, a job that replaces data in place).
    */
-  serialised<T>(range: ByteRange, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
-    return this.#requests.during(range.offset, range.length, true, signal, work)
+  async serialised<T>(range: ByteRange, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    return await this.#requests.during(range.offset, range.length, true, signal, work)
   }
 
   /** Copy-on-read: see `populate.ts`. */

@@ -7,6 +7,7 @@ import {
   plainWriteIo,
   plainZeroIo,
 } from '../../block/layer.ts'
+import { MemoryLayer } from '../../protocol/memory.ts'
 import { UnstableMemory } from '../../protocol/unstable-memory/unstable-memory.ts'
 import { incompatible } from './header.ts'
 
@@ -67,6 +68,36 @@ describe('the map', () => {
     await layer.write(0, bytes(65536), plainWriteIo)
     expect((await runs(layer))[0]).toMatchObject({ host: { offset: hostOf(before) } })
     expect((await image.check('none')).messages).toEqual([])
+  })
+
+  it('has small writes into new clusters done at once where the storage answers at once', async () => {
+    const base = MemoryLayer.of(bytes(MiB, 9))
+    for (const backing of [undefined, base]) {
+      const file = await newImage({ size: MiB, ...(backing && { backing_file: 'base' }) })
+      const { layer } = await openImage(file, {}, backing)
+      await layer.write(0, bytes(4096), plainWriteIo)
+      for (let at = 0; at < MiB / 2; at += 65_536) {
+        expect(layer.write(at + 8192, bytes(4096), plainWriteIo)).toBeUndefined()
+      }
+      const found = bytes(4 * 4096)
+      await layer.read(65_536, found, plainIo)
+      expect(found).toEqual(bytes(4 * 4096, backing ? 9 : 0).fill(1, 8192, 12_288))
+    }
+  })
+
+  it('gives back what it took when the data cannot be written', async () => {
+    const disk = new UnstableMemory({ size: 0 })
+    await newImage({ size: MiB }, disk)
+    const { layer, image } = await openImage(disk)
+    await layer.write(0, bytes(4096), plainWriteIo)
+    const fault = disk.faults.inject({ on: 'write', times: 1, code: 'NO_SPACE' })
+    await expect(layer.write(MiB / 2, bytes(4096), plainWriteIo)).rejects.toMatchObject({
+      code: 'NO_SPACE',
+    })
+    fault.remove()
+    await layer.write(MiB / 2, bytes(4096), plainWriteIo)
+    await layer.flush(plainIo)
+    expect(await image.check('none')).toMatchObject({ leaks: 0, corruptions: 0 })
   })
 
   it('discards to zeroes, and in version 2 to nothing', async () => {
