@@ -43,6 +43,10 @@ const script: readonly unknown[] = [
   drop('ro', { name: '1' }),
   drop('r0', { name: '1' }),
   drop('nope', { name: '1' }),
+  take('below', 'x'),
+  drop('below', { name: 'x' }),
+  take('t0', 'through a filter'),
+  drop('t0', { name: 'through a filter' }),
   inTransaction({ type: take('', '').execute, data: { device: 'd0', name: 'kept' } }),
   inTransaction(
     { type: take('', '').execute, data: { device: 'd0', name: 'undone' } },
@@ -69,6 +73,7 @@ qemu.describe('internal snapshots over QMP', () => {
     for (const command of [varveDaemon, ['qemu-storage-daemon']]) {
       await qemu.run('create', '-q', '-f', 'qcow2', `${folder}/a.qcow2`, '1M')
       await qemu.run('create', '-q', '-f', 'qcow2', `${folder}/b.qcow2`, '1M')
+      await qemu.run('create', '-q', '-f', 'qcow2', `${folder}/c.qcow2`, '1M')
       await qemu.run('create', '-q', '-f', 'raw', `${folder}/a.raw`, '1M')
       answers.push(await talk(command))
       names.push(await qemu.run('snapshot', '-l', `${folder}/a.qcow2`))
@@ -93,8 +98,23 @@ qemu.describe('internal snapshots over QMP', () => {
       image('d0', 'qcow2', 'a.qcow2'),
       image('ro', 'qcow2', 'b.qcow2', true),
       image('r0', 'raw', 'a.raw'),
+      image('below', 'qcow2', 'c.qcow2'),
     ]
-    const commands = [{ execute: 'qmp_capabilities' }, ...nodes, ...script, { execute: 'quit' }]
+    const group = { 'qom-type': 'throttle-group', id: 'group' }
+    const filter = {
+      'node-name': 't0',
+      driver: 'throttle',
+      'throttle-group': 'group',
+      file: 'below',
+    }
+    const commands = [
+      { execute: 'qmp_capabilities' },
+      { execute: 'object-add', arguments: group },
+      ...nodes,
+      { execute: 'blockdev-add', arguments: filter },
+      ...script,
+      { execute: 'quit' },
+    ]
     child.stdin.end(commands.map((each) => `${JSON.stringify(each)}\n`).join(''))
     await once(child, 'close')
     const times = /^(date|vm-clock)-n?sec$/

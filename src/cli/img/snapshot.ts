@@ -3,6 +3,7 @@ import { type InternalSnapshots, plainIo, type SnapshotFacts } from '../../block
 import { snapshotInfo } from '../../block/snapshot-info.ts'
 import { BlockError, errnoOf, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
+import { snapshotNode } from '../../graph/snapshot-node.ts'
 import type { NamedIo } from '../command.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
@@ -33,8 +34,9 @@ export const snapshot: ImgCommand = async (words, io) => {
     description: 'img snapshot',
     uses: readOnly ? ['consistentRead'] : ['consistentRead', 'write', 'resize'],
   })
-  if (action === 'l') await list(node, io)
-  else if (action) await actionsByOption[action](node, args.value(action) ?? '')
+  const image = snapshotNode(node)
+  if (action === 'l') await list(image, io)
+  else if (action) await actionsByOption[action](image, args.value(action) ?? '')
   return 0
 }
 

@@ -3,6 +3,7 @@ import { plainIo, type SnapshotFacts } from '../../block/layer.ts'
 import { snapshotInfo } from '../../block/snapshot-info.ts'
 import { BlockError, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
+import { snapshotNode } from '../../graph/snapshot-node.ts'
 import { action, actionCommand } from '../action.ts'
 import { command } from '../command.ts'
 import { snapshotInfoType } from '../schema/snapshot-types.ts'
@@ -21,7 +22,7 @@ const takeInternal = action<{ readonly device: string; readonly name: string }>(
   async prepare({ device, name }, { daemon }) {
     const node = nodeOf(daemon, device)
     if (node.readOnly) throw invalid(`Device '${device}' is read only`)
-    const { snapshots } = node.layer
+    const { snapshots } = snapshotNode(node).layer
     if (!snapshots) {
       const what = `Block format '${node.driver}' used by device '${device}'`
       throw invalid(`${what} does not support internal snapshots`)
@@ -62,7 +63,7 @@ export const internalSnapshotCommands = [
     async run({ device, id, name }, { daemon }) {
       const node = nodeOf(daemon, device)
       if (id === undefined && name === undefined) throw invalid('Name or id must be provided')
-      const { snapshots } = node.layer
+      const { snapshots } = snapshotNode(node).layer
       const found = await findIn(node, device, id, name)
       if (node.readOnly) throw invalid(`Device '${device}' is read only`)
       await daemon.graph.drained([node], () => snapshots?.delete(found.id, plainIo))
@@ -73,12 +74,13 @@ export const internalSnapshotCommands = [
 
 function nodeOf(daemon: StorageDaemon, name: string): BlockNode {
   const node = daemon.graph.nodes.get(name)
+  if (node && [...node.parents].some(({ owner }) => owner)) throw invalid('Need a root block node')
   if (node) return node
   throw invalid(`Cannot find device='${name}' nor node-name='${name}'`)
 }
 
-async function snapshotsOf({ layer }: BlockNode): Promise<readonly SnapshotFacts[] | undefined> {
-  return await layer.image?.snapshots?.()
+async function snapshotsOf(node: BlockNode): Promise<readonly SnapshotFacts[] | undefined> {
+  return await snapshotNode(node).layer.image?.snapshots?.()
 }
 
 async function findIn(

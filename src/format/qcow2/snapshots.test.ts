@@ -68,6 +68,45 @@ describe('internal snapshots', () => {
     await expect(layer.snapshots!.delete('a', plainIo)).rejects.toMatchObject({ errno: 'ENOENT' })
   })
 
+  it('wait for requests under way, and those wait for them', async () => {
+    const file = await newImage({ size: MiB, cluster_size: 4096 })
+    const { layer, image } = await openImage(file)
+    const lanes = 8
+    const lane = MiB / lanes
+    const numbers = new Uint32Array(lanes)
+    let ids: string[] = []
+    for (let round = 0; round < 15; round++) {
+      const writers = Array.from({ length: lanes }, async (_, index) => {
+        for (let step = 0; step < 4; step++) {
+          const number = ++numbers[index] % 256
+          await layer.write(index * lane, Buffer.alloc(lane, number), plainWriteIo)
+        }
+      })
+      const taken = create(layer, { name: `round ${round}` })
+      const dropped = ids.length > 3 ? layer.snapshots!.delete(ids[0], plainIo) : undefined
+      if (dropped) ids = ids.slice(1)
+      await Promise.all([...writers, dropped])
+      ids.push((await taken).id)
+      const disk = await contentOf(layer)
+      for (let index = 0; index < lanes; index++) {
+        const shown = disk.subarray(index * lane, (index + 1) * lane)
+        expect(shown.equals(Buffer.alloc(lane, numbers[index] % 256))).toBe(true)
+      }
+      await expectClean(image, `round ${round}`)
+    }
+    // Every lane of a snapshot is of one write: none was taken in the middle of a request.
+    await layer[Symbol.asyncDispose]()
+    for (const id of ids) {
+      const shown = await openImage(file, { readOnly: true })
+      await shown.layer.snapshots!.open(id, plainIo)
+      const disk = await contentOf(shown.layer)
+      for (let index = 0; index < lanes; index++) {
+        const part = disk.subarray(index * lane, (index + 1) * lane)
+        expect(part.equals(Buffer.alloc(lane, part[0]))).toBe(true)
+      }
+    }
+  })
+
   it('are kept to the byte while others come and go, unknown extra data included', async () => {
     const file = await newImage({ size: MiB })
     const { layer } = await openImage(file)
