@@ -23,7 +23,7 @@ export function reportJobs(jobs: JobTable, emit: Emit): void {
 
 function reportEnd(job: Job, emit: Emit): void {
   // Creating an image is a job without a disk of its own.
-  if (job.type === 'create') return
+  if (job.type === 'create' || job.type === 'amend') return
   if (job.cancelled) emit('BLOCK_JOB_CANCELLED', describe(job))
   else emit('BLOCK_JOB_COMPLETED', { ...describe(job), error: jobError(job) })
 }

@@ -89,13 +89,15 @@ qemu.describe('encrypted images, used by turns', () => {
         const list = options.split(',').map((option) => dot + option)
         return ['amend', ...more, ...objects, '-o', list.join(','), ...opened(format, path, id)]
       }
-      await theirs.img(created(format, path))
+      await ours.img(created(format, path))
       await theirs.io(opened(format, path), 'write -P 1 0 1M')
       const turns = [
         [ours, theirs],
         [theirs, ours],
       ]
-      for (const [one, other] of long ? turns : turns.slice(format === 'luks' ? 0 : 1)) {
+      for (const [one, other] of long
+        ? turns
+        : turns.slice(format === 'luks' ? 1 : 0, format === 'luks' ? 2 : 1)) {
         await one.img(amend('state=active,new-secret=n,iter-time=10', 's'))
         await other.io(opened(format, path, 'n'), 'read -P 1 0 1M')
         await other.img(amend('state=active,new-secret=m,keyslot=6,iter-time=10', 'n'))
@@ -171,7 +173,7 @@ qemu.describe('encrypted images, used by turns', () => {
     const { ours, theirs } = sides(pair)
     const path = join(pair.ours, 'image')
     const image = opened('qcow2', path)
-    await theirs.img(created('qcow2', path))
+    await ours.img(created('qcow2', path))
     await theirs.io(image, 'write -P 3 100k 1M')
     const bytes = readFileSync(path)
     const table = Number(bytes.readBigUInt64BE(48))

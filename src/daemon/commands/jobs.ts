@@ -154,7 +154,7 @@ export const jobCommands = [
     concurrent: true,
     run: (_, { daemon }) =>
       [...daemon.jobs.jobs.values()]
-        .filter((job) => job.type !== 'create')
+        .filter((job) => job.type !== 'create' && job.type !== 'amend')
         .reverse()
         .map(describeBlockJob),
   }),

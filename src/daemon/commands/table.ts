@@ -1,5 +1,6 @@
 /** All commands, by name: the one table that dispatch, introspection and the manual come from. */
 import type { Command } from '../command.ts'
+import { amendCommands } from './amend.ts'
 import { backupCommands } from './backup.ts'
 import { bitmapCommands } from './bitmaps.ts'
 import { blockCommands } from './block.ts'
@@ -21,6 +22,7 @@ const all: readonly Command[] = [
   ...blockCommands,
   ...bitmapCommands,
   ...createCommands,
+  ...amendCommands,
   ...externalSnapshotCommands,
   ...internalSnapshotCommands,
   ...transactionCommands,
