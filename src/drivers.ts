@@ -2,11 +2,13 @@
 import { vma } from './archive/vma/driver.ts'
 import type { BlockDriver } from './block/driver.ts'
 import { blkdebug } from './filter/blkdebug/blkdebug.ts'
+import { blklogwrites } from './filter/blklogwrites.ts'
 import { blkverify } from './filter/blkverify.ts'
 import { compress } from './filter/compress.ts'
 import { copyBeforeWrite } from './filter/copy-before-write.ts'
 import { copyOnRead } from './filter/copy-on-read.ts'
 import { preallocate } from './filter/preallocate.ts'
+import { quorum } from './filter/quorum.ts'
 import { snapshotAccess } from './filter/snapshot-access.ts'
 import { throttle } from './filter/throttle.ts'
 import { luks } from './format/luks/luks.ts'
@@ -32,11 +34,13 @@ const all = [
   vma,
   // filters
   blkdebug,
+  blklogwrites,
   blkverify,
   compress,
   copyBeforeWrite,
   copyOnRead,
   preallocate,
+  quorum,
   snapshotAccess,
   throttle,
 ]

@@ -25,6 +25,14 @@ export interface Io {
   readonly background?: boolean
 }
 
+export interface FlushIo extends Io {
+  /**
+   * Part of a write with force unit access, which is not counted as written yet: the first since
+   * the last flush, or a later one. For layers that tell people of flushes as QEMU counts them.
+   */
+  readonly forWrite?: 'first' | 'later'
+}
+
 export interface WriteIo extends Io {
   /** Force unit access: on stable storage before the call settles. */
   readonly fua: boolean
@@ -125,7 +133,7 @@ export interface BlockLayer extends AsyncDisposable, Abilities {
   /** A hint: the range may read as anything of old or zeroes afterwards. */
   discard(offset: number, length: number, io: Io): Completion
   /** Everything that settled before is on stable storage afterwards. */
-  flush(io: Io): Completion
+  flush(io: FlushIo): Completion
   /**
    * Grows (new space as `capabilities.zeroInit` says) or shrinks. A layer that cannot preallocate in
    * the way that is asked for says `UNSUPPORTED`, or does not care where it needs no space.
@@ -136,6 +144,17 @@ export interface BlockLayer extends AsyncDisposable, Abilities {
    * neighbouring runs may have the same status.
    */
   extentAt(offset: number, length: number, io: Io): Extent | Promise<Extent>
+}
+
+/** Children that can be added and taken away while the layer is in use. */
+export interface ChildList {
+  get(): readonly string[]
+  /** The name of the next child. Throws why there can be none. */
+  nextName(): string
+  add(child: BlockLayer): void
+  /** Throws why that child has to stay. */
+  checkRemove(name: string): void
+  remove(name: string): void
 }
 
 /** What only some layers can do. Present means able; nobody asks for a layer's class. */
@@ -153,6 +172,7 @@ export interface Abilities {
   readonly debugEvent?: (event: DebugEvent) => Completion
   readonly breakpoints?: Breakpoints
   readonly preserved?: PreservedDisk
+  readonly members?: ChildList
   /**
    * Drops all data of an overlay, so that its backing file shows everywhere; after a commit. Runs
    * alone. Nobody reads between that and what went before.

@@ -9,6 +9,7 @@ import {
   optional,
   required,
   str,
+  uint64,
 } from './schema/types.ts'
 
 export interface EventDefinition {
@@ -82,6 +83,35 @@ export const events: readonly EventDefinition[] = [
       offset: optional(int, 'Byte of the file.'),
       size: optional(int, 'Bytes that were not written.'),
       fatal: required(bool, 'True: the image cannot be used further.'),
+    }),
+  },
+  {
+    name: 'BLOCK_WRITE_THRESHOLD',
+    doc: 'A write went beyond what `block-set-write-threshold` has set, which holds no more.',
+    data: object('BlockWriteThresholdData', {
+      'node-name': required(str, 'The node.'),
+      'amount-exceeded': required(uint64, 'Bytes beyond the threshold.'),
+      'write-threshold': required(uint64, 'The threshold.'),
+    }),
+  },
+  {
+    name: 'QUORUM_FAILURE',
+    doc: 'Too few children of a quorum node could do a request, or agreed about it.',
+    data: object('QuorumFailureData', {
+      reference: required(str, 'The quorum node.'),
+      'sector-num': required(int, 'First sector of the request.'),
+      'sectors-count': required(int, 'Sectors of the request.'),
+    }),
+  },
+  {
+    name: 'QUORUM_REPORT_BAD',
+    doc: 'A child of a quorum node failed, or said something else than the others.',
+    data: object('QuorumReportBadData', {
+      type: required(enumeration('QuorumOpType', ['read', 'write', 'flush']), 'The request.'),
+      error: optional(str, 'Why it failed; absent where the child was outvoted.'),
+      'node-name': required(str, 'The child.'),
+      'sector-num': required(int, 'First sector of the request.'),
+      'sectors-count': required(int, 'Sectors of the request.'),
     }),
   },
   {

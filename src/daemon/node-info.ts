@@ -100,7 +100,7 @@ export async function nodeInfo(node: BlockNode, { flat }: { readonly flat: boole
     image: await describeImages(node, flat ? [] : chain),
     'dirty-bitmaps': describeBitmaps(node),
     cache: { writeback: true, direct: node.flags.direct, 'no-flush': node.flags.noFlush },
-    write_threshold: 0,
+    write_threshold: node.writeThreshold,
   }
 }
 

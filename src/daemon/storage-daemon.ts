@@ -22,6 +22,7 @@ import { QmpError } from './errors.ts'
 import { ExportTable } from './exports.ts'
 import { reportJobs } from './job-events.ts'
 import { MonitorSession } from './monitor-session.ts'
+import { reportNodes } from './node-events.ts'
 import { ObjectTable } from './objects.ts'
 import { check } from './schema/check.ts'
 
@@ -57,7 +58,11 @@ export class StorageDaemon implements AsyncDisposable {
     })
     this.#quit = quit
     reportJobs(this.jobs, (event, data) => this.emit(event, data))
-    this.#endReports = reportCorruption(this.graph, (event, data) => this.emit(event, data))
+    const emit = (event: string, data: Readonly<Record<string, unknown>>) => this.emit(event, data)
+    const reports = [reportCorruption(this.graph, emit), reportNodes(this.graph, emit)]
+    this.#endReports = () => {
+      for (const end of reports) end()
+    }
   }
 
   /**

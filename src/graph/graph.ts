@@ -190,6 +190,33 @@ export class Graph implements AsyncDisposable {
     )
   }
 
+  /** Adds a child to a node that takes any number of them. */
+  async addChild(parent: BlockNode, node: BlockNode): Promise<void> {
+    const { members } = parent.layer
+    if (!members) throw unsupportedChange(`The node ${parent.name} does not support adding a child`)
+    if (node.parents.size > 0) throw unsupportedChange(`The node ${node.name} already has a parent`)
+    await this.drained([parent, node], () => {
+      const edge = this.#shape.addChild(parent, node, members.nextName())
+      members.add(edge)
+    })
+  }
+
+  /** Takes away a child of such a node; it is closed if nobody else keeps it. */
+  async removeChild(parent: BlockNode, name: string): Promise<void> {
+    const edge = parent.children.get(name)
+    const { members } = parent.layer
+    if (!edge) throw unsupportedChange(`Node '${parent.name}' does not have child '${name}'`)
+    if (!members?.get().includes(name)) {
+      throw unsupportedChange(`The node ${parent.name} does not support removing a child`)
+    }
+    members.checkRemove(name)
+    await this.drained([parent], () => {
+      parent.children.delete(name)
+      members.remove(name)
+    })
+    await edge[Symbol.asyncDispose]()
+  }
+
   /** Gives the users of a filter its filtered child, and closes it. */
   async dropFilter(filter: BlockNode): Promise<void> {
     await this.drained([filter], () => {
@@ -316,6 +343,10 @@ export class Graph implements AsyncDisposable {
     }
     if (failures.length > 0) throw failures[0]
   }
+}
+
+function unsupportedChange(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }
 
 export interface FilterPlace {

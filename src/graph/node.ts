@@ -40,6 +40,9 @@ import { NodeStatistics, type RequestKind } from './statistics.ts'
 /** One message per request, when somebody listens: `{ node, kind, offset, length }`. */
 const requestChannel = diagnostics.channel('block:request')
 
+/** `{ node, exceeded, threshold }`, when a write goes beyond a node's `writeThreshold`. */
+export const thresholdChannel = diagnostics.channel('block:write-threshold')
+
 export type DetectZeroes = 'off' | 'on' | 'unmap'
 export type DiscardMode = 'ignore' | 'unmap'
 
@@ -85,6 +88,7 @@ export class BlockNode implements AsyncDisposable {
    */
   #written = 0
   #flushed = 0
+  #writeThreshold = Number.POSITIVE_INFINITY
 
   constructor(settings: NodeSettings, layer: BlockLayer) {
     this.name = settings.name
@@ -93,11 +97,20 @@ export class BlockNode implements AsyncDisposable {
     this.blockers = new OperationBlockers(settings.name)
     this.#settings = settings
     this.layer = layer
-    this.#fitted = new FittedLayer(settings.name, layer, (io) => this.#flushLayer(io))
+    this.#fitted = new FittedLayer(settings.name, layer, (io) => this.#flushLayer(io, true))
   }
 
   get size(): number {
     return this.layer.size
+  }
+
+  /** Offset beyond which a write is told of, once, on `thresholdChannel`; 0 is none. */
+  get writeThreshold(): number {
+    return this.#writeThreshold === Number.POSITIVE_INFINITY ? 0 : this.#writeThreshold
+  }
+
+  set writeThreshold(offset: number) {
+    this.#writeThreshold = offset === 0 ? Number.POSITIVE_INFINITY : offset
   }
 
   get flags(): OpenFlags {
@@ -252,7 +265,7 @@ export class BlockNode implements AsyncDisposable {
     const upTo = this.#written
     const full = { ...plainIo, ...io }
     return this.#track('flush', 0, 0, false, full, async () => {
-      await this.#flushLayer(full)
+      await this.#flushLayer(full, false)
       if (upTo > this.#flushed) this.#flushed = upTo
     })
   }
@@ -359,11 +372,15 @@ export class BlockNode implements AsyncDisposable {
   }
 
   /** Flushes the layer, and lets a blkdebug below it know. */
-  async #flushLayer(io: Io): Promise<void> {
+  async #flushLayer(io: Io, forWrite: boolean): Promise<void> {
     if (this.flags.noFlush) return
+    const upTo = this.#written
+    const counted = this.#flushed !== upTo
     await this.#tell('flush_to_os')
-    if (this.#flushed !== this.#written) await this.#tell('flush_to_disk')
-    await this.layer.flush(io)
+    if (counted) await this.#tell('flush_to_disk')
+    const part = forWrite ? (counted ? 'later' : 'first') : undefined
+    await this.layer.flush({ ...io, forWrite: part })
+    if (upTo > this.#flushed) this.#flushed = upTo
   }
 
   /** Tells a blkdebug, if that is what the node stands on. */
@@ -424,8 +441,16 @@ export class BlockNode implements AsyncDisposable {
     return new BlockError('INVALID_ARGUMENT', message, { node: this.name, errno: 'EINVAL' })
   }
 
+  /** Tells once that a write goes beyond the threshold. */
+  #passThreshold(end: number): void {
+    const threshold = this.#writeThreshold
+    this.#writeThreshold = Number.POSITIVE_INFINITY
+    thresholdChannel.publish({ node: this.name, exceeded: end - threshold, threshold })
+  }
+
   #noteHighest(end: number): void {
     if (end > this.statistics.highestWritten) this.statistics.highestWritten = end
+    if (end > this.#writeThreshold) this.#passThreshold(end)
   }
 
   /** Starts work that conflicts with nothing; tracks it only if it takes time. */

@@ -88,6 +88,24 @@ export class GraphShape {
     return edge
   }
 
+  /** A new edge of role `data`, from a node that is open; throws and makes none when refused. */
+  addChild(parent: BlockNode, node: BlockNode, name: string): Edge {
+    if (standsOn(node, parent)) throw loopError(parent.name, name, node)
+    const wants = { uses: noPermission, shares: everyPermission }
+    const edge = this.connect(node, 'data', { node: parent.name }, wants, { name })
+    parent.children.set(name, edge)
+    edge.owner = parent
+    try {
+      refreshPermissions(this.nodes.values())
+    } catch (error) {
+      parent.children.delete(name)
+      node.parents.delete(edge)
+      refreshPermissions(this.nodes.values())
+      throw error
+    }
+    return edge
+  }
+
   async #disconnect(edge: Edge): Promise<void> {
     const { node } = edge
     node.parents.delete(edge)

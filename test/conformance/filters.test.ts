@@ -11,6 +11,12 @@ const filters: Readonly<Record<string, NodeOptions>> = {
   'copy-on-read': { driver: 'copy-on-read', file: 'storage' },
   preallocate: { driver: 'preallocate', file: 'storage', 'prealloc-size': '1M' },
   blkverify: { driver: 'blkverify', raw: 'storage', test: { driver: 'memory', size: 1315328 } },
+  blklogwrites: { driver: 'blklogwrites', file: 'storage', log: { driver: 'memory', size: 0 } },
+  quorum: {
+    driver: 'quorum',
+    children: ['storage', { driver: 'memory', size: 1315328 }, { driver: 'memory', size: 1315328 }],
+    'vote-threshold': 2,
+  },
   throttle: { driver: 'throttle', file: 'storage', 'throttle-group': 'fast' },
   blkdebug: { driver: 'blkdebug', image: 'storage' },
   'blkdebug with limits of its own': {

@@ -11,6 +11,7 @@ import { jobCommands } from './jobs.ts'
 import { mirrorCommands } from './mirror.ts'
 import { monitorCommands } from './monitor.ts'
 import { nbdCommands } from './nbd.ts'
+import { nodeChangeCommands } from './node-changes.ts'
 import { objectCommands } from './objects.ts'
 import { qomCommands } from './qom.ts'
 import { internalSnapshotCommands } from './snapshots.ts'
@@ -21,6 +22,7 @@ const all: readonly Command[] = [
   ...monitorCommands,
   ...blockCommands,
   ...bitmapCommands,
+  ...nodeChangeCommands,
   ...createCommands,
   ...amendCommands,
   ...externalSnapshotCommands,

@@ -6,6 +6,7 @@ import { debugEvents } from '../../block/debug.ts'
 import type { NodeOptions } from '../../block/driver.ts'
 import { drivers } from '../../drivers.ts'
 import { ioTypes } from '../../filter/blkdebug/rule-options.ts'
+import { readPatterns } from '../../filter/quorum.ts'
 import { bitmapRef } from './bitmap-types.ts'
 import { socketAddress } from './socket-address.ts'
 import {
@@ -192,6 +193,23 @@ const declared: Readonly<Record<string, ObjectType>> = {
   'copy-on-read': object('BlockdevOptionsCor', {
     file: fileMember,
     bottom: optional(str, 'The lowest image from which data is copied.'),
+  }),
+  blklogwrites: object('BlockdevOptionsBlklogwrites', {
+    file: fileMember,
+    log: required(blockdevReference, 'Where the log is written.'),
+    'log-sector-size': optional(uint32, 'Bytes of its sector; 512 unless given.'),
+    'log-append': optional(bool, 'Go on with the log that is there.'),
+    'log-super-update-interval': optional(uint64, 'Entries between superblocks; 4096.'),
+  }),
+  quorum: object('BlockdevOptionsQuorum', {
+    blkverify: optional(bool, 'Two children that must always agree.'),
+    children: required(list(blockdevReference), 'The children.'),
+    'vote-threshold': required(int, 'How many must agree.'),
+    'rewrite-corrupted': optional(bool, 'Put children right that were outvoted.'),
+    'read-pattern': optional(
+      enumeration('QuorumReadPattern', readPatterns),
+      'Whether reads are voted on, or answered by the first child that can.',
+    ),
   }),
   blkverify: object('BlockdevOptionsBlkverify', {
     test: required(blockdevReference, 'The disk under test, which is shown.'),

@@ -55,7 +55,9 @@ function visitBuiltin(
       if (typeof value !== 'number') throw mistyped(path, 'number')
       return value
     case 'int': {
-      const number = toInteger(value, path, notation)
+      const number = toInteger(value, path, notation, range?.text)
+      // QEMU takes a negative number for the high one of the same bits; what it means, its user says.
+      if (range?.text === 'uint64' && notation !== 'keyval' && number < 0) return number
       if (!range || (BigInt(number) >= range.min && BigInt(number) <= range.max)) return number
       throw range.text === 'int64'
         ? mistyped(path, 'integer')
@@ -74,7 +76,12 @@ function visitBoolean(value: unknown, path: string, notation: Notation): boolean
   return value
 }
 
-function toInteger(value: unknown, path: string, notation: Notation): number | bigint {
+function toInteger(
+  value: unknown,
+  path: string,
+  notation: Notation,
+  rangeText = 'int64',
+): number | bigint {
   if (notation === 'keyval' && typeof value === 'string') {
     if (!/^[+-]?(\d+|0x[0-9a-f]+)$/i.test(value)) {
       throw invalid(`Parameter '${path}' expects integer`)
@@ -85,8 +92,15 @@ function toInteger(value: unknown, path: string, notation: Notation): number | b
     return Number.isSafeInteger(number) ? number : exact
   }
   if (typeof value === 'bigint') return value
-  if (typeof value !== 'number' || !Number.isSafeInteger(value)) throw mistyped(path, 'integer')
-  return value
+  if (typeof value === 'number' && Number.isSafeInteger(value)) return value
+  throw rangeText === 'int64'
+    ? mistyped(path, 'integer')
+    : invalid(`Parameter '${lastName(path)}' expects ${unsignedText(rangeText)}`)
+}
+
+/** As QEMU calls it where the value is no integer at all. */
+function unsignedText(rangeText: string): string {
+  return rangeText.startsWith('uint') ? 'uint64' : rangeText
 }
 
 function visitEnum(values: readonly string[], value: unknown, path: string): string {

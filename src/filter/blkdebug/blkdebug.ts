@@ -13,6 +13,7 @@ import type {
   ChildRole,
   Completion,
   Extent,
+  FlushIo,
   Io,
   Limits,
   Permissions,
@@ -110,8 +111,8 @@ class Blkdebug extends Filter {
     }
   }
 
-  override async flush(io: Io): Promise<void> {
-    await this.#check('flush', 0, 0)
+  override async flush(io: FlushIo): Promise<void> {
+    if (io.forWrite !== 'first') await this.#check('flush', 0, 0)
     await this.next.flush(io)
   }
 
