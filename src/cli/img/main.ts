@@ -7,17 +7,17 @@ import { OptionParser } from '../getopt.ts'
 import { CommandFailure, HelpRequest, messageOf, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 
-/** The commands that exist, and those of qemu-img that do not yet. */
-const commands: Readonly<Record<string, (() => Promise<ImgCommand>) | 'unsupported'>> = {
+/** The commands of qemu-img. */
+const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
   amend: async () => (await import('./amend.ts')).amend,
-  bench: 'unsupported',
+  bench: async () => (await import('./bench.ts')).bench,
   bitmap: async () => (await import('./bitmap.ts')).bitmap,
   check: async () => (await import('./check.ts')).check,
   commit: async () => (await import('./commit.ts')).commit,
   compare: async () => (await import('./compare.ts')).compare,
   convert: async () => (await import('./convert.ts')).convert,
   create: async () => (await import('./create.ts')).create,
-  dd: 'unsupported',
+  dd: async () => (await import('./dd.ts')).dd,
   info: async () => (await import('./info.ts')).info,
   map: async () => (await import('./map.ts')).map,
   measure: async () => (await import('./measure.ts')).measure,
@@ -51,7 +51,6 @@ async function run(args: readonly string[], io: NamedIo): Promise<number> {
   }
   const load = Object.hasOwn(commands, name) ? commands[name] : undefined
   if (load === undefined) throw usageFailure(`Command not found: ${name}`)
-  if (load === 'unsupported') throw new CommandFailure(`the command '${name}' is not supported yet`)
   const command = await load()
   return await command(words, io)
 }

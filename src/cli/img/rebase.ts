@@ -1,25 +1,32 @@
-/** `img rebase -u`: records another backing file, or none. The images are not compared. */
+/**
+ * `img rebase`: another backing file, or none. Unless `-u` says that the two show the same, what they
+ * show differently is copied into the image first.
+ */
 import { neverAborted } from '../../block/layer.ts'
 import { drivers } from '../../drivers.ts'
-import { BlockError, strerror } from '../../errors.ts'
+import { BlockError, inContext, strerror } from '../../errors.ts'
+import type { Edge } from '../../graph/edge.ts'
+import { resolveRecorded } from '../../graph/filename.ts'
+import type { Graph } from '../../graph/graph.ts'
+import type { BlockNode } from '../../graph/node.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
+import { Progress } from './progress.ts'
+import { copyDifferences } from './rebase-copy.ts'
 import { checkImageOpts, checkObjects, sourceCache, targetCache } from './source-options.ts'
 
 export const rebase: ImgCommand = async (words, io) => {
   const args = new Arguments('rebase', words, 'f:F:b:upt:T:qU', [object, imageOpts, forceShare])
   if (args.rest.length !== 1) throw usageFailure('Expecting one image file name')
-  if (!args.has('u') && !args.has('b')) {
+  const unsafe = args.has('u')
+  if (!unsafe && !args.has('b')) {
     throw usageFailure('Must specify backing file (-b) or use unsafe mode (-u)')
   }
   checkObjects(args, io)
   const cache = targetCache(args.value('t') ?? 'writeback')
-  sourceCache(args.value('T'))
-  if (!args.has('u')) {
-    throw new CommandFailure('rebase is supported with -u only, which does not copy any data')
-  }
+  const backingCache = sourceCache(args.value('T'))
   checkImageOpts(args.has('image-opts'), args.value('f'))
   await using graph = imageGraph(io)
   const node = await openImage(
@@ -29,7 +36,7 @@ export const rebase: ImgCommand = async (words, io) => {
       imageOpts: args.has('image-opts'),
       format: args.value('f'),
       readOnly: false,
-      backing: false,
+      backing: !unsafe,
       cache,
     },
     io,
@@ -40,18 +47,62 @@ export const rebase: ImgCommand = async (words, io) => {
   }
   const fail = (reason: string) =>
     new CommandFailure(`Could not change the backing file to '${filename ?? ''}': ${reason}`)
+  const backing =
+    unsafe || !filename
+      ? undefined
+      : await openNewBacking(graph, node, filename, format, backingCache, io)
   const { backingLink } = node.layer
   if (!backingLink) throw fail(strerror('ENOTSUP'))
   if (filename && format === undefined) throw fail('backing format must be specified')
-  await using _edge = graph.attach(node, {
+  await using image = graph.attach(node, {
     description: 'img rebase',
     uses: ['consistentRead', 'write'],
   })
+  const shown = args.has('p') && !args.has('q')
+  const progress = new Progress(shown ? io.stdout : undefined, node.size)
+  if (!unsafe) await copy(graph, image, backing, progress)
   try {
     await backingLink.change(filename ? { filename, format } : undefined, { signal: neverAborted })
   } catch (error) {
     if (!(error instanceof BlockError)) throw error
     throw fail(error.errno ? strerror(error.errno) : error.message)
   }
+  if (shown) progress.finish()
   return 0
+}
+
+/** Relative names are relative to the image, as they will be when it is opened the next time. */
+async function openNewBacking(
+  graph: Graph,
+  image: BlockNode,
+  recorded: string,
+  format: string | undefined,
+  cache: ReturnType<typeof sourceCache>,
+  io: Parameters<typeof openImage>[2],
+): Promise<BlockNode> {
+  const opening = `Could not open new backing file '${recorded}'`
+  try {
+    const filename = resolveRecorded(recorded, image.layer.image?.filename)
+    return await openImage(graph, { filename, format, cache, opening }, io)
+  } catch (error) {
+    if (error instanceof BlockError && error.message.startsWith(opening)) throw error
+    throw inContext(opening, error)
+  }
+}
+
+/** Everything is on stable storage before the record of the backing file changes. */
+async function copy(
+  graph: Graph,
+  image: Edge,
+  backing: BlockNode | undefined,
+  progress: Progress,
+): Promise<void> {
+  const edge =
+    backing && graph.attach(backing, { description: 'img rebase', uses: ['consistentRead'] })
+  try {
+    await copyDifferences({ image, backing: edge, progress: (bytes) => progress.add(bytes) })
+    await image.flush()
+  } finally {
+    await edge?.[Symbol.asyncDispose]()
+  }
 }

@@ -2,6 +2,9 @@
 import { drivers } from '../../drivers.ts'
 
 const commands = [
+  'bench [-c COUNT] [-d DEPTH] [-f FMT] [--flush-interval=COUNT] [-i AIO] [-n] [--no-drain] [-o OFFSET]\n' +
+    '          [--pattern=BYTE] [-q] [-s SIZE] [-S STEP] [-t CACHE] [-w] [-U] FILE',
+  'dd [-f FMT | --image-opts] [-O FMT] [-U] [bs=SIZE] [count=BLOCKS] [skip=BLOCKS] if=FILE of=FILE',
   'amend [-q] [-p] [-f FMT | --image-opts] [-t CACHE] [--force] -o OPTIONS FILE',
   'bitmap (--add [-g SIZE] | --remove | --clear | --enable | --disable | --merge BITMAP\n' +
     '          [-b FILE [-F FMT]])... [-f FMT | --image-opts] FILE BITMAP',
@@ -16,7 +19,7 @@ const commands = [
   'measure [--output=human|json] [-O FMT] [-o OPTIONS] [--size SIZE |\n' +
     '          [-f FMT | --image-opts] [-l SNAPSHOT] [-U] FILE]',
   'commit [-q] [-f FMT | --image-opts] [-t CACHE] [-b BASE] [-r RATE] [-d] [-p] FILE',
-  'rebase -u [-q] [-f FMT | --image-opts] [-t CACHE] -b FILE [-F FMT] FILE',
+  'rebase [-u] [-p] [-q] [-f FMT | --image-opts] [-t CACHE] [-T CACHE] -b FILE [-F FMT] FILE',
   'snapshot [-q] [--image-opts] [-U] [-l | -a SNAPSHOT | -c SNAPSHOT | -d SNAPSHOT] FILE',
   'resize [-q] [-f FMT | --image-opts] [--shrink] [--preallocation=MODE] FILE [+|-]SIZE',
 ]
