@@ -1,5 +1,5 @@
 /** Tells monitors how jobs fare: what changes in the job table, as QMP's events. */
-import { BlockError } from '../errors.ts'
+import { BlockError, errnoOf, strerror } from '../errors.ts'
 import type { Job } from '../job/job.ts'
 import type { JobTable } from '../job/job-table.ts'
 
@@ -38,5 +38,8 @@ export function jobError(job: Job): string | undefined {
   const { error } = job
   if (error === undefined) return undefined
   if (job.cancelled) return 'Operation canceled'
+  const errno = job.requestFailed ? errnoOf(error) : undefined
+  // As QEMU puts it. The library's error says which request that was.
+  if (errno !== undefined) return strerror(errno)
   return error instanceof BlockError || error instanceof Error ? error.message : String(error)
 }

@@ -6,7 +6,7 @@ import { Filter } from '../block/filter.ts'
 import type { BlockLayer, Capabilities, Permission } from '../block/layer.ts'
 import type { Operation } from '../graph/blockers.ts'
 import { freezeChain } from '../graph/chain.ts'
-import type { Edge } from '../graph/edge.ts'
+import type { DrainHandler, Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import type { Job, JobType } from './job.ts'
@@ -54,12 +54,7 @@ export class JobGround {
       description: `job '${this.#id}'`,
       uses,
       shares,
-      drain: {
-        begin: async () => {
-          await this.job?.hold()
-        },
-        end: () => this.job?.letGo(),
-      },
+      drain: drainOf(() => this.job),
     })
     this.#edges.add(edge)
     this.#releases.push(() => edge[Symbol.asyncDispose]())
@@ -124,6 +119,27 @@ export class JobGround {
       }
     }
     if (failure) throw failure.error
+  }
+}
+
+/** A job stands still while what it uses is drained. There may be none yet when a drain begins. */
+export function drainOf(job: () => Job | undefined): DrainHandler {
+  let drains = 0
+  /** Of them, those that the job was told of. */
+  const held: Job[] = []
+  return {
+    async begin() {
+      drains++
+      const present = job()
+      if (!present) return
+      held.push(present)
+      await present.hold()
+    },
+    // It goes on when no more drains are left than it was told of.
+    end() {
+      drains--
+      if (held.length > drains) held.pop()?.letGo()
+    },
   }
 }
 

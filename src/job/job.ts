@@ -142,6 +142,7 @@ export class Job extends EventEmitter<JobEvents> {
   #current = 0
   #total = 0
   #error: unknown
+  #requestError: unknown
   #cancelled = false
   readonly #work: JobWork
   readonly #abort = new AbortController()
@@ -186,6 +187,11 @@ export class Job extends EventEmitter<JobEvents> {
 
   get error(): unknown {
     return this.#error
+  }
+
+  /** Whether the job has ended because a request of it failed. */
+  get requestFailed(): boolean {
+    return this.#error !== undefined && this.#error === this.#requestError
   }
 
   get cancelled(): boolean {
@@ -471,7 +477,10 @@ export class Job extends EventEmitter<JobEvents> {
     const { onSourceError = 'report', onTargetError = 'report' } = this.options
     const action = decide(operation === 'read' ? onSourceError : onTargetError, error, operation)
     this.emit('error', { operation, action, error })
-    if (action === 'report') throw error
+    if (action === 'report') {
+      this.#requestError = error
+      throw error
+    }
     if (action === 'ignore') return 'ignore'
     this.#ioStatus = isNoSpace(error) ? 'nospace' : 'failed'
     if (!this.#userPaused) {
@@ -531,7 +540,7 @@ function decide(policy: ErrorPolicy, error: unknown, operation: 'read' | 'write'
 }
 
 function isNoSpace(error: unknown): boolean {
-  if (error instanceof BlockError) return error.code === 'NO_SPACE'
+  if (error instanceof BlockError && error.code === 'NO_SPACE') return true
   const cause = error instanceof Error ? error.cause : undefined
   return errnoOf(error) === 'ENOSPC' || (cause !== undefined && isNoSpace(cause))
 }

@@ -9,6 +9,7 @@ import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { runCopyLoop, statusOf } from './copy-loop.ts'
+import { drainOf } from './ground.ts'
 import type { Job, JobControl } from './job.ts'
 import type { SyncBitmap } from './sync-bitmap.ts'
 
@@ -134,15 +135,16 @@ export class PreservedDisk {
   /** Stands still while the node is drained: the copying is the layer's, not the edge's. */
   #attach(): void {
     const { description, job } = this.#options
+    const drain = drainOf(job)
     this.#edge = this.#graph.attach(this.filter, {
       description,
       uses: ['consistentRead'],
       drain: {
         begin: async () => {
-          await job()?.hold()
+          await drain.begin()
           await this.layer.copy.idle()
         },
-        end: () => job()?.letGo(),
+        end: () => drain.end(),
       },
     })
   }

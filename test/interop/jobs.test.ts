@@ -329,6 +329,57 @@ qsd.describe('jobs of the storage daemon', () => {
     await pair.sameImages('new.qcow2')
   })
 
+  it('errors: what each policy makes of them', async () => {
+    const faulty = (errno: number, event: string, iotype: string) => ({
+      driver: 'blkdebug',
+      'inject-error': [{ event, iotype, errno, once: true }],
+    })
+    const broken = (name: string, file: Message) =>
+      command('blockdev-add', { driver: 'raw', 'node-name': name, file })
+    const target = (errno: number) =>
+      broken('d', {
+        ...faulty(errno, 'pwritev', 'write'),
+        image: { driver: 'file', filename: 't.raw' },
+      })
+    const source = broken('d', {
+      ...faulty(5, 'read_aio', 'read'),
+      image: { driver: 'file', filename: 's.raw' },
+    })
+    const remove = command('blockdev-del', { 'node-name': 'd' })
+    const gone: Step = { until: 'gone' }
+    const ready: Step = { until: 'ready' }
+    const resumed = [{ until: 'paused' }, ...query, on('block-job-cancel'), on('block-job-resume')]
+    const mirror = (args: Message) =>
+      command('blockdev-mirror', { device: 's', target: 'd', sync: 'full', 'job-id': 'j', ...args })
+    const backup = (args: Message) =>
+      command('blockdev-backup', { device: 's', target: 'd', sync: 'full', 'job-id': 'j', ...args })
+    const left = [ready, ...query, on('block-job-cancel'), gone, remove]
+    await using pair = await start()
+    await pair.same(
+      [
+        ...disks.slice(0, 2),
+        ...[target(5), mirror({ 'on-target-error': 'report' }), gone, remove],
+        ...[target(5), mirror({ 'on-target-error': 'enospc' }), gone, remove],
+        ...[target(5), mirror({ 'on-target-error': 'stop' }), ...resumed, ...left],
+        ...[target(28), mirror({ 'on-target-error': 'enospc' }), ...resumed, ...left],
+        ...[target(28), mirror({}), gone, remove],
+        ...[target(5), mirror({ 'on-target-error': 'ignore' }), ...left],
+        ...[source, mirror({ device: 'd', target: 't' }), gone, remove],
+        ...[
+          source,
+          mirror({ device: 'd', target: 't', 'on-source-error': 'stop' }),
+          ...resumed,
+          ...left,
+        ],
+        ...[target(5), backup({ 'on-target-error': 'report' }), gone, remove],
+        ...[target(5), backup({ 'on-target-error': 'stop' }), ...resumed, gone, remove],
+        ...[target(28), backup({ 'on-target-error': 'enospc' }), ...resumed, gone, remove],
+      ],
+      // How many requests were in flight beside the one that failed.
+      ['offset', 'current-progress', 'len', 'total-progress'],
+    )
+  })
+
   it('change-backing-file', async () => {
     await using pair = await start()
     const change = (device: string, image: string, name = 'y') =>
