@@ -4,6 +4,7 @@ import { StorageDaemon } from '../daemon/storage-daemon.ts'
 import { BlockError, errnoOf, strerror } from '../errors.ts'
 import { inBackground, reportRunning, startInBackground } from './background.ts'
 import type { CliIo, NamedIo } from './command.ts'
+import { reportCorruption } from './corruption-report.ts'
 import { type Step, steps } from './daemon/options.ts'
 import { usage } from './daemon/usage.ts'
 import { OptionParser } from './getopt.ts'
@@ -80,6 +81,7 @@ async function answer(what: NonNullable<Plan['answer']>, io: NamedIo): Promise<n
 async function serve(plan: Plan, io: NamedIo, onRunning: () => void): Promise<number> {
   const stopped = abortion(io.signal)
   let pidfile: string | undefined
+  reportCorruption(io)
   const daemon = new StorageDaemon()
   try {
     // A step may wait, for a client or a peer; a signal ends that wait.
