@@ -1,5 +1,5 @@
 /** The library's front door: one image, opened for one caller. */
-import type { NodeOptions } from './block/driver.ts'
+import type { NodeOptions, SecretSource } from './block/driver.ts'
 import {
   type Completion,
   type Io,
@@ -8,6 +8,7 @@ import {
   type WriteIo,
   type ZeroIo,
 } from './block/layer.ts'
+import { noSecret } from './block/secrets.ts'
 import type { ByteRange } from './bytes/range.ts'
 import { drivers } from './drivers.ts'
 import type { Edge } from './graph/edge.ts'
@@ -24,6 +25,8 @@ export interface OpenDiskOptions {
   readonly backing?: 'refuse' | 'same-folder' | 'allow' | OpenPolicy
   /** Further options of the image's node, as `blockdev-add` has them. */
   readonly options?: NodeOptions
+  /** What options such as `encrypt.key-secret` name, by id. */
+  readonly secrets?: Readonly<Record<string, Uint8Array>> | SecretSource
   readonly signal?: AbortSignal
 }
 
@@ -38,6 +41,7 @@ export async function openDisk(filename: string, options: OpenDiskOptions = {}):
   const graph = new Graph({
     drivers,
     policy: typeof policy === 'string' ? policies[policy] : policy,
+    secrets: secretSource(options.secrets),
   })
   try {
     const node = await graph.openFile(
@@ -50,6 +54,14 @@ export async function openDisk(filename: string, options: OpenDiskOptions = {}):
   } catch (error) {
     await graph[Symbol.asyncDispose]()
     throw error
+  }
+}
+
+function secretSource(secrets: OpenDiskOptions['secrets']): SecretSource | undefined {
+  if (secrets === undefined || typeof secrets === 'function') return secrets
+  return async (id) => {
+    if (Object.hasOwn(secrets, id)) return secrets[id]
+    throw noSecret(id)
   }
 }
 

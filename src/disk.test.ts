@@ -1,0 +1,42 @@
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { scratchFolder } from '../test/support/folder.ts'
+import { createImage } from './create-image.ts'
+import { openDisk } from './disk.ts'
+import { drivers } from './drivers.ts'
+import { Graph } from './graph/graph.ts'
+
+const folder = scratchFolder('disk')
+const password = Buffer.from('open sesame')
+
+test.each([
+  ['luks', 'key-secret', {}],
+  ['qcow2', 'encrypt.key-secret', { 'encrypt.format': 'luks' }],
+])('an encrypted %s image opens with its secret, and with no other', async (format, name, more) => {
+  const filename = join(folder, format)
+  await using graph = new Graph({ drivers, secrets: async () => password })
+  const iterTime = name.replace('key-secret', 'iter-time')
+  const options = { ...more, [name]: 's', [iterTime]: 1, size: 1024 * 1024 }
+  await createImage(graph, { filename, format, options })
+  {
+    await using disk = await openDisk(filename, {
+      options: { [name]: 's' },
+      secrets: { s: password },
+    })
+    await disk.write(5000, Buffer.from('hidden'))
+  }
+  const secrets = async () => password
+  await using disk = await openDisk(filename, { readOnly: true, options: { [name]: 's' }, secrets })
+  const found = Buffer.alloc(6)
+  await disk.read(5000, found)
+  expect(found.toString()).toBe('hidden')
+
+  const wrong = { readOnly: true, options: { [name]: 's' }, secrets: { s: Buffer.from('no') } }
+  await expect(openDisk(filename, wrong)).rejects.toMatchObject({ code: 'PERMISSION' })
+  await expect(openDisk(filename, { ...wrong, secrets: {} })).rejects.toThrow(
+    "No secret with id 's'",
+  )
+  await expect(openDisk(filename, { readOnly: true })).rejects.toThrow(
+    `Parameter '${name}' is required for cipher`,
+  )
+})
