@@ -23,7 +23,7 @@ qsd.describe('QMP about dirty bitmaps', () => {
     for (const cwd of Object.values(sides)) {
       mkdirSync(cwd)
       const qemu = (line: string) => execFileSync('qemu-img', line.split(' '), { cwd })
-      for (const name of ['a', 'o', 'ro']) qemu(`create -q -f qcow2 ${name}.qcow2 ${size}`)
+      for (const name of ['a', 'o', 'ro', 're']) qemu(`create -q -f qcow2 ${name}.qcow2 ${size}`)
       qemu(`create -q -f qcow2 -o compat=0.10 v2.qcow2 ${size}`)
       for (const name of ['old', 'old2']) qemu(`bitmap --add o.qcow2 ${name}`)
       spawnSync('qemu-io', ['-c', 'write 0 64k', '-c', 'abort', 'o.qcow2'], { cwd })
@@ -183,13 +183,61 @@ qsd.describe('QMP about dirty bitmaps', () => {
     ])
   })
 
+  it('keeps bitmaps alike when a node becomes read-only and writable again', async () => {
+    const options = (readOnly: boolean) => ({
+      driver: 'qcow2',
+      'node-name': 're',
+      file: 're-file',
+      'read-only': readOnly,
+    })
+    const reopen = (readOnly: boolean) =>
+      ['blockdev-reopen', { options: [options(readOnly)] }] as const
+    const flags = () =>
+      Object.values(sides).map((cwd) =>
+        execFileSync('qemu-img', ['info', '-U', 're.qcow2'], { cwd })
+          .toString()
+          .replace(/[^]*bitmaps:/, ''),
+      )
+    const file = { driver: 'file', filename: 're.qcow2', 'node-name': 're-file' }
+    await same([
+      ['blockdev-add', file],
+      ['blockdev-add', options(false)],
+      bitmap('add', 're', 'kept', { persistent: true, granularity: 512 }),
+      bitmap('add', 're', 'lost'),
+      merge('re', 'kept', [{ node: 'ro', name: 'y' }]),
+      reopen(true),
+      list,
+    ])
+    const [stored, expected] = flags()
+    expect(stored).toEqual(expected)
+    expect(stored).not.toContain('in-use')
+    await same([
+      ...['clear', 'remove', 'disable', 'enable'].map((verb) => bitmap(verb, 're', 'kept')),
+      bitmap('clear', 're', 'lost'),
+      hash('re', 'kept'),
+      reopen(false),
+      list,
+      hash('re', 'kept'),
+    ])
+    const [used, wanted] = flags()
+    expect(used).toEqual(wanted)
+    expect(used).toContain('in-use')
+    await same([
+      bitmap('clear', 're', 'kept'),
+      ['blockdev-del', { 'node-name': 're' }],
+      ['blockdev-add', options(false)],
+      list,
+      hash('re', 'kept'),
+    ])
+  })
+
   it('leaves the same bitmaps in the images', async () => {
     expect(await ours.quit()).toEqual(await theirs.quit())
     const info = (cwd: string, name: string) =>
       execFileSync('qemu-img', ['info', `${name}.qcow2`], { cwd })
         .toString()
         .replace(/^disk size.*$/m, '')
-    for (const name of ['a', 'o', 'ro']) {
+    for (const name of ['a', 'o', 'ro', 're']) {
       expect(info(sides.ours, name)).toEqual(info(sides.theirs, name))
       execFileSync('qemu-img', ['check', '-q', `${name}.qcow2`], { cwd: sides.ours })
     }
