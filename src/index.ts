@@ -1,5 +1,6 @@
 /** The library: images, the graph they are opened in, and the jobs that run on it. */
 
+export { DirtyBitmap, type DirtyTracker } from './bitmap/dirty-bitmap.ts'
 export { ClusterLayer } from './block/cluster-layer.ts'
 export type * from './block/cluster-map.ts'
 export type * from './block/driver.ts'
@@ -10,6 +11,15 @@ export { createImage, type NewImage } from './create-image.ts'
 export { Disk, type OpenDiskOptions, openDisk } from './disk.ts'
 export { drivers } from './drivers.ts'
 export { BlockError, type BlockErrorCode, type BlockErrorDetails } from './errors.ts'
+export {
+  addBitmap,
+  type BitmapChange,
+  clearBitmap,
+  enableBitmap,
+  findBitmap,
+  mergeBitmaps,
+  removeBitmap,
+} from './graph/bitmap-actions.ts'
 export type { Edge } from './graph/edge.ts'
 export { type Attachment, type FilterPlace, Graph, type GraphOptions } from './graph/graph.ts'
 export type { BlockNode } from './graph/node.ts'
@@ -34,3 +44,4 @@ export { JobTable } from './job/job-table.ts'
 export { type MirrorOptions, startMirror } from './job/mirror.ts'
 export type { SyncMode } from './job/preserved-disk.ts'
 export { type StreamOptions, startStream } from './job/stream.ts'
+export type { BitmapMode } from './job/sync-bitmap.ts'

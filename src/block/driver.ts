@@ -64,6 +64,8 @@ export interface OpenContext extends Io {
    * recorded driver, probed when undefined.
    */
   implied(role: ChildRole, filename: string, format: string | undefined): Promise<BlockLayer>
+  /** Tells people what they should know of an image that is opened all the same. */
+  warn?(message: string): void
   /** A dirty bitmap of a node, to be read at this moment; throws when there is none. */
   bitmap?(node: string, name: string): DirtyBitmap
   readonly secrets?: SecretSource

@@ -27,6 +27,7 @@ export function imageGraph(io: NamedIo): Graph {
     throttleGroup: (id) => throttleGroups?.get(id),
     policy: allowAll,
     onProbedRaw: (filename) => io.stderr.write(probedRawWarning(filename)),
+    onWarning: (message) => io.stderr.write(`${io.program}: warning: ${message}`),
   })
 }
 

@@ -30,6 +30,8 @@ export interface GraphOptions {
    * of another format into a raw disk and so make the next probe open files of its choice.
    */
   readonly onProbedRaw?: (filename: string) => void
+  /** Told what people should know of an image that was opened all the same. */
+  readonly onWarning?: (message: string) => void
   /** Where drivers find the secrets that options name; there are none unless given. */
   readonly secrets?: SecretSource
   /** Where drivers find throttle groups; there are none unless given. */

@@ -48,6 +48,7 @@ export interface OpenerSettings {
   readonly policy: OpenPolicy
   /** See `GraphOptions`. */
   readonly onProbedRaw?: (filename: string) => void
+  readonly onWarning?: (message: string) => void
   readonly secrets?: SecretSource
   readonly throttleGroup?: OpenContext['throttleGroup']
 }
@@ -65,6 +66,7 @@ export class NodeOpener {
   readonly #drivers: readonly BlockDriver[]
   readonly #policy: OpenPolicy
   readonly #onProbedRaw: ((filename: string) => void) | undefined
+  readonly #onWarning: ((message: string) => void) | undefined
   readonly #secrets: SecretSource | undefined
   readonly #throttleGroup: OpenContext['throttleGroup']
 
@@ -73,6 +75,7 @@ export class NodeOpener {
     this.#drivers = settings.drivers
     this.#policy = settings.policy
     this.#onProbedRaw = settings.onProbedRaw
+    this.#onWarning = settings.onWarning
     this.#secrets = settings.secrets
     this.#throttleGroup = settings.throttleGroup
   }
@@ -252,6 +255,7 @@ export class NodeOpener {
       flags,
       signal: lineage.signal,
       secrets: this.#secrets,
+      warn: (message) => this.#onWarning?.(message),
       bitmap: (node, bitmap) => this.#bitmap(node, bitmap),
       throttleGroup: this.#throttleGroup,
       child: connect,

@@ -3,6 +3,7 @@
  * to say the same, and leave images that both programs read alike.
  */
 import { execFileSync, spawnSync } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, expect, it } from 'vitest'
@@ -133,6 +134,25 @@ qemu.describe('img bitmap beside qemu-img', () => {
       'check b.qcow2',
     ]
     for (const line of lines) await same(line)
+  })
+
+  it('warns of bitmaps that were not kept up to date, and drops them', async () => {
+    makeImage('a.qcow2', [], ['b0', 'b1'])
+    for (const cwd of [pair.ours, pair.theirs]) {
+      const bytes = readFileSync(join(cwd, 'a.qcow2'))
+      bytes[95] = 0
+      writeFileSync(join(cwd, 'a.qcow2'), bytes)
+    }
+    const lines = [
+      'info a.qcow2',
+      'check a.qcow2',
+      'convert --bitmaps -O qcow2 a.qcow2 b.qcow2',
+      'bitmap --add a.qcow2 b0',
+      'info a.qcow2',
+      'info b.qcow2',
+    ]
+    for (const line of lines) await same(line)
+    expect((await runTheirs(pair.ours, ['check', '-q', 'a.qcow2'])).status).toBe(3)
   })
 
   it('copies bitmaps as it does', async () => {

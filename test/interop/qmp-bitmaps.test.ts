@@ -193,10 +193,11 @@ qsd.describe('QMP about dirty bitmaps', () => {
     const reopen = (readOnly: boolean) =>
       ['blockdev-reopen', { options: [options(readOnly)] }] as const
     const flags = () =>
-      Object.values(sides).map((cwd) =>
-        execFileSync('qemu-img', ['info', '-U', 're.qcow2'], { cwd })
-          .toString()
-          .replace(/[^]*bitmaps:/, ''),
+      Object.values(sides).map(
+        (cwd) =>
+          execFileSync('qemu-img', ['info', '-U', 're.qcow2'], { cwd })
+            .toString()
+            .split('bitmaps:')[1],
       )
     const file = { driver: 'file', filename: 're.qcow2', 'node-name': 're-file' }
     await same([

@@ -22,6 +22,9 @@ const sectorSize = 512
 export const convert: ImgCommand = async (words, io) => {
   const args = parseConvertArguments(words, io)
   if (args === undefined) return 0
+  if (args.bitmaps && (args.target === '-' || args.sources.includes('-'))) {
+    throw new CommandFailure('bitmaps cannot be copied through a stream')
+  }
   if (args.sources.includes('-')) return await fromStream(args, io)
   await using graph = imageGraph(io)
   const source = await openSources(graph, args, io)

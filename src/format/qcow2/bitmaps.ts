@@ -56,6 +56,13 @@ export class Qcow2Bitmaps implements PersistentBitmaps {
     this.#budget = new ReadBudget(this.#image)
   }
 
+  /** Whether the image names a directory that whoever has written to it did not keep up to date. */
+  get stale(): boolean {
+    const { autoclearFeatures, extensions } = this.#image.header.current
+    if ((autoclearFeatures & autoclear.bitmaps) !== 0n) return false
+    return extensions.some(({ type }) => type === extensionType.bitmaps)
+  }
+
   get able(): boolean {
     return this.#image.header.current.version >= 3
   }
@@ -75,6 +82,8 @@ export class Qcow2Bitmaps implements PersistentBitmaps {
   }
 
   async claim(): Promise<void> {
+    // What cannot be relied on goes before somebody believes in it again.
+    if (this.stale) await this.#image.writeBack.withHeader(() => this.#writeHeader(undefined, []))
     const directory = this.#directory
     if (!directory || directory.entries.every(({ inUse }) => inUse)) return
     const entries = directory.entries.map((entry) => ({ ...entry, inUse: true }))

@@ -38,6 +38,7 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
     try {
       await openEncryption(image, options.encrypt, context)
       const bitmaps = await Qcow2Bitmaps.open(image)
+      if (bitmaps.stale) context.warn?.(staleWarning)
       image.rereadOthers = () => bitmaps.reread()
       const map = new Qcow2Map(image, abilitiesOf(image, bitmaps), await isSparse(image.file))
       return new ClusterLayer(map, await openBacking(options, image, context))
@@ -47,6 +48,11 @@ export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
     }
   },
 }
+
+/** In the words of qemu-img, which ends it without a newline. */
+const staleWarning =
+  'a program lacking bitmap support modified this file, so all bitmaps are now considered ' +
+  "inconsistent\nSome clusters may be leaked, run 'qemu-img check -r' on the image file to fix."
 
 function abilitiesOf(image: Qcow2Image, bitmaps: Qcow2Bitmaps): Abilities {
   return {
