@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 export const root = path.resolve(import.meta.dirname, '..')
 
 /** A launcher of ours: `varve('img')` is `bin/varve-img`. */
-export function varve(tool: 'img' | 'nbd' | 'io'): string {
+export function varve(tool: 'img' | 'nbd' | 'io' | 'snap'): string {
   return path.join(root, 'bin', `varve-${tool}`)
 }
 

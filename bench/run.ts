@@ -14,8 +14,9 @@ import { jobs } from './rows/jobs.ts'
 import { nbd } from './rows/nbd.ts'
 import { qcow2Write } from './rows/qcow2-write.ts'
 import type { Row } from './rows/row.ts'
+import { snap } from './rows/snap.ts'
 
-const rows: readonly Row[] = [convert, img, jobs, nbd, qcow2Write]
+const rows: readonly Row[] = [convert, img, jobs, nbd, qcow2Write, snap]
 
 const { values } = parseArgs({
   options: {

@@ -14,6 +14,8 @@ export interface Libc {
   readonly lseek: Call
   readonly fallocate: Call
   readonly fcntl: Call
+  /** The same function, for what takes a number. */
+  readonly fcntlNumber: Call
   readonly ioctl: Call
   /** Absent from musl before 1.2.5. */
   readonly preadv2?: Call
@@ -66,6 +68,7 @@ function bind(koffi: Koffi): Libc {
     lseek: libc.func('lseek', 'int64', ['int', 'int64', 'int']) as Call,
     fallocate: libc.func('fallocate', 'int', ['int', 'int', 'int64', 'int64']) as Call,
     fcntl: libc.func('fcntl', 'int', ['int', 'int', 'void *']) as Call,
+    fcntlNumber: libc.func('fcntl', 'int', ['int', 'int', 'int']) as Call,
     ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'void *']) as Call,
     preadv2: optional('preadv2', 'int64', ['int', 'uintptr_t', 'int', 'int64', 'int']),
     errno: koffi.errno as () => number,

@@ -31,6 +31,8 @@ const F_RDLCK = 0
 const F_WRLCK = 1
 const F_UNLCK = 2
 
+const F_SETPIPE_SZ = 1031
+
 /** preadv2(2): answer from the page cache or fail with EAGAIN. */
 const RWF_NOWAIT = 8
 
@@ -123,6 +125,10 @@ class KoffiSys implements Sys {
 
   async ioctl(fd: number, request: number, argument: Uint8Array): Promise<void> {
     await this.#callInPool('ioctl', fd, request, argument)
+  }
+
+  growPipe(fd: number, length: number): void {
+    this.#libc.fcntlNumber(fd, F_SETPIPE_SZ, length)
   }
 
   /** A larger ordinary buffer, of which the aligned part is used: nobody has to free it. */

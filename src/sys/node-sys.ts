@@ -41,6 +41,7 @@ export const nodeSys: Sys = {
   ioctl: async () => {
     throw notSupported('ioctl')
   },
+  growPipe: () => {},
   alignedMemory(length, _alignment) {
     const pages = Math.max(1, Math.ceil(length / wasmPage))
     const { buffer } = new WebAssembly.Memory({ initial: pages, maximum: pages })

@@ -59,6 +59,9 @@ export interface Sys {
    */
   ioctl(fd: number, request: number, argument: Uint8Array): Promise<void>
 
+  /** Lets a pipe hold `length` bytes, where that is permitted; anything else stays as it is. */
+  growPipe(fd: number, length: number): void
+
   /** Zeroed memory that starts at a multiple of `alignment` (a power of two up to 64 KiB). */
   alignedMemory(length: number, alignment: number): Uint8Array
   /** Whether the first byte is known to lie at a multiple of `alignment`. */

@@ -16,13 +16,17 @@ export interface Channel {
   close(): Promise<void>
 }
 
-/** A stream that comes in; `direction` tells which of standard input and output is the return path. */
+/**
+ * `direction` tells which of standard input and output is the return path. `bulk`: nothing in the
+ * stream is urgent, so much of it may be under way.
+ */
 export async function openChannel(
   uri: string | undefined,
   direction: 'save' | 'load',
   signal: AbortSignal | undefined,
+  bulk = false,
 ): Promise<Channel> {
-  if (uri === undefined) return standardChannel(direction)
+  if (uri === undefined) return standardChannel(direction, bulk)
   const fd = /^fd:(\d+)$/.exec(uri)
   if (fd) return descriptorChannel(Number(fd[1]))
   const address = addressOf(uri)
@@ -31,11 +35,12 @@ export async function openChannel(
   return socketChannel(socket, uri)
 }
 
-function standardChannel(direction: 'save' | 'load'): Channel {
+function standardChannel(direction: 'save' | 'load', bulk: boolean): Channel {
   const sink = new DescriptorSink(1, 'standard output')
   if (direction === 'save') {
     return { source: new DescriptorSource(0, 'standard input'), sink, close: () => sink.end() }
   }
+  if (bulk) sink.widen()
   // Reading must not keep the process alive, and must not occupy a thread of the pool for ever.
   const { stdin } = process
   const source = new SocketSource(stdin as unknown as Socket, 'standard input')

@@ -27,7 +27,8 @@ export async function loadOver(
   settings: SnapArguments,
   io: NamedIo,
 ): Promise<LoadSummary> {
-  const channel = await openChannel(settings.uri, 'load', io.signal)
+  const bulk = settings.postcopy === undefined && !settings.recover
+  const channel = await openChannel(settings.uri, 'load', io.signal, bulk)
   const rate = settings.speed === undefined ? undefined : new RateLimit()
   if (rate) rate.rate = settings.speed ?? 0
   try {

@@ -159,7 +159,6 @@ export class RamWriter {
       await this.#close(oldest)
     }
     const bytes = this.#spare.pop() ?? sys().alignedMemory(chunkSize, 4096)
-    bytes.fill(0)
     const chunk: Chunk = {
       ...{ index, bytes, words: wordsOf(bytes) },
       present: new Uint8Array(chunkSize / this.pageSize),
@@ -202,6 +201,7 @@ export class RamWriter {
       return await this.#writeCompressed(chunk, compressed)
     }
     for (const [first, end] of this.#runs(chunk)) {
+      this.#blankMissing(chunk, first, end)
       await this.#target.ram.write(start + first, chunk.bytes.subarray(first, end), plainWriteIo)
     }
   }
@@ -212,12 +212,20 @@ export class RamWriter {
   ): Promise<void> {
     const start = chunk.index * chunkSize
     const end = Math.min(chunkSize, endOf(this.blocks) - start)
+    this.#blankMissing(chunk, 0, chunkSize)
     const writes: unknown[] = []
     for (let at = 0; at < end; at += compressed.unit) {
       const unit = chunk.bytes.subarray(at, at + compressed.unit)
       if (!isZero(unit)) writes.push(compressed.write(start + at, unit, plainWriteIo))
     }
     await Promise.all(writes)
+  }
+
+  /** Pages between others that never came are zero, unlike what was in the memory before. */
+  #blankMissing({ bytes, present }: Chunk, first: number, end: number): void {
+    for (let at = first; at < end; at += this.pageSize) {
+      if (present[at / this.pageSize] === 0) bytes.fill(0, at, at + this.pageSize)
+    }
   }
 
   /** Takes the pages out that are as they are in the base. */

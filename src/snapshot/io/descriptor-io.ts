@@ -2,8 +2,12 @@
 import { read, write } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { errnoOf, systemError } from '../../errors.ts'
+import { sys } from '../../sys/current.ts'
 import type { ByteSource } from '../stream/window.ts'
 import type { ByteSink } from './sink.ts'
+
+/** What Linux lets anybody have. A usual pipe holds 64 KiB, so a MiB would be 16 system calls. */
+const pipeLength = 1024 * 1024
 
 /** How long to wait for a descriptor in non-blocking mode. */
 const retryMs = 1
@@ -22,6 +26,7 @@ export class DescriptorSource implements ByteSource {
   constructor(fd: number, name: string) {
     this.#fd = fd
     this.name = name
+    sys().growPipe(fd, pipeLength)
   }
 
   async read(target: Uint8Array): Promise<number> {
@@ -46,6 +51,11 @@ export class DescriptorSink implements ByteSink {
   constructor(fd: number, name: string) {
     this.#fd = fd
     this.name = name
+  }
+
+  /** Much may be under way: for streams in which nothing is urgent. */
+  widen(): void {
+    sys().growPipe(this.#fd, pipeLength)
   }
 
   async write(bytes: Uint8Array): Promise<void> {
