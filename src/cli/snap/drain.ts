@@ -27,6 +27,7 @@ export async function drainAfterFailure(source: ByteSource, io: NamedIo): Promis
 
 /** The same for a command that could not begin, where standard input comes from another program. */
 export async function drainStandardInput(io: NamedIo): Promise<void> {
+  if (io.stdin !== process.stdin) return
   const kind = fstatSync(0, { throwIfNoEntry: false })
   if (!kind?.isFIFO() && !kind?.isSocket()) return
   await drainAfterFailure(new DescriptorSource(0, 'standard input'), io)
