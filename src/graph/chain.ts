@@ -1,6 +1,6 @@
 /** Chains of images: what lies below what, filters skipped. */
 import { BlockError } from '../errors.ts'
-import type { Edge } from './edge.ts'
+import { describeUser, type Edge } from './edge.ts'
 import type { BlockNode } from './node.ts'
 
 /** The edge to what a filter shows. Raw images show their file as well, but are no filters. */
@@ -59,11 +59,22 @@ export function freezeChain(top: BlockNode, base: BlockNode | undefined, holder:
       { node: taken.owner?.name, errno: 'EPERM' },
     )
   }
+  // Whoever has put a filter into it takes it out again, which moves an edge.
+  const filter = edges.find(({ node }) => node.isFilter && [...node.parents].some(isStaying))
+  if (filter) {
+    const user = describeUser([...filter.node.parents].find(isStaying)!)
+    throw new BlockError('BUSY', `Node '${filter.node.name}' is busy: ${user} has put it there`, {
+      node: filter.node.name,
+      errno: 'EBUSY',
+    })
+  }
   for (const edge of edges) edge.frozen = holder
   return () => {
     for (const edge of edges) if (edge.frozen === holder) edge.frozen = undefined
   }
 }
+
+const isStaying = (edge: Edge): boolean => edge.stays
 
 /** The name that opens a node's image again: its own, or that of what it lies in. */
 export function filenameOf(node: BlockNode): string {

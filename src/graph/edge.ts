@@ -43,6 +43,8 @@ export interface EdgeSettings extends Permissions {
   readonly name?: string
   readonly user: EdgeUser
   readonly drain?: DrainHandler
+  /** It is this very node that is used: when other users get another one in its place, it stays. */
+  readonly stays?: boolean
   /** Called once, when the user lets go. */
   readonly release: (edge: Edge) => Promise<void>
 }
@@ -53,6 +55,7 @@ export class Edge implements BlockLayer {
   readonly name: string
   readonly user: EdgeUser
   readonly drain: DrainHandler | undefined
+  readonly stays: boolean
   /** The node at the upper end, once it is open; undefined for users outside the graph. */
   owner: BlockNode | undefined
   /** Who relies on this edge staying where it is, if anybody does; as messages name them. */
@@ -76,6 +79,7 @@ export class Edge implements BlockLayer {
     this.name = settings.name ?? (settings.role === 'filtered' ? 'file' : settings.role)
     this.user = settings.user
     this.drain = settings.drain
+    this.stays = settings.stays ?? false
     this.#node = node
     this.#release = settings.release
     this.#permissions = settings

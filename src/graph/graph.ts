@@ -47,6 +47,8 @@ export interface Attachment {
   readonly shares?: Iterable<Permission>
   /** For users that work on the node without requests of their own passing the edge. */
   readonly drain?: DrainHandler
+  /** It means this very node: when its other users get another one in its place, it stays. */
+  readonly stays?: boolean
 }
 
 export class Graph implements AsyncDisposable {
@@ -54,6 +56,8 @@ export class Graph implements AsyncDisposable {
   readonly secrets: SecretSource | undefined
   readonly #shape = new GraphShape()
   readonly #opener: NodeOpener
+  /** Settles when the last change of how nodes are open is done. */
+  #turn: Promise<unknown> = Promise.resolve()
   /** Under way, so that users who come meanwhile wait too. */
   readonly #drains = new Set<Drain>()
 
@@ -184,7 +188,7 @@ export class Graph implements AsyncDisposable {
         const moves = pairs.flatMap(({ filter, node }) => {
           const below = withDescendants(filter)
           return [...node.parents]
-            .filter(({ owner }) => !owner || !below.has(owner))
+            .filter(({ owner, stays }) => !stays && !(owner && below.has(owner)))
             .map((edge) => ({ edge, to: filter }))
         })
         this.#shape.change({ moves })
@@ -266,7 +270,9 @@ export class Graph implements AsyncDisposable {
     which: (edge: Edge) => boolean = () => true,
   ): Promise<void> {
     await this.changed([node, to], (shape) => {
-      const moves = [...node.parents].filter(which).map((edge) => ({ edge, to }))
+      const moves = [...node.parents]
+        .filter((edge) => !edge.stays && which(edge))
+        .map((edge) => ({ edge, to }))
       shape.change({ moves })
       return { nodes: [node] }
     })
@@ -301,7 +307,9 @@ export class Graph implements AsyncDisposable {
    */
   async setReadOnly(node: BlockNode, readOnly: boolean): Promise<void> {
     if (node.flags.readOnly === readOnly) return
-    await this.drained([node], () => switchAccess(this.#shape, node, readOnly))
+    await this.#inTurn([node], async () => {
+      if (node.flags.readOnly !== readOnly) await switchAccess(this.#shape, node, readOnly)
+    })
   }
 
   /**
@@ -311,7 +319,7 @@ export class Graph implements AsyncDisposable {
    */
   async reopen(options: readonly NodeOptions[]): Promise<void> {
     const reopening = prepareReopen(this.#shape, this.drivers, options)
-    const dropped = await this.drained(reopening.nodes, () => reopening.run())
+    const dropped = await this.#inTurn(reopening.nodes, () => reopening.run())
     for (const edge of dropped) await edge[Symbol.asyncDispose]()
   }
 
@@ -321,13 +329,23 @@ export class Graph implements AsyncDisposable {
    */
   async inactivate(nodes: Iterable<BlockNode> = this.nodes.values()): Promise<void> {
     const affected = handedOver(nodes, (node) => node.active)
-    await this.drained(affected, () => inactivate(this.#shape, affected))
+    await this.#inTurn(affected, () => inactivate(this.#shape, affected))
   }
 
   /** Takes the images back, as another process has left them. Throws `BUSY` while it uses them. */
   async activate(nodes: Iterable<BlockNode> = this.nodes.values()): Promise<void> {
     const affected = handedOver(nodes, (node) => !node.active)
-    await this.drained(affected, () => activate(this.#shape, affected))
+    await this.#inTurn(affected, () => activate(this.#shape, affected))
+  }
+
+  /**
+   * Drained, and when no other change of how nodes are open is under way: those take several turns
+   * of the event loop, and jobs that end make them whenever they like.
+   */
+  async #inTurn<T>(nodes: readonly BlockNode[], change: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(() => this.drained(nodes, change))
+    this.#turn = result.catch(() => {})
+    return await result
   }
 
   /** Closes everything, users first. The first failure is thrown after all is closed. */

@@ -26,7 +26,7 @@ export async function putOverlay(graph: Graph, node: BlockNode, overlay: BlockNo
   await graph.changed(
     [node, overlay],
     (shape) => {
-      const users = [...node.parents]
+      const users = [...node.parents].filter(({ stays }) => !stays)
       shape.setBacking(overlay, node)
       try {
         shape.change({ moves: users.map((edge) => ({ edge, to: overlay })) })
@@ -51,7 +51,9 @@ export async function takeOverlay(
   overlay: BlockNode,
 ): Promise<void> {
   await graph.changed([node, overlay], (shape) => {
-    const moves = [...overlay.parents].map((edge) => ({ edge, to: node }))
+    const moves = [...overlay.parents]
+      .filter(({ stays }) => !stays)
+      .map((edge) => ({ edge, to: node }))
     const edge = shape.setBacking(overlay, undefined)
     shape.change({ moves })
     return { edges: edge ? [edge] : [] }

@@ -71,13 +71,13 @@ export class GraphShape {
     role: ChildRole | 'root',
     user: EdgeUser,
     wants: Permissions,
-    { drain, name }: { readonly drain?: DrainHandler; readonly name?: string } = {},
+    { drain, name, stays }: ConnectOptions = {},
   ): Edge {
     if (this.nodes.get(node.name) !== node) {
       throw new BlockError('CLOSED', `${node.name} is closed`, { node: node.name })
     }
     const release = (edge: Edge) => this.#disconnect(edge)
-    const edge = new Edge(node, { role, name, user, ...wants, drain, release })
+    const edge = new Edge(node, { role, name, user, ...wants, drain, stays, release })
     node.parents.add(edge)
     try {
       refreshPermissions(this.nodes.values())
@@ -233,6 +233,14 @@ export class GraphShape {
   refresh(): void {
     refreshPermissions(this.nodes.values())
   }
+}
+
+export interface ConnectOptions {
+  readonly drain?: DrainHandler
+  /** Name of the child, where the role's is not it. */
+  readonly name?: string
+  /** See `EdgeSettings`. */
+  readonly stays?: boolean
 }
 
 /** An edge and the node that it is to point at. */

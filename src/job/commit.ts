@@ -87,13 +87,9 @@ async function startInner(
   for (const each of new Set([skipFilters(node), ...chain])) each.blockers.check('commit-source')
   base.blockers.check('commit-target')
   const ground = new JobGround(graph, id, 'commit')
-  const wasReadOnly = base.flags.readOnly
-  const release = async () => {
-    await ground.release()
-    await graph.setReadOnly(base, wasReadOnly)
-  }
+  const release = () => ground.release()
   try {
-    await graph.setReadOnly(base, false)
+    await ground.makeWritable(base)
     await ground.addFilter('commit_top', filterName, top, (next) => new CommitTop(next))
     await ground.insertFilter(top)
     ground.use(top, ['consistentRead'])
@@ -158,7 +154,7 @@ async function takeOut(
     await putBack()
     throw error
   } finally {
-    for (const overlay of readOnly) await graph.setReadOnly(overlay, true)
+    for (const overlay of readOnly) await graph.setReadOnly(overlay, true).catch(() => {})
   }
 }
 

@@ -18,6 +18,7 @@ export class JobGround {
   readonly #releases: (() => void | Promise<void>)[] = []
   readonly #edges = new Set<Edge>()
   #thaw = () => {}
+  #keepsWritable = false
   #filter: BlockNode | undefined
   /** The job, once there is one: it stands still while its nodes are drained. */
   job: Job | undefined
@@ -54,10 +55,28 @@ export class JobGround {
       description: `job '${this.#id}'`,
       uses,
       shares,
+      stays: true,
       drain: drainOf(() => this.job),
     })
     this.#edges.add(edge)
     this.#releases.push(() => edge[Symbol.asyncDispose]())
+  }
+
+  /**
+   * Makes a node writable for as long as the job stands on it. Where somebody else has come to
+   * write to it meanwhile, it stays so.
+   */
+  async makeWritable(node: BlockNode): Promise<void> {
+    if (!node.flags.readOnly) return
+    await this.graph.setReadOnly(node, false)
+    this.#releases.push(async () => {
+      if (!this.#keepsWritable) await this.graph.setReadOnly(node, true).catch(() => {})
+    })
+  }
+
+  /** What the job has made writable is the live image by now. */
+  keepWritable(): void {
+    this.#keepsWritable = true
   }
 
   /** The job's own uses, to be dropped together with a change of the graph. */
@@ -67,7 +86,7 @@ export class JobGround {
 
   /** Those who use a node, but for the job itself. */
   others(node: BlockNode): Edge[] {
-    return [...node.parents].filter((edge) => !this.#edges.has(edge))
+    return [...node.parents].filter((edge) => !edge.stays && !this.#edges.has(edge))
   }
 
   /** Opens a filter above a node, beside the graph until it is put in place. */

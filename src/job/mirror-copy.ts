@@ -50,6 +50,7 @@ export class MirrorCopy {
   readonly #pieceLength: number
   readonly #workers: number
   readonly #untrack: () => void
+  #marking = true
   /** Settles when something has become dirty. */
   #news = deferred()
   #cursor = 0
@@ -94,6 +95,11 @@ export class MirrorCopy {
 
   stop(): void {
     this.#untrack()
+  }
+
+  /** What differs at the beginning is marked; until then a clean bit means nothing. */
+  marked(): void {
+    this.#marking = false
   }
 
   /** Copies until nothing is dirty and nothing in flight. */
@@ -153,6 +159,8 @@ export class MirrorCopy {
   }
 
   #differs(offset: number): boolean {
+    // It may be marked while the guest's write is under way.
+    if (this.#marking) return true
     const picked = this.#picked
     if (
       picked &&
@@ -242,16 +250,32 @@ export class MirrorCopy {
     const { offset, length } = piece
     const span = alignUp(length, this.bitmap.granularity)
     try {
-      await this.#lock.during(offset, span, true, io.signal, () =>
-        piece.zero ? this.#zero(offset, length, io) : this.#transfer.copy(offset, length, io),
-      )
-      this.#done += length
+      await this.#lock.during(offset, span, true, io.signal, async () => {
+        if (!piece.zero) await this.#transfer.copy(offset, length, io)
+        else if (await this.#isZero(offset, length, io)) await this.#zero(offset, length, io)
+        else return this.bitmap.add(offset, length)
+        this.#done += length
+      })
     } catch (error) {
       this.bitmap.add(offset, length)
       throw error
     } finally {
       this.#inFlight -= length
     }
+  }
+
+  /**
+   * Whether what was zeroes when it was picked is so still. A guest may have written to both sides
+   * in the meantime, and has left nothing dirty to tell.
+   */
+  async #isZero(offset: number, length: number, io: Io): Promise<boolean> {
+    const end = offset + length
+    for (let at = offset; at < end; ) {
+      const run = await this.#statusAt(at, end - at, io)
+      if (!run.zero) return false
+      at += run.length
+    }
+    return true
   }
 
   /** Leaves alone what reads as zeroes in the target already. */

@@ -108,8 +108,6 @@ class Mirror {
   readonly ground: JobGround
   readonly #work: MirrorWork
   readonly #copy: MirrorCopy
-  /** Puts the target's access back as it was, unless it is the live image by then. */
-  readonly #restore: () => Promise<void>
   #control: JobControl | undefined
 
   static async open(graph: Graph, { id, type }: JobOptions, work: MirrorWork): Promise<Mirror> {
@@ -121,12 +119,8 @@ class Mirror {
     }
     target.blockers.check(commits ? 'commit-target' : 'mirror-target')
     const ground = new JobGround(graph, id, type)
-    const wasReadOnly = target.flags.readOnly
-    const restore = async () => {
-      if (commits) await graph.setReadOnly(target, wasReadOnly)
-    }
     try {
-      if (commits) await graph.setReadOnly(target, false)
+      if (commits) await ground.makeWritable(target)
       const filter = await ground.addFilter(
         'mirror_top',
         work.filterName,
@@ -145,21 +139,14 @@ class Mirror {
       if (commits && target.size < source.size) await target.truncate(source.size)
       ground.block(new Set([source, ...nodes]))
       ground.block([target], ['remove'])
-      return new Mirror(ground, filter, work, restore)
+      return new Mirror(ground, filter, work)
     } catch (error) {
       await ground.release()
-      await restore()
       throw error
     }
   }
 
-  private constructor(
-    ground: JobGround,
-    filter: MirrorTop,
-    work: MirrorWork,
-    restore: () => Promise<void>,
-  ) {
-    this.#restore = restore
+  private constructor(ground: JobGround, filter: MirrorTop, work: MirrorWork) {
     this.ground = ground
     this.#work = work
     const { source, target } = work
@@ -177,6 +164,7 @@ class Mirror {
     this.#control = control
     this.#checkSizes()
     await this.#begin(control)
+    this.#copy.marked()
     this.#copy.report(control)
     let ready = false
     while (!(ready && control.ending && this.#copy.clean)) {
@@ -225,14 +213,13 @@ class Mirror {
         await target.flush()
       },
     )
+    if (pivots) this.ground.keepWritable()
     await this.ground.release()
-    if (!pivots) await this.#restore()
   }
 
   async abort(): Promise<void> {
     this.#copy.stop()
     await this.ground.release()
-    await this.#restore()
   }
 
   #checkSizes(): void {

@@ -41,9 +41,12 @@ export class PreservedDisk {
   /** The job's own use of the filter, once that is in place. */
   #edge: Edge | undefined
   #dropped = false
+  #unblock = () => {}
 
   /** Opens the filter; nothing is preserved before `preserve`. */
   static async open(graph: Graph, options: PreserveOptions): Promise<PreservedDisk> {
+    options.source.blockers.check('backup-source')
+    options.target.blockers.check('backup-target')
     const name = options.filterName === undefined ? {} : { 'node-name': options.filterName }
     const { node, layer } = await graph.add('copy-before-write', name, (context) =>
       openCopyBeforeWrite(
@@ -82,7 +85,13 @@ export class PreservedDisk {
       for (const disk of disks) disk.#begin()
       await graph.insertFilters(disks.map(({ filter, source }) => ({ filter, node: source })))
     })
-    for (const disk of disks) disk.#attach()
+    for (const disk of disks) {
+      disk.#attach()
+      // The source can be backed up twice at the same time; the target is the job's alone.
+      disk.#unblock = disk.#options.target.blockers.add(
+        'block device is in use by block job: backup',
+      )
+    }
   }
 
   /** Bytes that the copying will deal with. */
@@ -118,6 +127,7 @@ export class PreservedDisk {
   async drop(succeeded = false): Promise<void> {
     if (this.#dropped) return
     this.#dropped = true
+    this.#unblock()
     await this.layer.copy.idle()
     this.#options.bitmap?.end(succeeded, this.layer.copy)
     await this.#edge?.[Symbol.asyncDispose]()
@@ -139,6 +149,7 @@ export class PreservedDisk {
     this.#edge = this.#graph.attach(this.filter, {
       description,
       uses: ['consistentRead'],
+      stays: true,
       drain: {
         begin: async () => {
           await drain.begin()

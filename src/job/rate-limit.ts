@@ -30,7 +30,9 @@ export class RateLimit {
         this.#windowEnds = now + windowMs
       }
       if (this.#usedInWindow < this.#budget()) break
-      await sleep(this.#windowEnds - now, undefined, { signal })
+      await sleep(this.#windowEnds - now, undefined, { signal }).catch(() => {})
+      // As everywhere, an abort rejects with the reason that was given for it.
+      signal.throwIfAborted()
     }
     this.#usedInWindow += bytes
   }

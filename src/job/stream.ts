@@ -44,9 +44,8 @@ export async function startStream(
   const inner = innerNodes(node, base)
   for (const each of [node, ...inner]) each.blockers.check('stream')
   const ground = new JobGround(graph, options.id, 'stream')
-  const wasReadOnly = node.flags.readOnly
   try {
-    await graph.setReadOnly(node, false)
+    await ground.makeWritable(node)
     await ground.addFilter('copy-on-read', options.filterName, node, (next) => new JobFilter(next))
     await ground.insertFilter(node)
     ground.use(node, ['consistentRead', 'writeUnchanged'])
@@ -56,13 +55,9 @@ export async function startStream(
     ground.block([node, ...inner])
   } catch (error) {
     await ground.release()
-    await graph.setReadOnly(node, wasReadOnly)
     throw error
   }
-  const release = async () => {
-    await ground.release()
-    await graph.setReadOnly(node, wasReadOnly)
-  }
+  const release = () => ground.release()
   const job = jobs.start(
     { ...options, type: 'stream', onSourceError: onError, onTargetError: onError },
     {
