@@ -26,7 +26,17 @@ const variants: readonly Readonly<Record<string, unknown>>[] = [
   { encryption: 'on', 'encrypt.key-secret': 's', cluster_size: 512 },
 ]
 
-for (const options of variants) {
+/** Every cluster size, with every width of refcounts in turn, in both geometries. */
+const allSizes = Array.from({ length: 13 }, (_, index) => ({
+  cluster_size: 2 ** (9 + index),
+  refcount_bits: 2 ** (index % 7),
+})).flatMap((options) =>
+  options.cluster_size < 16384 ? [options] : [options, { ...options, extended_l2: 'on' }],
+)
+
+const long = process.env.VARVE_LONG !== undefined
+
+for (const options of long ? [...variants, ...allSizes] : variants) {
   testLayer(`qcow2 ${JSON.stringify(options)}`, async (size) => {
     const file = await newImage({ ...options, size })
     let { layer } = await openImage(file)

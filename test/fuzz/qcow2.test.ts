@@ -31,6 +31,8 @@ const corpus: readonly Readonly<Record<string, unknown>>[] = [
   { cluster_size: 1024, refcount_bits: 64, lazy_refcounts: true },
   { cluster_size: 2048, compression_type: 'zstd', backing_file: 'base', backing_fmt: 'raw' },
   { cluster_size: 16_384, extended_l2: true },
+  { cluster_size: 4096, data_file: 'data' },
+  { cluster_size: 16_384, data_file: 'data', data_file_raw: true, extended_l2: true },
 ]
 
 describe('a broken qcow2 image', () => {
@@ -122,17 +124,15 @@ async function seedImage(
   random: Random,
   snapshot: boolean,
 ): Promise<Uint8Array> {
-  const file = await newImage({ size: diskSize, ...options })
-  const { layer } = await openImage(file)
+  const data = options.data_file === undefined ? undefined : new MemoryLayer({ size: 0 })
+  const file = await newImage({ size: diskSize, ...options }, undefined, data)
+  const { layer } = await openImage(file, {}, undefined, data)
   await layer.write(0, random.bytes(20_480), plainWriteIo)
   await layer.writeZeroes(8192, 8192, plainZeroIo)
-  await layer.compressed!.write(
-    65_536,
-    new Uint8Array(layer.compressed!.unit).fill(7),
-    plainWriteIo,
-  )
+  const unit = new Uint8Array(layer.compressed!.unit).fill(7)
+  if (!data) await layer.compressed!.write(65_536, unit, plainWriteIo)
   await layer[Symbol.asyncDispose]()
-  if (snapshot && options.refcount_bits !== 1) await addSnapshot(file)
+  if (snapshot && options.refcount_bits !== 1 && !data) await addSnapshot(file)
   const bytes = new Uint8Array(file.size)
   await file.read(0, bytes, plainIo)
   return bytes

@@ -3,6 +3,7 @@ import { ClusterLayer } from '../../src/block/cluster-layer.ts'
 import { type BlockLayer, neverAborted } from '../../src/block/layer.ts'
 import { Qcow2Bitmaps } from '../../src/format/qcow2/bitmaps.ts'
 import { creator } from '../../src/format/qcow2/create.ts'
+import { hasDataFile } from '../../src/format/qcow2/data-file.ts'
 import { openEncryption } from '../../src/format/qcow2/encryption/encryption.ts'
 import { imageFacts } from '../../src/format/qcow2/facts.ts'
 import { Qcow2Image } from '../../src/format/qcow2/image.ts'
@@ -51,7 +52,9 @@ export async function openImage(
   backing?: BlockLayer,
   dataFile?: BlockLayer,
 ): Promise<OpenTestImage> {
-  const image = await Qcow2Image.open(file, { ...testSettings, ...settings }, async () => dataFile)
+  const image = await Qcow2Image.open(file, { ...testSettings, ...settings }, async (header) =>
+    hasDataFile(header) ? (dataFile ?? new MemoryLayer({ size: 0 })) : undefined,
+  )
   await openEncryption(image, { keySecret: 's' }, { ...openContext(), secrets: testSecrets })
   return { image, layer: new ClusterLayer(await mapOf(image), backing) }
 }
