@@ -24,14 +24,18 @@ export interface SectorCipher {
   decrypt(offset: number, source: Uint8Array, target: Uint8Array): void
 }
 
-/** What a mode does with sectors from number `first` on, no more than `maxSectors` at a time. */
+/** What a mode does with sectors from number `first` on. */
 export interface Mode {
+  /** Most sectors in one go. */
+  readonly most: number
   encrypt(first: number, source: Uint32Array, target: Uint32Array): void
   decrypt(first: number, source: Uint32Array, target: Uint32Array): void
 }
 
-/** Sectors that are worked on in one go: what fits the processor's cache. */
-const maxSectors = 128
+/** 16 KiB: what comes of a pass is still in the processor's cache at the next. */
+const fewSectors = 32
+/** 64 KiB: where a pass has one block of each sector, the calls are what costs. */
+const manySectors = 128
 
 /** In XTS the second half of the key makes `tweaks`, the first half `cipher`. */
 export function sectorCipher(
@@ -48,6 +52,7 @@ const modes: Record<
   (cipher: BlockCipher, ivs: IvGenerator, tweaks?: BlockCipher) => Mode
 > = {
   ecb: (cipher) => ({
+    most: fewSectors,
     encrypt: (_, source, target) => target.set(wordsOf(cipher.encrypt(octets(source)))),
     decrypt: (_, source, target) => target.set(wordsOf(cipher.decrypt(octets(source)))),
   }),
@@ -58,7 +63,7 @@ const modes: Record<
   },
   ctr(cipher, ivs) {
     const both = counterMode(cipher, ivs)
-    return { encrypt: both, decrypt: both }
+    return { most: fewSectors, encrypt: both, decrypt: both }
   },
 }
 
@@ -69,7 +74,7 @@ function inRuns(mode: Mode): SectorCipher {
     source: Uint8Array,
     target: Uint8Array,
   ): void => {
-    const step = maxSectors * sectorSize
+    const step = mode.most * sectorSize
     for (let at = 0; at < source.length; at += step) {
       const end = Math.min(at + step, source.length)
       const into = target.subarray(at, end)
@@ -88,11 +93,12 @@ function inRuns(mode: Mode): SectorCipher {
 const wordsPerSector = sectorSize / 4
 
 /** Combined with a key's work in the course of one call, and of no use to anybody afterwards. */
-const mixed = new Uint32Array(maxSectors * wordsPerSector)
-const masks = new Uint32Array(maxSectors * wordsPerSector)
+const mixed = new Uint32Array(manySectors * wordsPerSector)
+const masks = new Uint32Array(manySectors * wordsPerSector)
 
 /** IEEE 1619, section 5. */
 class XtsMode implements Mode {
+  readonly most = fewSectors
   readonly #cipher: BlockCipher
   readonly #tweaks: BlockCipher
   readonly #ivs: IvGenerator
@@ -140,6 +146,7 @@ class XtsMode implements Mode {
 }
 
 class CbcMode implements Mode {
+  readonly most = manySectors
   readonly #cipher: BlockCipher
   readonly #ivs: IvGenerator
   readonly #wordsPerBlock: number
