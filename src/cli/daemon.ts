@@ -9,6 +9,10 @@ import { type Step, steps } from './daemon/options.ts'
 import { usage } from './daemon/usage.ts'
 import { OptionParser } from './getopt.ts'
 
+// A job's writes to a slow disk must not take all threads from guests of other disks. Node's four are
+// made when the first is needed, and it looks here for their number then.
+process.env.UV_THREADPOOL_SIZE ??= '16'
+
 const longOptions = [
   ...Object.keys(steps).map((name) => ({ name, argument: 'required' as const })),
   { name: 'daemonize' },
