@@ -1,6 +1,16 @@
 /** The counters of a node, as `query-blockstats` reports them. */
 import type { BlockNode } from '../graph/node.ts'
-import { any, bool, int, list, object, optional, required, str } from './schema/types.ts'
+import {
+  any,
+  bool,
+  int,
+  list,
+  object,
+  optional,
+  required,
+  str,
+  type Value,
+} from './schema/types.ts'
 
 const count = (doc: string) => required(int, doc)
 const never = required(int, 'Always 0: not measured.')
@@ -25,22 +35,28 @@ const deviceStats = object('BlockDeviceStats', {
   failed_wr_operations: count('Writes that failed.'),
   failed_flush_operations: count('Flushes that failed.'),
   failed_unmap_operations: count('Discards that failed.'),
-  invalid_rd_operations: never,
-  invalid_wr_operations: never,
+  invalid_rd_operations: count('Reads outside the disk.'),
+  invalid_wr_operations: count('Writes outside the disk.'),
   invalid_flush_operations: never,
-  invalid_unmap_operations: never,
+  invalid_unmap_operations: count('Discards outside the disk.'),
   account_invalid: required(bool, 'False.'),
-  account_failed: required(bool, 'Whether failed requests are counted.'),
+  account_failed: required(bool, 'False: the times of failed requests are not measured.'),
   timed_stats: required(list(any), 'Empty.'),
 })
 
 export const statisticsType = object('BlockStats', {
   'node-name': optional(str, 'The node.'),
   stats: required(deviceStats, 'Its counters.'),
+  'driver-specific': optional(any, 'Of files and devices: their discards.'),
+  parent: optional(any, 'The same about the node below it.'),
+  backing: optional(any, 'The same about its backing file.'),
 })
 
-export function nodeStatistics(node: BlockNode) {
+export function nodeStatistics(node: BlockNode): Value<typeof statisticsType> {
   const { read, write, writeZeroes, discard, flush, highestWritten } = node.statistics
+  const edges = [...node.children.values()]
+  const below = edges.find(({ role }) => role === 'file' || role === 'filtered')?.node
+  const backing = node.children.get('backing')?.node
   return {
     'node-name': node.name,
     stats: {
@@ -63,13 +79,26 @@ export function nodeStatistics(node: BlockNode) {
       failed_wr_operations: write.failed + writeZeroes.failed,
       failed_flush_operations: flush.failed,
       failed_unmap_operations: discard.failed,
-      invalid_rd_operations: 0,
-      invalid_wr_operations: 0,
+      invalid_rd_operations: read.invalid,
+      invalid_wr_operations: write.invalid + writeZeroes.invalid,
       invalid_flush_operations: 0,
-      invalid_unmap_operations: 0,
+      invalid_unmap_operations: discard.invalid,
       account_invalid: false,
-      account_failed: true,
+      account_failed: false,
       timed_stats: [],
     },
+    'driver-specific': driverSpecific(node),
+    parent: below && nodeStatistics(below),
+    backing: backing && nodeStatistics(backing),
+  }
+}
+
+function driverSpecific({ driver, statistics: { discard } }: BlockNode) {
+  if (driver !== 'file' && driver !== 'host_device') return undefined
+  return {
+    driver,
+    'discard-nb-ok': discard.operations,
+    'discard-nb-failed': discard.failed,
+    'discard-bytes-ok': discard.bytes,
   }
 }

@@ -60,6 +60,8 @@ export class Edge implements BlockLayer {
   owner: BlockNode | undefined
   /** Who relies on this edge staying where it is, if anybody does; as messages name them. */
   frozen: string | undefined
+  /** The layer's. A field, since it is looked at with every request. */
+  debugEvent: ((event: DebugEvent) => Completion) | undefined
   #node: BlockNode
   #permissions: Permissions
   #readable = false
@@ -81,6 +83,7 @@ export class Edge implements BlockLayer {
     this.drain = settings.drain
     this.stays = settings.stays ?? false
     this.#node = node
+    this.debugEvent = node.layer.debugEvent
     this.#release = settings.release
     this.#permissions = settings
     this.grant(settings)
@@ -143,10 +146,6 @@ export class Edge implements BlockLayer {
 
   get backingLink(): BackingLink | undefined {
     return this.#node.layer.backingLink
-  }
-
-  get debugEvent(): ((event: DebugEvent) => Completion) | undefined {
-    return this.#node.layer.debugEvent
   }
 
   /** Passes no seam of the node, whose own requests it does not touch; drains hold it back. */
@@ -237,6 +236,7 @@ export class Edge implements BlockLayer {
   /** For the graph: points the edge at another node. */
   retarget(node: BlockNode): void {
     this.#node = node
+    this.debugEvent = node.layer.debugEvent
   }
 
   /** For the graph: puts permissions in force. */

@@ -49,7 +49,7 @@ export function takeCommonOptions(
     active: reader.boolean('active') ?? defaults.active,
     forceShare: reader.boolean('force-share') ?? defaults.forceShare,
     discard: discardMode(reader) ?? defaults.discard,
-    detectZeroes: reader.oneOf('detect-zeroes', ['off', 'on', 'unmap']) ?? 'off',
+    detectZeroes: detectZeroes(reader),
     direct: cache.boolean('direct') ?? defaults.direct,
     noFlush: cache.boolean('no-flush') ?? defaults.noFlush,
     check: defaults.check,
@@ -92,6 +92,12 @@ export function childDefaults(role: ChildRole, parent: CommonOptions): NodeDefau
     // The parent decides what to discard; below it everything it asks for is done.
     discard: 'unmap',
   }
+}
+
+function detectZeroes(reader: OptionReader): DetectZeroes {
+  const mode = reader.string('detect-zeroes') ?? 'off'
+  if (mode === 'off' || mode === 'on' || mode === 'unmap') return mode
+  throw new BlockError('INVALID_ARGUMENT', `invalid parameter value: ${mode}`, { errno: 'EINVAL' })
 }
 
 function discardMode(reader: OptionReader): DiscardMode | undefined {

@@ -392,7 +392,7 @@ export class BlockNode implements AsyncDisposable {
 
   #enter(kind: RequestKind, offset: number, length: number, signal: AbortSignal): void {
     this.#checkOpen()
-    this.#checkRange(offset, length)
+    this.#checkRange(offset, length, kind)
     if (signal !== neverAborted) signal.throwIfAborted()
     if (requestChannel.hasSubscribers) {
       requestChannel.publish({ node: this.name, kind, offset, length })
@@ -419,7 +419,7 @@ export class BlockNode implements AsyncDisposable {
     }
   }
 
-  #checkRange(offset: number, length: number): void {
+  #checkRange(offset: number, length: number, kind?: RequestKind): void {
     if (
       !Number.isSafeInteger(offset + length) ||
       !Number.isInteger(offset) ||
@@ -429,6 +429,7 @@ export class BlockNode implements AsyncDisposable {
       throw this.#nonsense(`${offset}+${length} is not a range of bytes`)
     }
     if (offset + length > this.layer.size) {
+      if (kind) this.statistics[kind].invalid++
       throw new BlockError(
         'OUT_OF_RANGE',
         `${this.name}: ${offset}+${length} reaches behind the end at ${this.layer.size}`,

@@ -5,14 +5,20 @@ export interface KindStatistics {
   operations: number
   bytes: number
   failed: number
+  /** Refused before they began: not inside the disk. */
+  invalid: number
 }
 
 export class NodeStatistics {
-  readonly read: KindStatistics = { operations: 0, bytes: 0, failed: 0 }
-  readonly write: KindStatistics = { operations: 0, bytes: 0, failed: 0 }
-  readonly writeZeroes: KindStatistics = { operations: 0, bytes: 0, failed: 0 }
-  readonly discard: KindStatistics = { operations: 0, bytes: 0, failed: 0 }
-  readonly flush: KindStatistics = { operations: 0, bytes: 0, failed: 0 }
+  readonly read: KindStatistics = newKind()
+  readonly write: KindStatistics = newKind()
+  readonly writeZeroes: KindStatistics = newKind()
+  readonly discard: KindStatistics = newKind()
+  readonly flush: KindStatistics = newKind()
   /** First byte behind the highest one ever written. */
   highestWritten = 0
+}
+
+function newKind(): KindStatistics {
+  return { operations: 0, bytes: 0, failed: 0, invalid: 0 }
 }

@@ -153,3 +153,16 @@ storageDaemon.it('a write threshold is told of once', async () => {
   await pair.guest('a', ['write -z 60k 8k'])
   expect(await pair.sameEvents()).toHaveLength(1)
 })
+
+storageDaemon.it('the highest offset written, and what is nested, is told alike', async () => {
+  await using pair = await start()
+  await pair.same('blockdev-add', { driver: 'raw', 'node-name': 'disk', file: 'a' })
+  await pair.export('disk')
+  await pair.guest('disk', ['write 0 4k', 'write -z 20k 4k', 'read 0 64k', 'write 4k 1k'])
+  const shown = (answer: Readonly<Record<string, unknown>>) =>
+    JSON.parse(JSON.stringify(answer.return), (key, value) =>
+      key === 'stats' ? value.wr_highest_offset : value,
+    )
+  await pair.same('query-blockstats', { 'query-nodes': true }, shown)
+  await pair.same('query-blockstats', {}, shown)
+})
