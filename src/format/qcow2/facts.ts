@@ -3,7 +3,7 @@ import type { ImageFacts, PersistentBitmaps, StoredBitmap } from '../../block/la
 import { dataFileName, hasDataFile } from './data-file.ts'
 import { autoclear, compatible, compressionTypes, type Header, incompatible } from './header.ts'
 import type { Qcow2Image } from './image.ts'
-import { readSnapshotTable } from './snapshot-table.ts'
+import { scanSnapshotTable } from './snapshot-table.ts'
 import { stateOffset } from './state-area.ts'
 
 export function imageFacts(image: Qcow2Image, bitmaps: PersistentBitmaps): ImageFacts {
@@ -16,7 +16,7 @@ export function imageFacts(image: Qcow2Image, bitmaps: PersistentBitmaps): Image
       return stateOffset(current.size, image.layout)
     },
     allocatedSize: storage?.allocatedSize?.bind(storage),
-    snapshots: async () => (await readSnapshotTable(image.file, current, image.faults)).snapshots,
+    snapshots: async () => (await scanSnapshotTable(image.file, current)).snapshots,
     specific: () => ({ type: 'qcow2', data: specificFacts(image, bitmaps.list()) }),
     encrypted: current.cryptMethod !== 0,
     get dirty() {

@@ -41,33 +41,114 @@ export interface SnapshotTable {
   readonly length: number
 }
 
+/** What is wrong with an entry, in the words of qemu-img. */
+export interface EntryFault {
+  readonly index: number
+  readonly message: string
+  /** The entry as it can be kept; undefined where the snapshot is lost. */
+  readonly mended: Uint8Array | undefined
+  /** Nothing is lost: fields are missing whose values are known. */
+  readonly harmless: boolean
+}
+
+export interface ScannedTable extends SnapshotTable {
+  readonly faults: readonly EntryFault[]
+}
+
 /** Reads the table whose place and count `checkHeader` has approved. */
 export async function readSnapshotTable(
   file: ImageFile,
   header: Header,
   faults: Faults,
 ): Promise<SnapshotTable> {
+  const table = await scanSnapshotTable(file, header)
+  const fault = table.faults.find(({ harmless }) => !harmless)
+  if (!fault) return table
+  throw faults.corrupt(`${fault.message}; check -r all removes it`, header.snapshotsOffset)
+}
+
+/** As `readSnapshotTable`, whatever is wrong: `snapshots` are those that can be used. */
+export async function scanSnapshotTable(file: ImageFile, header: Header): Promise<ScannedTable> {
   const snapshots: Snapshot[] = []
+  const faults: EntryFault[] = []
   let at = 0
   for (let index = 0; index < header.nbSnapshots; index++) {
-    const offset = header.snapshotsOffset + at
-    const fixed = new Uint8Array(snapshotEntry.size)
-    await file.read(offset, fixed, plainIo)
-    const { extraDataSize, idSize, nameSize } = snapshotEntry.decode(fixed)
-    if (extraDataSize > maxSnapshotExtraBytes) {
-      throw faults.corrupt(`snapshot ${index} has ${extraDataSize} bytes of extra data`, offset)
+    const entry = await readEntry(file, header.snapshotsOffset + at, at)
+    if (!entry) {
+      const left = header.nbSnapshots - index
+      const message = `${left} overhanging snapshots (snapshot table is too big)`
+      faults.push({ index, message, mended: undefined, harmless: false })
+      break
     }
-    const length = snapshotEntry.size + extraDataSize + idSize + nameSize
-    if (at + length > maxSnapshotTableBytes || offset + length > file.size) {
-      throw faults.corrupt('Snapshot table too large', offset)
-    }
-    const entry = new Uint8Array(length)
-    await file.read(offset, entry, plainIo)
-    snapshots.push(decodeSnapshot(entry))
-    checkL1(snapshots[index], file, header, faults, offset)
-    at = alignUp(at + length, entryAlignment)
+    const fault = faultOf(entry, index, file, header)
+    if (fault) faults.push(fault)
+    if (!fault || fault.harmless) snapshots.push(decodeSnapshot(entry))
+    at = alignUp(at + entry.length, entryAlignment)
   }
-  return { snapshots, length: at }
+  return { snapshots, faults, length: at }
+}
+
+/** An entry as long as it says it is; undefined where there is no room for that. */
+async function readEntry(
+  file: ImageFile,
+  offset: number,
+  at: number,
+): Promise<Uint8Array | undefined> {
+  const end = Math.min(file.size, offset - at + maxSnapshotTableBytes)
+  if (offset + snapshotEntry.size > end) return undefined
+  const fixed = new Uint8Array(snapshotEntry.size)
+  await file.read(offset, fixed, plainIo)
+  const view = viewOf(fixed)
+  const { offsets, size } = snapshotEntry
+  const names = view.getUint16(offsets.idSize) + view.getUint16(offsets.nameSize)
+  const length = size + view.getUint32(offsets.extraDataSize) + names
+  if (offset + length > end) return undefined
+  const entry = new Uint8Array(length)
+  await file.read(offset, entry, plainIo)
+  return entry
+}
+
+function faultOf(
+  entry: Uint8Array,
+  index: number,
+  file: ImageFile,
+  header: Header,
+): EntryFault | undefined {
+  const view = viewOf(entry)
+  const extra = view.getUint32(snapshotEntry.offsets.extraDataSize)
+  if (extra > maxSnapshotExtraBytes) {
+    const message = `too much extra metadata in snapshot table entry ${index} (${extra} > ${maxSnapshotExtraBytes})`
+    const mended = withExtra(
+      entry,
+      entry.subarray(snapshotEntry.size).slice(0, maxSnapshotExtraBytes),
+    )
+    return { index, message, mended, harmless: false }
+  }
+  let snapshot: Snapshot
+  try {
+    snapshot = decodeSnapshot(entry)
+  } catch {
+    const message = `snapshot table entry ${index} has numbers beyond 2^53`
+    return { index, message, mended: undefined, harmless: false }
+  }
+  const lost = l1FaultOf(snapshot, file, header)
+  if (lost !== undefined) {
+    const message = `snapshot ${snapshot.id} (${snapshot.name}) ${lost}; snapshot table entry corrupted`
+    return { index, message, mended: undefined, harmless: false }
+  }
+  if (header.version < 3 || extra >= snapshotExtra.size) return undefined
+  const known = { vmStateSize: snapshot.vmStateSize, diskSize: header.size }
+  const mended = withExtra(entry, snapshotExtra.encode(known))
+  return { index, message: `snapshot table entry ${index} is incomplete`, mended, harmless: true }
+}
+
+/** The entry with other extra data. */
+function withExtra(entry: Uint8Array, extra: Uint8Array): Uint8Array {
+  const { size, offsets } = snapshotEntry
+  const fixed = entry.slice(0, size)
+  const names = entry.subarray(size + viewOf(entry).getUint32(offsets.extraDataSize))
+  viewOf(fixed).setUint32(offsets.extraDataSize, extra.length)
+  return Buffer.concat([fixed, extra, names])
 }
 
 function decodeSnapshot(entry: Uint8Array): Snapshot {
@@ -148,16 +229,16 @@ function icountIn(extra: Uint8Array): number | undefined {
   return icount <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(icount) : undefined
 }
 
-function checkL1(
-  { id, l1TableOffset, l1Size }: Snapshot,
+function l1FaultOf(
+  { l1TableOffset, l1Size }: Snapshot,
   file: ImageFile,
   header: Header,
-  faults: Faults,
-  at: number,
-): void {
-  if (l1Size * 8 > maxL1Bytes) throw faults.corrupt(`snapshot '${id}': L1 table too large`, at)
-  const end = l1TableOffset + l1Size * 8
-  if (l1TableOffset % 2 ** header.clusterBits !== 0 || end > file.size) {
-    throw faults.corrupt(`snapshot '${id}': L1 table offset invalid`, at)
-  }
+): string | undefined {
+  if (l1Size * 8 > maxL1Bytes) return `l1_size=0x${l1Size.toString(16)}: L1 table is too large`
+  const where = `l1_offset=0x${l1TableOffset.toString(16)}`
+  if (l1TableOffset % 2 ** header.clusterBits !== 0)
+    return `${where}: L1 table is not cluster aligned`
+  return l1TableOffset + l1Size * 8 > file.size
+    ? `${where}: L1 table is behind the end of the file`
+    : undefined
 }

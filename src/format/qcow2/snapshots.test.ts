@@ -136,6 +136,41 @@ describe('internal snapshots', () => {
     await expectClean(again.image)
   })
 
+  it('are repaired where their table is damaged, and taken out where they are lost', async () => {
+    const file = await newImage({ size: MiB })
+    const { layer, image } = await openImage(file)
+    await layer.write(0, Buffer.alloc(65536, 1), plainWriteIo)
+    for (const name of ['one', 'two', 'three']) await create(layer, { name })
+    const table = image.header.current.snapshotsOffset
+    await layer[Symbol.asyncDispose]()
+    const sound = await contentOf(file)
+    const entryLength = 40 + 24 + 1 + 3 + 4
+    // Of the second entry: the field, what is put there, and who is left.
+    const damages: [number, number, string[]][] = [
+      [36, 0xffffffff, ['one']],
+      [8, 0xffffffff, ['one', 'three']],
+      [4, 0x1234, ['one', 'three']],
+      [4, 0x7fff0000, ['one', 'three']],
+      [16, 0xffffffff, ['one', 'two', 'three']],
+    ]
+    for (const [field, value, left] of damages) {
+      const broken = Buffer.from(sound)
+      broken.writeUInt32BE(value, table + entryLength + field)
+      const copy = await newImage({ size: MiB })
+      await copy.truncate(broken.length, plainIo)
+      await copy.write(0, broken, plainWriteIo)
+      const repaired = await openImage(copy, { check: true })
+      await repaired.image.check('all')
+      await expectClean(repaired.image, `${field}=${value}`)
+      await repaired.layer[Symbol.asyncDispose]()
+      const again = await openImage(copy)
+      expect((await list(again.layer)).map(({ name }) => name)).toEqual(left)
+      for (const name of left) await again.layer.snapshots!.delete(name, plainIo)
+      await expectClean(again.image, `${field}=${value}, deleted`)
+      await again.layer[Symbol.asyncDispose]()
+    }
+  })
+
   it('take the size of the disk back with them', async () => {
     const file = await newImage({ size: MiB, cluster_size: 512 })
     const { layer, image } = await openImage(file)

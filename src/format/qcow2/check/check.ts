@@ -13,6 +13,7 @@ import { rebuildRefcounts } from './rebuild.ts'
 import { type CheckedImage, References } from './references.ts'
 import { mendCopiedFlags, writeCounts } from './repair.ts'
 import { Report } from './report.ts'
+import { mendSnapshotTable } from './snapshot-table.ts'
 import { clustersOf, readStoredCounts, type StoredCounts } from './stored-counts.ts'
 
 /**
@@ -30,6 +31,7 @@ export interface CheckRequest extends CheckedImage {
 export async function checkImage(request: CheckRequest): Promise<CheckResult> {
   const { repair } = request
   const report = new Report()
+  if (repair === 'all') await mendSnapshotTable(request, report)
   const stored = await readStoredCounts(request)
   const references = await countAll(request, report, stored, repair === 'all')
   const rebuild = compare(request, report, stored, references)

@@ -23,7 +23,7 @@ import {
   offsetOf,
   setEntry,
 } from '../l2-table.ts'
-import { readSnapshotTable } from '../snapshot-table.ts'
+import { scanSnapshotTable } from '../snapshot-table.ts'
 import { Counts } from './counts.ts'
 import { mendL1Entry, mendL2Entry, mendMisled, mendMisledL1, mendSubclusters } from './mend.ts'
 import { maxMessages, type Report } from './report.ts'
@@ -137,9 +137,13 @@ export class References {
   }
 
   async #snapshots(): Promise<void> {
-    const { file, header, faults } = this.#image
+    const { file, header } = this.#image
     if (header.nbSnapshots === 0) return
-    const { snapshots, length } = await readSnapshotTable(file, header, faults)
+    const { snapshots, length, faults } = await scanSnapshotTable(file, header)
+    for (const { message, harmless } of faults) {
+      this.#report.corruption(message)
+      if (!harmless) this.incomplete = true
+    }
     // Tables at the same place are read once.
     const places = new Map<string, { offset: number; size: number; times: number }>()
     for (const { l1TableOffset: offset, l1Size: size } of snapshots) {
