@@ -114,13 +114,11 @@ qemuNbd.describe('mistakes', () => {
 
 describe('what we do not do', () => {
   it.each([
-    ['-l', 'snap', 'disk.raw'],
     ['-c', '/dev/nbd0', 'disk.raw'],
     ['-d', '/dev/nbd0'],
     ['-T', 'x', 'disk.raw'],
     ['--tls-authz=x', 'disk.raw'],
     ['--selinux-label=x', 'disk.raw'],
-    ['--object', 'secret,id=x,data=y', 'disk.raw'],
   ])('is refused by name: %s %s', async (...args) => {
     const { status, stderr } = await ours(args)
     expect({ status, stderr }).toEqual({
