@@ -30,6 +30,7 @@ qemuSystem.describe('a snapshot in other forms', () => {
   const first = at('first.qcow2')
   const second = at('second.qcow2')
   let counter = 0
+  let end = 0
 
   beforeAll(async () => {
     await using vm = await Vm.start({ folder, name: 'source' })
@@ -43,21 +44,22 @@ qemuSystem.describe('a snapshot in other forms', () => {
     await vm.progress(5)
     counter = (await vm.lines()).length
     await save(`--base ${first}`, second)
+    end = (await vm.lines()).length
   }, 60_000)
 
-  async function goesOn(incoming: string, name: string): Promise<number> {
+  /** The guest continues where it was when the second snapshot began. */
+  async function goesOn(incoming: string, name: string): Promise<void> {
     await using vm = await Vm.start({ folder, name, incoming })
     const [line] = await vm.progress(3)
-    return counterOf(line) - counter
+    expect(counterOf(line)).toBeGreaterThanOrEqual(counter)
+    expect(counterOf(line)).toBeLessThanOrEqual(end)
   }
 
   it('shares the pages that have not changed with the one before', async () => {
     const sizes = await Promise.all([first, second].map((path) => stat(path)))
     expect(sizes[1].size).toBeLessThan(sizes[0].size / 10)
     expect((await varveSnap('verify', first, second)).match(/: whole/g)?.length).toBe(2)
-    const after = await goesOn(`exec:${snap} load ${second}`, 'shared')
-    expect(after).toBeGreaterThanOrEqual(0)
-    expect(after).toBeLessThan(20)
+    await goesOn(`exec:${snap} load ${second}`, 'shared')
   })
 
   it('is told apart page by page', async () => {
@@ -87,7 +89,7 @@ qemuSystem.describe('a snapshot in other forms', () => {
 
   it('is a plain stream, which QEMU reads by itself', async () => {
     await varveSnap('convert', '-O', 'stream', second, at('stream'))
-    expect(await goesOn(`exec:cat ${at('stream')}`, 'stream')).toBeLessThan(20)
+    await goesOn(`exec:cat ${at('stream')}`, 'stream')
     await varveSnap('convert', at('stream'), at('again.qcow2'))
     expect(await varveSnap('diff', second, at('again.qcow2'))).toBe('')
   })
@@ -96,7 +98,7 @@ qemuSystem.describe('a snapshot in other forms', () => {
     await varveSnap('convert', '-O', 'mapped-ram', second, at('mapped'))
     expect(await varveSnap('diff', second, at('mapped'))).toBe('')
     await varveSnap('convert', at('mapped'), at('unmapped.qcow2'))
-    expect(await goesOn(`exec:${snap} load ${at('unmapped.qcow2')}`, 'mapped')).toBeLessThan(20)
+    await goesOn(`exec:${snap} load ${at('unmapped.qcow2')}`, 'mapped')
   })
 
   it('is an internal snapshot, which -loadvm brings back', async () => {
@@ -111,7 +113,7 @@ qemuSystem.describe('a snapshot in other forms', () => {
       args: ['-loadvm', 'one'],
     })
     const [line] = await vm.progress(3)
-    expect(counterOf(line) - counter).toBeLessThan(20)
+    expect(counterOf(line)).toBeLessThanOrEqual(end)
     await vm.qmp.execute('human-monitor-command', { 'command-line': 'savevm two' })
     const saved = (await vm.lines()).length
     await vm.qmp.execute('quit')

@@ -13,8 +13,7 @@ import type { NamedIo } from '../command.ts'
 const safeBytes = 32 * 1024 * 1024
 const safeMs = 2000
 
-export async function drainAfterFailure(source: ByteSource, io: NamedIo): Promise<void> {
-  if (io.signal?.aborted) return
+export async function drainAfterFailure(source: ByteSource): Promise<void> {
   const buffer = new Uint8Array(1024 * 1024)
   const start = performance.now()
   let bytes = 0
@@ -30,5 +29,5 @@ export async function drainStandardInput(io: NamedIo): Promise<void> {
   if (io.stdin !== process.stdin) return
   const kind = fstatSync(0, { throwIfNoEntry: false })
   if (!kind?.isFIFO() && !kind?.isSocket()) return
-  await drainAfterFailure(new DescriptorSource(0, 'standard input'), io)
+  await drainAfterFailure(new DescriptorSource(0, 'standard input'))
 }

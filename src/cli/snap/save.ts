@@ -30,7 +30,7 @@ export async function save(settings: SnapArguments, io: NamedIo): Promise<number
     }
     return 0
   } catch (error) {
-    await failed(channel, reader, file, io)
+    await failed(channel, reader, file)
     throw error
   } finally {
     await channel.close()
@@ -42,13 +42,12 @@ async function failed(
   channel: Channel,
   reader: StreamReader,
   file: NewSnapshotFile | undefined,
-  io: NamedIo,
 ): Promise<void> {
   await file?.discard()
   if (reader.hasReturnPath) {
     await answer(channel, returnMessage.MIG_RP_MSG_SHUT, 1).catch(() => {})
   }
-  await drainAfterFailure(channel.source, io)
+  await drainAfterFailure(channel.source)
 }
 
 /** A message on the return path. */
