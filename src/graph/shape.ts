@@ -14,6 +14,8 @@ export class GraphShape {
   readonly kept = new Set<BlockNode>()
   /** Names of nodes that are being opened or closed. */
   readonly #reserved = new Set<string>()
+  /** Left the graph, and not closed yet. */
+  readonly #retired = new Set<BlockNode>()
   #counter = 0
 
   /** The node of that name; throws `INVALID_ARGUMENT` when there is none. */
@@ -73,9 +75,7 @@ export class GraphShape {
     wants: Permissions,
     { drain, name, stays }: ConnectOptions = {},
   ): Edge {
-    if (this.nodes.get(node.name) !== node) {
-      throw new BlockError('CLOSED', `${node.name} is closed`, { node: node.name })
-    }
+    this.#checkOpen(node)
     const release = (edge: Edge) => this.#disconnect(edge)
     const edge = new Edge(node, { role, name, user, ...wants, drain, stays, release })
     node.parents.add(edge)
@@ -122,9 +122,11 @@ export class GraphShape {
 
   /** Closes a node without users, then those of its children that nobody else uses. */
   async close(node: BlockNode): Promise<void> {
-    if (this.nodes.get(node.name) !== node) return
-    this.nodes.delete(node.name)
-    this.#reserved.add(node.name)
+    if (!this.#retired.delete(node)) {
+      if (this.nodes.get(node.name) !== node) return
+      this.#retire(node)
+      this.#retired.delete(node)
+    }
     let failure: { error: unknown } | undefined
     const attempt = (work: PromiseLike<void>) =>
       work.then(undefined, (error: unknown) => {
@@ -136,14 +138,30 @@ export class GraphShape {
     if (failure) throw failure.error
   }
 
+  /** From this moment on nobody finds the node, or comes to use it; its name is free once it is closed. */
+  #retire(node: BlockNode): void {
+    this.nodes.delete(node.name)
+    this.#reserved.add(node.name)
+    this.#retired.add(node)
+  }
+
+  #checkOpen(node: BlockNode): void {
+    if (this.nodes.get(node.name) === node) return
+    throw new BlockError('CLOSED', `${node.name} is closed`, { node: node.name })
+  }
+
   /**
    * Moves edges to other nodes and takes edges away, or leaves everything where it is and throws.
    * A filter that is `leaving` holds its children no longer, so nothing of it conflicts with its
-   * former users. Edges that were dropped are the caller's to dispose.
+   * former users, and nobody finds it any more; closing it is the caller's. Edges that were dropped are the caller's to dispose.
    */
   change({ moves = [], dropped = [], leaving, backing, frozen = 'heeded' }: ShapeChange): void {
     if (frozen === 'heeded') for (const { edge, to } of moves) checkFrozen(edge, to)
-    for (const { edge, to } of moves) checkLoop(edge, to)
+    for (const { edge, to } of moves) {
+      this.#checkOpen(to)
+      checkLoop(edge, to)
+    }
+    if (backing) this.#checkOpen(backing.to)
     if (backing && standsOn(backing.to, backing.of)) {
       throw loopError(backing.of.name, 'backing', backing.to)
     }
@@ -161,6 +179,7 @@ export class GraphShape {
       throw error
     }
     if (added) backing?.of.layer.setBacking?.(added.edge)
+    if (leaving) this.#retire(leaving)
   }
 
   /**
@@ -202,6 +221,7 @@ export class GraphShape {
   }
 
   #addBacking(node: BlockNode, to: BlockNode): void {
+    this.#checkOpen(to)
     const added = this.#placeBacking(node, to)
     try {
       refreshPermissions(this.nodes.values())
