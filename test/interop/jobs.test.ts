@@ -329,6 +329,25 @@ qsd.describe('jobs of the storage daemon', () => {
     await pair.sameImages('new.qcow2')
   })
 
+  it('chains that images name themselves, open for reading until a job writes', async () => {
+    const gone: Step = { until: 'gone' }
+    await using pair = await start()
+    await pair.same([
+      qcow2('top'),
+      command('block-commit', { device: 'top', 'job-id': 'j', top: 'mid.qcow2' }),
+      gone,
+      command('block-commit', { device: 'top', 'job-id': 'j' }),
+      { until: 'ready' },
+      on('block-job-cancel'),
+      gone,
+      command('block-stream', { device: 'top', 'job-id': 'j' }),
+      gone,
+      command('blockdev-del', { 'node-name': 'top' }),
+      command('query-named-block-nodes', { flat: true }),
+    ])
+    await pair.sameImages('top.qcow2', 'mid.qcow2', 'base.qcow2')
+  })
+
   it('errors: what each policy makes of them', async () => {
     const faulty = (errno: number, event: string, iotype: string) => ({
       driver: 'blkdebug',
