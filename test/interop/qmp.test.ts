@@ -336,11 +336,17 @@ qsd.describe('QMP', () => {
   it('makes images alike', async () => {
     const create = (options: Message) =>
       command('blockdev-create', { 'job-id': 'c', options: { size: MiB, ...options } })
+    const data = { driver: 'file', filename: 'new.data' }
     const attempts = [
       create({ driver: 'file', filename: 'new.qcow2', size: 0 }),
       create({ driver: 'file', filename: '/nonexistent/new' }),
       create({ driver: 'qcow2', file: 'zz' }),
       create({ driver: 'qcow2', file: 'new', 'cluster-size': 100 }),
+      create({ driver: 'qcow2', file: 'new', 'extended-l2': true, 'cluster-size': 8192 }),
+      create({ driver: 'qcow2', file: 'new', 'extended-l2': true }),
+      create({ driver: 'qcow2', file: 'new', 'data-file-raw': true }),
+      create({ driver: 'file', filename: 'new.data', size: 0 }),
+      create({ driver: 'qcow2', file: 'new', 'data-file': data, 'data-file-raw': true }),
       create({ driver: 'qcow2', file: 'new', version: 'v2', 'cluster-size': 4096 }),
     ]
     await same([
@@ -399,9 +405,6 @@ qsd.describe('QMP', () => {
       'blockdev-add.driver: value vma is ours',
       'blockdev-add: variant memory is ours',
       'blockdev-add: variant vma is ours',
-      'blockdev-create.options<qcow2>.data-file: lacking',
-      'blockdev-create.options<qcow2>.data-file-raw: lacking',
-      'blockdev-create.options<qcow2>.extended-l2: lacking',
       'blockdev-create.options<qcow2>.encrypt: lacking',
       'backup: ours',
       'query-backup: ours',

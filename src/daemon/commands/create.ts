@@ -1,5 +1,6 @@
 /** Making images: `blockdev-create`, whose work is a job. */
 import type { BlockDriver, ImageCreator, NodeOptions } from '../../block/driver.ts'
+import type { BlockLayer } from '../../block/layer.ts'
 import { BlockError } from '../../errors.ts'
 import type { JobControl } from '../../job/job.ts'
 import { command } from '../command.ts'
@@ -69,6 +70,12 @@ const qcow2Options = object('BlockdevCreateOptionsQcow2', {
   'lazy-refcounts': optional(bool, 'Whether refcounts may be updated late.'),
   'refcount-bits': optional(int, 'Width of refcounts.'),
   'compression-type': optional(enumeration('Qcow2CompressionType', ['zlib', 'zstd']), 'How.'),
+  'extended-l2': optional(bool, 'Whether clusters have subclusters.'),
+  'data-file': optional(
+    blockdevReference,
+    'The node that the data goes to, apart from the tables.',
+  ),
+  'data-file-raw': optional(bool, 'Whether the data file is to be the disk by itself.'),
   encrypt: optional(encryptOptions, 'How to encrypt the image.'),
 })
 
@@ -90,11 +97,17 @@ const creatorNames: Readonly<Record<string, string>> = {
   'lazy-refcounts': 'lazy_refcounts',
   'refcount-bits': 'refcount_bits',
   'compression-type': 'compression_type',
+  'extended-l2': 'extended_l2',
+  'data-file-raw': 'data_file_raw',
   version: 'compat',
 }
 const compatibility: Readonly<Record<string, string>> = { v2: '0.10', v3: '1.1' }
 
-type Members = Readonly<Record<string, unknown>> & { readonly file?: string | NodeOptions }
+type Reference = string | NodeOptions
+type Members = Readonly<Record<string, unknown>> & {
+  readonly file?: Reference
+  readonly 'data-file'?: Reference
+}
 
 export const createCommands = [
   command({
@@ -130,17 +143,36 @@ async function create(
   daemon: StorageDaemon,
   driver: BlockDriver,
   creator: ImageCreator<unknown>,
-  { file, ...members }: Members,
+  { file, 'data-file': data, ...members }: Members,
   control: JobControl,
 ): Promise<void> {
   control.setTotal(1)
+  const options = forCreator(members)
+  const write = async (dataFile?: BlockLayer) => {
+    const parsed = creator.parse(dataFile ? { ...options, data_file: nameOf(dataFile) } : options)
+    if (driver.kind === 'protocol') return await creator.create(parsed, control)
+    await withStorage(daemon, file as Reference, (storage) =>
+      creator.create(parsed, {
+        file: storage,
+        dataFile,
+        signal: control.signal,
+        secrets: daemon.graph.secrets,
+      }),
+    )
+  }
   try {
-    const parsed = creator.parse(forCreator(members))
-    if (driver.kind === 'protocol') await creator.create(parsed, control)
-    else await writeInto(daemon, file as string | NodeOptions, creator, parsed, control)
+    await (data === undefined ? write() : withStorage(daemon, data, write))
   } finally {
     control.advance(1)
   }
+}
+
+/** What the image records of its data file. */
+function nameOf({ image }: BlockLayer): string {
+  if (image?.filename !== undefined) return image.filename
+  throw new BlockError('INVALID_ARGUMENT', 'A data file needs a file name to be recorded', {
+    errno: 'EINVAL',
+  })
 }
 
 function forCreator({
@@ -163,23 +195,22 @@ function flatEncryption(encrypt: unknown): Record<string, unknown> {
   return Object.fromEntries(entries)
 }
 
-async function writeInto(
+/** Has `work` write to a node that exists or is opened for it, and flushes that. */
+async function withStorage(
   daemon: StorageDaemon,
-  reference: string | NodeOptions,
-  creator: ImageCreator<unknown>,
-  parsed: unknown,
-  { signal }: JobControl,
+  reference: Reference,
+  work: (storage: BlockLayer) => Promise<void>,
 ): Promise<void> {
   const named = typeof reference === 'string'
   const node = named ? daemon.graph.node(reference) : await daemon.graph.open(reference)
   try {
-    await using file = daemon.graph.attach(node, {
+    await using storage = daemon.graph.attach(node, {
       description: 'image creation',
       uses: ['consistentRead', 'write', 'resize'],
       shares: ['consistentRead'],
     })
-    await creator.create(parsed, { file, signal, secrets: daemon.graph.secrets })
-    await file.flush()
+    await work(storage)
+    await storage.flush()
   } finally {
     if (!named) await daemon.graph.remove(node.name)
   }
