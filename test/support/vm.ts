@@ -5,7 +5,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
-import { readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -96,11 +96,13 @@ export class Vm implements AsyncDisposable {
         output += chunk
       })
     }
-    while (!(await stat(own).catch(() => undefined))) {
+    for (;;) {
+      // The socket is there a moment before anybody listens.
+      const qmp = await QmpClient.connect(own).catch(() => undefined)
+      if (qmp) return new Vm(qmp, child, monitor, serial, () => output)
       if (child.exitCode !== null) throw new Error(`QEMU ended with ${child.exitCode}: ${output}`)
       await sleep(10)
     }
-    return new Vm(await QmpClient.connect(own), child, monitor, serial, () => output)
   }
 
   /** What QEMU itself printed. */
