@@ -31,13 +31,39 @@ const fileOptions = object('BlockdevCreateOptionsFile', {
   'extent-size-hint': optional(size, 'Bytes by which the file system is asked to allocate.'),
 })
 
+const cipherAlgorithm = enumeration('QCryptoCipherAlgorithm', [
+  'aes-128',
+  'aes-192',
+  'aes-256',
+  'des',
+  '3des',
+  'cast5-128',
+  'serpent-128',
+  'serpent-192',
+  'serpent-256',
+  'twofish-128',
+  'twofish-192',
+  'twofish-256',
+])
+const cipherMode = enumeration('QCryptoCipherMode', ['ecb', 'cbc', 'xts', 'ctr'])
+const ivGenerator = enumeration('QCryptoIVGenAlgorithm', ['plain', 'plain64', 'essiv'])
+const hashAlgorithm = enumeration('QCryptoHashAlgorithm', [
+  'md5',
+  'sha1',
+  'sha224',
+  'sha256',
+  'sha384',
+  'sha512',
+  'ripemd160',
+])
+
 const luksParts = {
   'key-secret': optional(str, 'Id of the `secret` with the password; required.'),
-  'cipher-alg': optional(str, '`aes-256` unless given.'),
-  'cipher-mode': optional(str, '`xts` unless given.'),
-  'ivgen-alg': optional(str, '`plain64` unless given.'),
-  'ivgen-hash-alg': optional(str, 'For `essiv`; `sha256` unless given.'),
-  'hash-alg': optional(str, '`sha256` unless given.'),
+  'cipher-alg': optional(cipherAlgorithm, '`aes-256` unless given.'),
+  'cipher-mode': optional(cipherMode, '`xts` unless given.'),
+  'ivgen-alg': optional(ivGenerator, '`plain64` unless given.'),
+  'ivgen-hash-alg': optional(hashAlgorithm, 'For `essiv`; `sha256` unless given.'),
+  'hash-alg': optional(hashAlgorithm, '`sha256` unless given.'),
   'iter-time': optional(int, 'Milliseconds that one try of a password takes; 2000 unless given.'),
 }
 
