@@ -202,6 +202,26 @@ describe('internal snapshots', () => {
     }
   })
 
+  it('count compressed clusters that share their place, each for itself', async () => {
+    const file = await newImage({ size: MiB, cluster_size: 4096, refcount_bits: 2 })
+    const { layer, image } = await openImage(file)
+    for (const at of [0, 4096]) {
+      await layer.compressed!.write(at, Buffer.alloc(4096, 1), plainWriteIo)
+    }
+    await layer.flush(plainIo)
+    const before = await contentOf(file)
+    // Two references as it is, four with the snapshot's: more than two bits count to.
+    await expect(create(layer, { name: 'x' })).rejects.toMatchObject({
+      errno: 'EINVAL',
+      message: expect.stringMatching('4 references'),
+    })
+    expect(Buffer.compare(await contentOf(file), before)).toBe(0)
+    await expectClean(image)
+    await layer.discard(4096, 4096, plainIo)
+    await create(layer, { name: 'x' })
+    await expectClean(image)
+  })
+
   it('carry the state of a machine, which the disk has no more', async () => {
     const file = await newImage({ size: MiB })
     const { layer, image } = await openImage(file)
