@@ -137,6 +137,36 @@ describe('an image with a data file', () => {
   })
 })
 
+describe('repair of an image with a data file', () => {
+  // Of the first and the second cluster: the entry as it is found, and what the disk shows then.
+  const repairs: [what: string, entries: [bigint, bigint], shown: [number, number]][] = [
+    ['keeps the first cluster, which lies at 0', [2n ** 63n, 2n ** 63n + 4096n], [1, 1]],
+    ['takes reserved bits away', [2n ** 63n + 2n ** 60n, 2n ** 63n + 4096n + 8n], [1, 1]],
+    ['gives up what lies beyond 2^53', [2n ** 53n - 4096n, 2n ** 56n - 4096n], [0, 0]],
+    ['gives up zeroes kept beyond 2^53', [2n ** 63n, 2n ** 53n - 4095n], [1, 0]],
+  ]
+  for (const [what, entries, shown] of repairs) {
+    it(what, async () => {
+      const { file, data } = await newPair({ cluster_size: 4096 })
+      const { layer, image } = await openImage(file, {}, undefined, data)
+      await layer.write(0, new Uint8Array(8192).fill(1), plainWriteIo)
+      const table = image.l2Tables.offsetAt(0)
+      await layer[Symbol.asyncDispose]()
+      const words = Buffer.alloc(16)
+      for (const [index, entry] of entries.entries()) words.writeBigUInt64BE(entry, 8 * index)
+      await file.write(table, words, plainWriteIo)
+      const broken = await openImage(file, { check: true }, undefined, data)
+      await broken.image.check('all')
+      const again = await broken.image.check('none')
+      expect([again.corruptions, again.leaks], again.messages.join('; ')).toEqual([0, 0])
+      await broken.layer[Symbol.asyncDispose]()
+      const repaired = await openImage(file, { readOnly: true }, undefined, data)
+      const content = await contentOf(repaired.layer)
+      expect([content[0], content[4096]]).toEqual(shown)
+    })
+  }
+})
+
 interface Files {
   readonly file: BlockLayer
   readonly data: BlockLayer

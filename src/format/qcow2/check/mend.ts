@@ -14,6 +14,7 @@ import {
   offsetOf,
   setEntry,
 } from '../l2-table.ts'
+import { maxHostOffset } from '../limits.ts'
 import { allocatedOf, setSubclusters, zeroOf } from '../subclusters.ts'
 
 /** Bits of an L1 entry that mean something. */
@@ -92,8 +93,16 @@ export function mendL2Entry(
     const message = `${where}: Data cluster is behind the end of the file; L2 entry corrupted.`
     return { message, ...emptied(layout), lost: true, outside: true }
   }
+  // A data file has no end that counts, but offsets do.
+  if (offset > maxHostOffset) {
+    const message = `${where}: Data cluster is beyond 2^53; L2 entry corrupted.`
+    return { message, ...emptied(layout), lost: true, outside: false }
+  }
   const message = `found l2 entry with reserved bits set: ${hex64(high, low)}`
-  if (offset === 0) return { message, high: 0, low: zero, lost: false, outside: false }
+  // In a data file, 0 is the place of the first cluster.
+  if (offset === 0 && !layout.external) {
+    return { message, high: 0, low: zero, lost: false, outside: false }
+  }
   return { message, ...clean, lost: false, outside: false }
 }
 

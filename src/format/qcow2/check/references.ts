@@ -340,7 +340,9 @@ export class References {
 
   /** When mending: whether an entry refers to what is the image's own. */
   #isMisled(high: number, low: number): boolean {
-    const { clusterSize } = this.#layout
+    const { clusterSize, external } = this.#layout
+    // What lies in a data file is in nobody's way: its first cluster is where the header is here.
+    if (external) return false
     const entryKind = this.#layout.kindOf(high, low)
     if (!this.#options.mend || entryKind === kind.unallocated || entryKind === kind.zeroPlain) {
       return false
