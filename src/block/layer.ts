@@ -21,6 +21,11 @@ export type Completion = void | Promise<void>
 /** Every request can be aborted; it then rejects with `signal.reason`, or finishes first. */
 export interface Io {
   readonly signal: AbortSignal
+  /**
+   * Nobody in this process waits for anything else: the request may hold the event loop up for as
+   * long as it takes, which saves two trips between threads. For tools that do one thing.
+   */
+  readonly blocking?: boolean
   /** A job's work, which may wait for requests that somebody waits for. */
   readonly background?: boolean
 }

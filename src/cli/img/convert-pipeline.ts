@@ -46,6 +46,9 @@ export interface PipelineOptions {
 /** Zeroes are written in steps of this, so that progress shows. */
 const maxZeroLength = 256 * MiB
 
+/** The event loop has nothing to do but to wait for this: reads are ahead, in the thread pool. */
+const blockingIo = { ...plainWriteIo, blocking: true }
+
 /** Workers to begin with: one writes, one is ready, one reads. */
 const firstWorkers = 3
 
@@ -231,7 +234,7 @@ class Pipeline {
   async #write(offset: number, data: Uint8Array): Promise<void> {
     const { target, compressed } = this.#options
     if (compressed) await target.compressed?.write(offset, data, plainWriteIo)
-    else await target.write(offset, data)
+    else await target.write(offset, data, blockingIo)
   }
 
   async #zeroPiece(offset: number, length: number): Promise<void> {

@@ -50,6 +50,7 @@ export class BufferedTransfer implements Transfer {
   }
 
   write(offset: number, source: Uint8Array, io: WriteIo): Completion {
+    if (io.blocking) return this.#writeOnTheSpot(offset, source, 0)
     if (source.length <= longestWrite) {
       const now = performance.now()
       if (this.#writes.allows(now)) return this.#writeOnTheSpot(offset, source, now)
@@ -82,6 +83,7 @@ export class BufferedTransfer implements Transfer {
     }
   }
 
+  /** `began`: when, in milliseconds, for the pace; 0 where that does not matter. */
   #writeOnTheSpot(offset: number, source: Uint8Array, began: number): Completion {
     const file = this.#file
     let written: number
@@ -90,7 +92,7 @@ export class BufferedTransfer implements Transfer {
     } catch (error) {
       throw file.fail(error, `writing ${source.length} bytes`, offset)
     }
-    this.#writes.took(written, began, performance.now())
+    if (began > 0) this.#writes.took(written, began, performance.now())
     if (written === source.length) return
     if (written === 0) throw tookNothing(file, offset)
     return writeInPool(file, source, written, offset)
