@@ -124,6 +124,16 @@ export function takeFile(reader: OptionReader, name = 'file'): NodeReference {
   })
 }
 
+/** The options of a driver that takes nothing but the node below it. */
+export function parseFileOnly(options: Readonly<Record<string, unknown>>): {
+  readonly file: NodeReference
+} {
+  const reader = new OptionReader(options)
+  const file = takeFile(reader)
+  reader.finish()
+  return { file }
+}
+
 /**
  * Bytes of `64k`, `1.5G`, `512`: a decimal number and one of b, k, M, G, T, P, E (powers of 1024,
  * either case). Undefined when it is none, or beyond 2^53.

@@ -2,7 +2,7 @@
 import type { BlockDriver, NodeReference } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
 import type { BlockLayer, CompressedWriter, Io, Limits, WriteIo } from '../block/layer.ts'
-import { OptionReader, takeFile } from '../block/options.ts'
+import { parseFileOnly } from '../block/options.ts'
 import { alignDown, alignUp } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 
@@ -72,12 +72,7 @@ function unsupported({ driver = '' }: BlockLayer): BlockError {
 export const compress: BlockDriver<{ readonly file: NodeReference }> = {
   name: 'compress',
   kind: 'filter',
-  parse(options) {
-    const reader = new OptionReader(options)
-    const file = takeFile(reader)
-    reader.finish()
-    return { file }
-  },
+  parse: parseFileOnly,
   async open({ file }, context) {
     const next = await context.child('filtered', file)
     if (!next.compressed) throw unsupported(next)

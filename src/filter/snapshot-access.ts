@@ -17,7 +17,7 @@ import {
   type PreservedDisk,
   permissionSet,
 } from '../block/layer.ts'
-import { OptionReader, takeFile } from '../block/options.ts'
+import { parseFileOnly } from '../block/options.ts'
 import { GiB, MiB } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 
@@ -95,11 +95,6 @@ function unsupported(message: string): BlockError {
 export const snapshotAccess: BlockDriver<{ readonly file: NodeReference }> = {
   name: 'snapshot-access',
   kind: 'filter',
-  parse(options) {
-    const reader = new OptionReader(options)
-    const file = takeFile(reader)
-    reader.finish()
-    return { file }
-  },
+  parse: parseFileOnly,
   open: async ({ file }, context) => new SnapshotAccess(await context.child('data', file, 'file')),
 }
