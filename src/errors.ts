@@ -156,4 +156,8 @@ const errnoText: Readonly<Record<string, string>> = {
   ECANCELED: 'Operation canceled',
   EDQUOT: 'Disk quota exceeded',
   ENOMEDIUM: 'No medium found',
+  ENOKEY: 'Required key not available',
+  EKEYEXPIRED: 'Key has expired',
+  EKEYREVOKED: 'Key has been revoked',
+  EKEYREJECTED: 'Key was rejected by service',
 }

@@ -5,13 +5,12 @@
  */
 import { readFileSync } from 'node:fs'
 import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { sys } from '../sys/current.ts'
 import type { SecretSource } from './driver.ts'
 import { OptionReader } from './options.ts'
 
-export interface SecretOptions {
-  readonly data?: string
-  /** Its name may be `/dev/fd/3`. */
-  readonly file?: string
+/** How a secret is written down. */
+export interface SecretNotation {
   /** How it is written; `raw` unless given. */
   readonly format?: 'raw' | 'base64'
   /** The secret that this one is enciphered with. */
@@ -20,8 +19,16 @@ export interface SecretOptions {
   readonly iv?: string
 }
 
+export interface SecretOptions extends SecretNotation {
+  readonly data?: string
+  /** Its name may be `/dev/fd/3`. */
+  readonly file?: string
+}
+
 /** Bytes of the largest secret; a key file, not a disk. */
 const maxSecretLength = 1024 * 1024
+/** The kernel's limit, for any type of key. */
+const maxKeyLength = 1024 * 1024 - 1
 
 const keyLength = 32
 const blockLength = 16
@@ -39,10 +46,21 @@ export class SecretTable {
   /** `--object secret,id=…`, its type taken off. Files are read at once. */
   add(options: Readonly<Record<string, unknown>>): void {
     const reader = new OptionReader(options)
+    const secret = { data: reader.string('data'), file: reader.string('file') }
+    this.#add(reader, (notation) => loadSecret({ ...secret, ...notation }, (key) => this.get(key)))
+  }
+
+  /** `--object secret_keyring,id=…`, its type taken off. */
+  addFromKeyring(options: Readonly<Record<string, unknown>>): void {
+    const reader = new OptionReader(options)
+    const serial = reader.integer('serial')
+    if (serial === undefined) throw invalid("Parameter 'serial' is missing")
+    this.#add(reader, (notation) => loadKeyringSecret(serial, notation, (key) => this.get(key)))
+  }
+
+  #add(reader: OptionReader, load: (notation: SecretNotation) => Uint8Array): void {
     const id = reader.requiredString('id')
-    const secret: SecretOptions = {
-      data: reader.string('data'),
-      file: reader.string('file'),
+    const notation: SecretNotation = {
       format: reader.oneOf('format', ['raw', 'base64']),
       keyid: reader.string('keyid'),
       iv: reader.string('iv'),
@@ -50,10 +68,7 @@ export class SecretTable {
     reader.finish()
     if (!isIdentifier(id)) throw badIdentifier()
     if (this.#secrets.has(id)) throw duplicate(id)
-    this.#secrets.set(
-      id,
-      loadSecret(secret, (key) => this.get(key)),
-    )
+    this.#secrets.set(id, load(notation))
   }
 }
 
@@ -87,7 +102,7 @@ export function noSecret(id: string): BlockError {
 
 /** What a secret is; plain text is taken as it is, without a line's end cut off. */
 export function loadSecret(options: SecretOptions, lookUp: (id: string) => Uint8Array): Uint8Array {
-  const { data, file, format, keyid } = options
+  const { data, file } = options
   if (data !== undefined && file !== undefined) {
     throw invalid(`'file' and 'data' are mutually exclusive`)
   }
@@ -95,11 +110,41 @@ export function loadSecret(options: SecretOptions, lookUp: (id: string) => Uint8
     throw invalid(`Either 'file' or 'data' must be provided`)
   }
   const stored = file === undefined ? Buffer.from(data as string) : readSecret(file)
-  if (keyid !== undefined) return decipher(options, stored, lookUp(keyid))
-  return format === 'base64' ? decodeBase64(stored.toString('latin1')) : stored
+  return decoded(options, stored, lookUp)
 }
 
-function decipher({ format, iv }: SecretOptions, stored: Buffer, key: Uint8Array): Uint8Array {
+/** What a key of the kernel's key rings is: QEMU's `secret_keyring`. */
+export function loadKeyringSecret(
+  serial: number,
+  options: SecretNotation,
+  lookUp: (id: string) => Uint8Array,
+): Uint8Array {
+  const name = (serial < 0 ? serial + 2 ** 32 : serial).toString(16).padStart(8, '0')
+  const what = `Unable to read serial key ${name}`
+  if (!sys().supported.keyring) {
+    throw new BlockError('UNSUPPORTED', `${what}: this system offers no key rings`, {
+      errno: 'ENOTSUP',
+    })
+  }
+  let stored: Uint8Array
+  try {
+    stored = sys().readKey(serial, maxKeyLength)
+  } catch (error) {
+    throw invalid(`${what}: ${strerror(errnoOf(error) ?? 'EIO')}`)
+  }
+  return decoded(options, Buffer.from(stored), lookUp)
+}
+
+function decoded(
+  options: SecretNotation,
+  stored: Buffer,
+  lookUp: (id: string) => Uint8Array,
+): Uint8Array {
+  if (options.keyid !== undefined) return decipher(options, stored, lookUp(options.keyid))
+  return options.format === 'base64' ? decodeBase64(stored.toString('latin1')) : stored
+}
+
+function decipher({ format, iv }: SecretNotation, stored: Buffer, key: Uint8Array): Uint8Array {
   if (key.length !== keyLength) throw invalid(`Key should be ${keyLength} bytes in length`)
   if (iv === undefined) throw invalid('IV is required to decrypt secret')
   const vector = decodeBase64(iv)

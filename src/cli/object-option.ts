@@ -22,9 +22,10 @@ export function parseObjectOption(text: string): ObjectOption {
 /** Adds an object of a kind that images know. */
 export function addImageObject(text: string, { secrets, throttleGroups }: NamedIo): void {
   const { type, options } = parseObjectOption(text)
-  const table = type === 'secret' ? secrets : type === 'throttle-group' ? throttleGroups : undefined
-  if (!table) throw unknownType(type)
-  table.add(options)
+  if (type === 'secret' && secrets) secrets.add(options)
+  else if (type === 'secret_keyring' && secrets) secrets.addFromKeyring(options)
+  else if (type === 'throttle-group' && throttleGroups) throttleGroups.add(options)
+  else throw unknownType(type)
 }
 
 /** QEMU has it and we do not, or nobody has. */

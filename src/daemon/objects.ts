@@ -3,13 +3,21 @@ import { badIdentifier, duplicate, isIdentifier, noSecret } from '../block/secre
 import type { ThrottleGroup } from '../block/throttle-group.ts'
 import { BlockError } from '../errors.ts'
 import type { TlsCredentials } from '../export/nbd/tls.ts'
+import type { PropertyValues } from './qom/property-values.ts'
 
-export type DaemonObject =
-  | { readonly type: 'secret'; readonly value: Uint8Array }
+/** What is particular to a kind of object. */
+export type MadeObject = (
+  | { readonly type: 'secret' | 'secret_keyring'; readonly value: Uint8Array }
   | { readonly type: 'tls-creds-x509'; readonly credentials: TlsCredentials }
   | { readonly type: 'throttle-group'; readonly group: ThrottleGroup }
   /** Nothing but a name: there is one event loop, and a pool of threads behind it. */
-  | { readonly type: 'iothread' }
+  | { readonly type: 'iothread' | 'main-loop' }
+) & {
+  /** Unless those that were given are all that there is to tell. */
+  readonly values?: PropertyValues
+}
+
+export type DaemonObject = MadeObject & { readonly values: PropertyValues }
 
 export class ObjectTable {
   readonly #objects = new Map<string, DaemonObject>()
@@ -30,20 +38,29 @@ export class ObjectTable {
   secret(id: string): Uint8Array {
     const found = this.#objects.get(id)
     if (!found) throw noSecret(id)
-    if (found.type === 'secret') return found.value
+    if ('value' in found) return found.value
     throw invalid(`Object with id '${id}' is not a secret`)
+  }
+
+  /** Refuses an id that is malformed. */
+  checkId(id: string): void {
+    if (!isIdentifier(id)) throw badIdentifier()
   }
 
   /** Refuses an id that is malformed or taken. */
   add(id: string, object: DaemonObject): void {
-    if (!isIdentifier(id)) throw badIdentifier()
+    this.checkId(id)
     if (this.#objects.has(id)) throw duplicate(id)
     this.#objects.set(id, object)
   }
 
-  /** The ids, in the order they were added. */
-  ids(): Iterable<string> {
-    return this.#objects.keys()
+  /** With their ids, in the order they were added. */
+  [Symbol.iterator](): Iterator<[string, DaemonObject]> {
+    return this.#objects.entries()
+  }
+
+  get hasMainLoop(): boolean {
+    return [...this.#objects.values()].some(({ type }) => type === 'main-loop')
   }
 
   throttleGroup(id: string): ThrottleGroup | undefined {
@@ -52,7 +69,8 @@ export class ObjectTable {
   }
 
   remove(id: string): void {
-    if (this.throttleGroup(id)?.inUse) throw invalid(`object '${id}' is in use, can not be deleted`)
+    const inUse = this.throttleGroup(id)?.inUse || this.#objects.get(id)?.type === 'main-loop'
+    if (inUse) throw invalid(`object '${id}' is in use, can not be deleted`)
     if (!this.#objects.delete(id)) throw invalid(`object '${id}' not found`)
   }
 }

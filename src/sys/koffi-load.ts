@@ -17,6 +17,8 @@ export interface Libc {
   /** The same function, for what takes a number. */
   readonly fcntlNumber: Call
   readonly ioctl: Call
+  /** Takes the command as its second argument, after the number of the system call. */
+  readonly syscall: Call
   /** Absent from musl before 1.2.5. */
   readonly preadv2?: Call
   /** The errno of the last synchronous call. */
@@ -70,6 +72,7 @@ function bind(koffi: Koffi): Libc {
     fcntl: libc.func('fcntl', 'int', ['int', 'int', 'void *']) as Call,
     fcntlNumber: libc.func('fcntl', 'int', ['int', 'int', 'int']) as Call,
     ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'void *']) as Call,
+    syscall: libc.func('syscall', 'long', ['long', 'int', 'int', 'void *', 'size_t']) as Call,
     preadv2: optional('preadv2', 'int64', ['int', 'uintptr_t', 'int', 'int64', 'int']),
     errno: koffi.errno as () => number,
     address: koffi.address,

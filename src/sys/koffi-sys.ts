@@ -5,7 +5,7 @@ import { type AllocateMode, notOffered, type Supported, type Sys, wouldWait } fr
 import { sysError } from './sys-error.ts'
 import { Turnstile } from './turnstile.ts'
 
-const { EAGAIN, EACCES, ENXIO, EOPNOTSUPP, EINTR, ENOSYS, EINVAL } = constants.errno
+const { EAGAIN, EACCES, EFBIG, ENXIO, EOPNOTSUPP, EINTR, ENOSYS, EINVAL } = constants.errno
 
 /** lseek(2) */
 const SEEK_END = 2
@@ -35,6 +35,12 @@ const F_SETPIPE_SZ = 1031
 
 /** preadv2(2): answer from the page cache or fail with EAGAIN. */
 const RWF_NOWAIT = 8
+
+/** keyctl(2), of which the C library knows nothing. */
+const KEYCTL_READ = 11
+const keyctlNumbers: Readonly<Record<string, number>> = { x64: 250, s390x: 280, ppc64: 271 }
+/** Of the architectures that share a table of system calls. */
+const genericKeyctlNumber = 219
 
 /** koffi allows 64 asynchronous calls at a time; the thread pool runs 4. */
 const maxCallsInPool = 8
@@ -68,6 +74,7 @@ class KoffiSys implements Sys {
       locks: true,
       cachedReads: libc.preadv2 !== undefined,
       ioctl: true,
+      keyring: true,
     }
   }
 
@@ -125,6 +132,15 @@ class KoffiSys implements Sys {
 
   async ioctl(fd: number, request: number, argument: Uint8Array): Promise<void> {
     await this.#callInPool('ioctl', fd, request, argument)
+  }
+
+  readKey(serial: number, maxLength: number): Uint8Array {
+    const bytes = new Uint8Array(maxLength)
+    const number = keyctlNumbers[process.arch] ?? genericKeyctlNumber
+    const length = this.#libc.syscall(number, KEYCTL_READ, serial, bytes, maxLength)
+    if (length < 0) throw sysError('keyctl', this.#libc.errno())
+    if (length > maxLength) throw sysError('keyctl', EFBIG)
+    return bytes.slice(0, length)
   }
 
   growPipe(fd: number, length: number): void {

@@ -15,7 +15,14 @@ const pageAligned = new WeakSet<ArrayBufferLike>()
 
 export const nodeSys: Sys = {
   name: 'node',
-  supported: { holes: false, fallocate: false, locks: false, cachedReads: false, ioctl: false },
+  supported: {
+    holes: false,
+    fallocate: false,
+    locks: false,
+    cachedReads: false,
+    ioctl: false,
+    keyring: false,
+  },
   seekData: () => {
     throw notSupported('lseek')
   },
@@ -40,6 +47,9 @@ export const nodeSys: Sys = {
   },
   ioctl: async () => {
     throw notSupported('ioctl')
+  },
+  readKey: () => {
+    throw notSupported('keyctl')
   },
   growPipe: () => {},
   alignedMemory(length, _alignment) {

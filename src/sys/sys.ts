@@ -24,6 +24,7 @@ export interface Supported {
   /** `readCached`; a file system may still not offer it. */
   readonly cachedReads: boolean
   readonly ioctl: boolean
+  readonly keyring: boolean
 }
 
 export interface Sys {
@@ -58,6 +59,9 @@ export interface Sys {
    * fails is made a second time to learn why, so it must be of a kind that may be repeated.
    */
   ioctl(fd: number, request: number, argument: Uint8Array): Promise<void>
+
+  /** Bytes of a key of the kernel's key rings; `EFBIG` when there are more than `maxLength`. */
+  readKey(serial: number, maxLength: number): Uint8Array
 
   /** Lets a pipe hold `length` bytes, where that is permitted; anything else stays as it is. */
   growPipe(fd: number, length: number): void

@@ -412,7 +412,6 @@ qsd.describe('QMP', () => {
       'x-blockdev-amend.options<qcow2>.encrypt<luks>.secret: lacking',
       'backup-cancel: ours',
       'blockdev-set-active: ours',
-      'object-add<secret>.loaded: lacking',
       'object-add<tls-creds-x509>.loaded: lacking',
       'object-add<tls-creds-x509>.passwordid: lacking',
       'object-add<tls-creds-x509>.priority: lacking',

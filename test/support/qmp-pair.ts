@@ -86,7 +86,7 @@ async function converse(side: QmpTalk, steps: readonly Step[]): Promise<Record> 
     }
     const said = await side.say(step as Message)
     events.push(...said.events)
-    answers.push([JSON.stringify(step), normalised(said.replies)])
+    answers.push([JSON.stringify(step), normalised(inOrder(step as Message, said.replies))])
   }
   return { answers, events: events.filter((event) => !isDrain(event)).map(withoutTime) }
 }
@@ -104,6 +104,19 @@ async function untilStatus(side: QmpTalk, status: string): Promise<Message[]> {
       throw new Error(`no job is ${status}: ${JSON.stringify(jobs)} ${JSON.stringify(events)}`)
     }
   }
+}
+
+/** Commands whose lists have the order of a hash table in QEMU. */
+const unordered = /^(qom-list.*|query-chardev.*|x-debug-query-block-graph)$/
+
+function inOrder(step: Message, replies: readonly Message[]): readonly Message[] {
+  if (!unordered.test(String(step.execute))) return replies
+  const text = (value: unknown) => JSON.stringify(Object.entries(value as object).sort())
+  return replies.map((reply) => {
+    const { return: list } = reply
+    if (!Array.isArray(list)) return reply
+    return { ...reply, return: list.toSorted((a, b) => (text(a) < text(b) ? -1 : 1)) }
+  })
 }
 
 /**

@@ -1,17 +1,21 @@
 /** Objects: `object-add` and its kind. */
-import { loadSecret } from '../../block/secrets.ts'
+import { loadKeyringSecret, loadSecret } from '../../block/secrets.ts'
 import { ThrottleGroup } from '../../block/throttle-group.ts'
 import { limitNames } from '../../block/throttle-limits.ts'
 import { parseThrottleGroup } from '../../block/throttle-options.ts'
 import { BlockError } from '../../errors.ts'
 import { readTlsCredentials } from '../../export/nbd/tls-files.ts'
 import { command } from '../command.ts'
-import type { DaemonObject } from '../objects.ts'
+import type { MadeObject } from '../objects.ts'
+import { EventLoopSettings } from '../qom/event-loop.ts'
+import { notWritable, StoredValues } from '../qom/property-values.ts'
+import { ThrottleProperties } from '../qom/throttle-properties.ts'
+import { throttleLimits } from '../schema/throttle-limits.ts'
 import {
   bool,
   enumeration,
   int,
-  list,
+  int32,
   object,
   optional,
   required,
@@ -21,12 +25,24 @@ import {
 } from '../schema/types.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
 
-const secretOptions = object('SecretProperties', {
-  data: optional(str, 'The secret itself; visible to whoever sees the command line.'),
-  file: optional(str, 'A file that holds it.'),
+const loaded = optional(bool, 'Refused, as in QEMU: an object is always loaded.', ['deprecated'])
+const secretNotation = {
   format: optional(enumeration('QCryptoSecretFormat', ['raw', 'base64']), 'How it is written.'),
   keyid: optional(str, 'The secret that this one is enciphered with, by AES-256-CBC.'),
   iv: optional(str, 'Its initialisation vector, as Base64; required with `keyid`.'),
+}
+
+const secretOptions = object('SecretProperties', {
+  loaded,
+  data: optional(str, 'The secret itself; visible to whoever sees the command line.'),
+  file: optional(str, 'A file that holds it.'),
+  ...secretNotation,
+})
+
+const keyringOptions = object('SecretKeyringProperties', {
+  loaded,
+  serial: required(int32, "The key's number in the kernel's key rings."),
+  ...secretNotation,
 })
 
 const tlsOptions = object('TlsCredsX509Properties', {
@@ -37,6 +53,11 @@ const tlsOptions = object('TlsCredsX509Properties', {
 })
 
 const hint = optional(int, 'Of no effect.')
+const mainLoopOptions = object('MainLoopProperties', {
+  'aio-max-batch': hint,
+  'thread-pool-min': hint,
+  'thread-pool-max': hint,
+})
 const iothreadOptions = object('IothreadProperties', {
   'aio-max-batch': hint,
   'thread-pool-min': hint,
@@ -46,12 +67,7 @@ const iothreadOptions = object('IothreadProperties', {
   'poll-shrink': hint,
 })
 
-const limit = optional(int, 'See `throttle` in the documentation of drivers.')
 const unstableLimit = optional(int, 'The same as a property of its own.', ['unstable'])
-const throttleLimits = object(
-  'ThrottleLimits',
-  Object.fromEntries(limitNames.map((name) => [name, limit])),
-)
 const throttleGroupOptions = object('ThrottleGroupProperties', {
   limits: optional(throttleLimits, 'What the group is limited to.'),
   ...Object.fromEntries(limitNames.map((name) => [`x-${name}`, unstableLimit])),
@@ -59,7 +75,9 @@ const throttleGroupOptions = object('ThrottleGroupProperties', {
 
 const objectType = enumeration('ObjectType', [
   'iothread',
+  'main-loop',
   'secret',
+  'secret_keyring',
   'throttle-group',
   'tls-creds-x509',
 ])
@@ -74,7 +92,9 @@ export const objectOptions = union(
   'qom-type',
   () => ({
     secret: secretOptions,
+    secret_keyring: keyringOptions,
     iothread: iothreadOptions,
+    'main-loop': mainLoopOptions,
     'throttle-group': throttleGroupOptions,
     'tls-creds-x509': tlsOptions,
   }),
@@ -84,19 +104,36 @@ export async function addObject(
   daemon: StorageDaemon,
   options: Value<typeof objectOptions>,
 ): Promise<void> {
-  daemon.objects.add(options.id, makeObject(daemon, options))
+  daemon.objects.checkId(options.id)
+  const { 'qom-type': type, id: _, ...given } = options
+  const members = objectOptions.variants?.()[type].members ?? {}
+  if ('loaded' in given) throw notWritable(type, 'loaded')
+  const made = makeObject(daemon, options)
+  daemon.objects.add(options.id, { values: new StoredValues(type, members, given), ...made })
 }
 
-function makeObject(daemon: StorageDaemon, options: Value<typeof objectOptions>): DaemonObject {
+function makeObject(daemon: StorageDaemon, options: Value<typeof objectOptions>): MadeObject {
   switch (options['qom-type']) {
     case 'secret':
       return { type: 'secret', value: loadSecret(options, (id) => daemon.objects.secret(id)) }
+    case 'secret_keyring': {
+      const { 'qom-type': type, serial, ...notation } = options
+      const value = loadKeyringSecret(serial, notation, (id) => daemon.objects.secret(id))
+      return { type, value }
+    }
     case 'throttle-group': {
-      const { 'qom-type': _type, id: _id, ...limits } = options
-      return { type: 'throttle-group', group: new ThrottleGroup(parseThrottleGroup(limits)) }
+      const { 'qom-type': type, id: _id, ...limits } = options
+      const group = new ThrottleGroup(parseThrottleGroup(limits))
+      return { type, group, values: new ThrottleProperties(group) }
     }
     case 'iothread':
-      return { type: 'iothread' }
+    case 'main-loop': {
+      const { 'qom-type': type, id: _id, ...settings } = options
+      if (type === 'main-loop' && daemon.objects.hasMainLoop) {
+        throw invalid('only one main-loop instance allowed')
+      }
+      return { type, values: new EventLoopSettings(settings) }
+    }
     case 'tls-creds-x509': {
       const { dir, endpoint = 'client', 'verify-peer': verifyPeer = true } = options
       if (dir === undefined) throw invalid("Missing 'dir' property value")
@@ -112,28 +149,14 @@ function invalid(message: string): BlockError {
   return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }
 
-/** What there is to be created, and what each is a kind of, as in QEMU. */
-const parents = {
-  iothread: 'event-loop-base',
-  secret: 'secret_common',
-  'throttle-group': 'object',
-  'tls-creds-x509': 'tls-creds',
-} as const
-
-const typeInfo = object('ObjectTypeInfo', {
-  name: required(str, 'Name of the type.'),
-  abstract: optional(bool, 'Whether there can be no objects of it.'),
-  parent: optional(str, 'The type it is a kind of.'),
-})
-
 export const objectCommands = [
   command({
     name: 'object-add',
     topic: 'Objects',
     doc:
       'Adds an object. A `secret` holds a key or password, a `tls-creds-x509` the ' +
-      'certificates of the NBD server, a `throttle-group` limits that nodes share; an `iothread` is accepted since ' +
-      'command lines name them, but there is one event loop with a pool of threads behind it.',
+      'certificates of the NBD server, a `throttle-group` limits that nodes share; an `iothread` and a `main-loop` are accepted ' +
+      'since command lines name them, but there is one event loop with a pool of threads behind it.',
     args: objectOptions,
     run: (options, { daemon }) => addObject(daemon, options),
   }),
@@ -143,20 +166,5 @@ export const objectCommands = [
     doc: 'Removes an object.',
     args: object('ObjectDelArg', { id: required(str, 'The object.') }),
     run: ({ id }, { daemon }) => daemon.objects.remove(id),
-  }),
-  command({
-    name: 'qom-list-types',
-    topic: 'Objects',
-    doc: 'Lists the types of objects that can be added.',
-    args: object('QomListTypesArg', {
-      implements: optional(str, 'Only types that are of this kind; `user-creatable` is all.'),
-      abstract: optional(bool, 'Of no effect: none of the types is abstract.'),
-    }),
-    returns: list(typeInfo),
-    concurrent: true,
-    run: ({ implements: kind = 'object' }) =>
-      Object.entries(parents)
-        .filter(([name, parent]) => ['object', 'user-creatable', name, parent].includes(kind))
-        .map(([name, parent]) => ({ name, parent })),
   }),
 ]

@@ -93,14 +93,9 @@ function toInteger(
   }
   if (typeof value === 'bigint') return value
   if (typeof value === 'number' && Number.isSafeInteger(value)) return value
-  throw rangeText === 'int64'
-    ? mistyped(path, 'integer')
-    : invalid(`Parameter '${lastName(path)}' expects ${unsignedText(rangeText)}`)
-}
-
-/** As QEMU calls it where the value is no integer at all. */
-function unsignedText(rangeText: string): string {
-  return rangeText.startsWith('uint') ? 'uint64' : rangeText
+  throw rangeText.startsWith('uint')
+    ? invalid(`Parameter '${lastName(path)}' expects uint64`)
+    : mistyped(path, 'integer')
 }
 
 function visitEnum(values: readonly string[], value: unknown, path: string): string {

@@ -94,7 +94,7 @@ export const int: BuiltinType<number> = {
 export const int32: BuiltinType<number> = {
   kind: 'builtin',
   builtin: 'int',
-  range: { ...signed(32n), text: 'int32' },
+  range: { ...signed(32n), text: 'int32_t' },
 }
 export const uint16: BuiltinType<number> = {
   kind: 'builtin',
