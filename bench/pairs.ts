@@ -1,7 +1,7 @@
 /**
- * Runs two ways of doing the same work in turn, A B A B …, so that a machine whose speed drifts
- * treats both alike, and compares the pairs. Quote the ratio; the absolute figures are of one
- * machine on one day.
+ * Runs two ways of doing the same work in turn, A B B A …, so that a machine whose speed drifts, and
+ * one whose host gives and takes memory by what ran before, treat both alike, and compares the
+ * pairs. Quote the ratio; the absolute figures are of one machine on one day.
  */
 
 export interface Comparison {
@@ -31,10 +31,12 @@ export async function comparePairs(options: PairOptions): Promise<Comparison> {
   const ours: number[] = []
   const peer: number[] = []
   for (let run = -1; run < options.runs; run++) {
-    const pair = [await options.ours(), await options.peer()]
+    const peerFirst = run % 2 === 1 ? await options.peer() : undefined
+    const our = await options.ours()
+    const their = peerFirst ?? (await options.peer())
     if (run < 0) continue
-    ours.push(pair[0])
-    peer.push(pair[1])
+    ours.push(our)
+    peer.push(their)
   }
   const ratios = ours.map((figure, index) =>
     options.higherIsBetter ? figure / peer[index] : peer[index] / figure,

@@ -175,6 +175,9 @@ class Pipeline {
       await this.#rate.take(piece.length, neverAborted)
       await this.#read(piece.offset, data)
     }
+    // Before the turn: a look at every block of what another processor has just read takes as long as a
+    // tenth of the write.
+    const runs = data && piece.status === 'data' ? [...this.#runs(data)] : []
     if (!this.#options.anyOrder) {
       this.#ready++
       await turn
@@ -183,7 +186,7 @@ class Pipeline {
     if (this.#failure) return
     const writing =
       piece.status === 'data' && data
-        ? this.#writePiece(piece.offset, data)
+        ? this.#writePiece(piece.offset, data, runs)
         : this.#zeroPiece(piece.offset, piece.length)
     if (this.#options.compressed) passTurn()
     await writing.catch((error) => {
@@ -220,10 +223,14 @@ class Pipeline {
   }
 
   /** Starts all writes of a piece before it returns; settles when they are done. */
-  async #writePiece(offset: number, data: Uint8Array): Promise<void> {
+  #runs(data: Uint8Array): Generator<Run> {
+    return runsOf(data, this.#options.sparseSize === 0 ? data.length : this.#granularity)
+  }
+
+  async #writePiece(offset: number, data: Uint8Array, runs: readonly Run[]): Promise<void> {
     const { sparseSize, targetIsZero } = this.#options
     const writes: Promise<void>[] = []
-    for (const run of runsOf(data, sparseSize === 0 ? data.length : this.#granularity)) {
+    for (const run of runs) {
       const part = data.subarray(run.start, run.end)
       if (!run.zero || sparseSize === 0) writes.push(this.#write(offset + run.start, part))
       else if (!targetIsZero) writes.push(this.#writeZeroes(offset + run.start, part.length))
