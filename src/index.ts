@@ -35,10 +35,12 @@ export { type ChainExtent, chainExtentAt } from './graph/status.ts'
 export {
   type ArchiveBackup,
   type ArchiveBackupOptions,
+  type ArchiveDisk,
   startArchiveBackup,
 } from './job/archive-backup.ts'
 export { type BackupOptions, startBackup } from './job/backup.ts'
 export { type CommitOptions, startCommit } from './job/commit.ts'
+export type { FleecingOptions } from './job/fleecing.ts'
 export type { ErrorPolicy, Job, JobOptions, JobProgress, JobStatus, JobWork } from './job/job.ts'
 export { JobTable } from './job/job-table.ts'
 export { type MirrorOptions, startMirror } from './job/mirror.ts'

@@ -9,6 +9,7 @@ import { Bitset } from '../bitmap/bitset.ts'
 import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
 import { alignDown, alignUp } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
+import type { DiskCopy } from './disk-copy.ts'
 import type { Completion, Io } from './layer.ts'
 import { RangeLock } from './range-lock.ts'
 import { Transfer, type TransferSource, type TransferTarget } from './transfer.ts'
@@ -31,7 +32,7 @@ export interface BlockCopyOptions {
  */
 export const maxCopyLength = 256 * 1024
 
-export class BlockCopy {
+export class BlockCopy implements DiskCopy {
   readonly clusterSize: number
   /** Bytes of the disk, as it was when the copy began. */
   readonly size: number
@@ -74,6 +75,10 @@ export class BlockCopy {
     await this.#lock.during(start, end - start, true, io.signal, () =>
       this.#eachRun(start, end, this.#pieceLength, (from, bytes) => this.#copyRun(from, bytes, io)),
     )
+  }
+
+  preserve(offset: number, length: number, io: Io): Promise<void> {
+    return this.copy(offset, length, io)
   }
 
   /** Marks clusters, of which the caller knows that they read as zeroes, as such in the target. */

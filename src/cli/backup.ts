@@ -24,6 +24,10 @@ interface Options {
   readonly monitor: string
   readonly config?: readonly string[]
   readonly device?: readonly string[]
+  /** True: the daemon chooses the folder. */
+  readonly fleecing?: string | true
+  readonly spillLimit?: number
+  readonly onSpillFull?: 'slow' | 'give-up'
   readonly speed: number
   readonly progress: ProgressMode
   readonly json?: boolean
@@ -55,6 +59,17 @@ export async function run(args: string[], io: CliIo): Promise<number> {
       'back up this node only, under its own or another name; repeatable',
       collect,
     )
+    .option(
+      '--fleecing [folder]',
+      'let guests wait for a spill file in that folder of the daemon, not for the archive',
+    )
+    .option('--spill-limit <size>', 'bytes of old data that may wait there: 10G', parseSize)
+    .addOption(
+      new Option(
+        '--on-spill-full <choice>',
+        'slow the guests down to the archive, or give up the backup',
+      ).choices(['slow', 'give-up']),
+    )
     .option('--speed <rate>', 'bytes a second at most: 50M', parseRate, 0)
     .addOption(new Option('--progress <kind>', progressHelp).choices(progressModes).default('auto'))
     .option('--json', 'describe the result as JSON')
@@ -68,9 +83,18 @@ function parseRate(text: string): number {
   throw usageError(`'${text}' is no rate; write bytes a second like 500k or 50M, 0 for no limit`)
 }
 
+function parseSize(text: string): number {
+  const parsed = parseSizeText(text)
+  if (parsed.kind === 'size' && Number.isSafeInteger(parsed.bytes)) return parsed.bytes
+  throw usageError(`'${text}' is no size; write bytes like 512M or 10G`)
+}
+
 async function backup(file: string, options: Options, io: CliIo): Promise<void> {
   if (file === '-' && isTerminal(io.stdout)) {
     throw usageError('standard output is a terminal; redirect it or name a file')
+  }
+  if (options.fleecing === undefined && (options.spillLimit ?? options.onSpillFull) !== undefined) {
+    throw usageError('--spill-limit and --on-spill-full need --fleecing')
   }
   const started = performance.now()
   using interruption = new Interruption(io.signal)
@@ -160,7 +184,14 @@ function requestOf(file: string, options: Options, io: CliIo): BackupRequest {
         : { node: device.slice(0, equals), name: device.slice(equals + 1) }
     }),
     speed: options.speed,
+    fleecing: fleecingOf(options, io),
   }
+}
+
+function fleecingOf({ fleecing, spillLimit, onSpillFull }: Options, io: CliIo) {
+  if (fleecing === undefined) return undefined
+  const folder = fleecing === true ? undefined : resolve(io.cwd, fleecing)
+  return { folder, limit: spillLimit, onFull: onSpillFull }
 }
 
 /** Shows the progress; rejects when the backup failed, and when it was cancelled by a signal. */

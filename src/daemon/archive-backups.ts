@@ -9,19 +9,20 @@ import type { ArchiveSink } from '../archive/vma/io/sink.ts'
 import { randomUuid } from '../archive/vma/uuid.ts'
 import { BlockError, systemError } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
-import type { BlockNode } from '../graph/node.ts'
-import { type ArchiveBackup, startArchiveBackup } from '../job/archive-backup.ts'
+import { type ArchiveBackup, type ArchiveDisk, startArchiveBackup } from '../job/archive-backup.ts'
+import type { FleecingOptions } from '../job/fleecing.ts'
 import type { JobTable } from '../job/job-table.ts'
 
 export interface ArchiveBackupRequest {
   /** As `openSink` takes it. */
   readonly file: string
-  readonly disks: readonly { readonly name: string; readonly node: BlockNode }[]
+  readonly disks: readonly ArchiveDisk[]
   /** Configuration files; stored under their base name unless another is given. */
   readonly configs: readonly { readonly path: string; readonly name?: string }[]
   /** Bytes a second; 0 is no limit. */
   readonly speed: number
   readonly jobId?: string
+  readonly fleecing?: FleecingOptions
 }
 
 /** Members that `query-backup` reports. Sizes are bytes, times seconds since the epoch. */
@@ -36,6 +37,8 @@ export interface ArchiveBackupStatus {
   readonly 'backup-file'?: string
   readonly uuid?: string
   readonly 'job-id'?: string
+  readonly 'spill-used'?: number
+  readonly 'spill-peak'?: number
 }
 
 interface Run {
@@ -106,6 +109,7 @@ export class ArchiveBackups {
     const run = this.#run
     if (!run) return {}
     const streams = run.backup?.streams() ?? []
+    const spill = run.backup?.spill()
     return {
       status: run.endTime === undefined ? 'active' : run.error === undefined ? 'done' : 'error',
       errmsg: run.error === undefined ? undefined : describeEnd(run),
@@ -117,6 +121,8 @@ export class ArchiveBackups {
       'backup-file': run.request.file,
       uuid: formatUuid(run.uuid),
       'job-id': run.backup?.job.id,
+      'spill-used': spill?.used,
+      'spill-peak': spill?.peak,
     }
   }
 
@@ -131,6 +137,7 @@ export class ArchiveBackups {
       disks: request.disks,
       configs,
       speed: request.speed,
+      fleecing: request.fleecing,
       uuid,
     })
   }

@@ -6,7 +6,8 @@
  * snapshot (`break-snapshot`), which is then no longer complete, while the guest goes on.
  */
 
-import { BlockCopy } from '../block/block-copy.ts'
+import { BlockCopy, type BlockCopyOptions } from '../block/block-copy.ts'
+import type { DiskCopy } from '../block/disk-copy.ts'
 import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
 import {
@@ -42,8 +43,24 @@ export interface CopyBeforeWriteOptions {
 /** Smallest unit of copying, in bytes. */
 export const minCopyCluster = 64 * 1024
 
+/** The unit of copying to a target, in bytes. */
+export function copyClusterSize({ image }: Pick<BlockLayer, 'image'>): number {
+  return Math.max(minCopyCluster, image?.clusterSize ?? 0)
+}
+
+/** For jobs: what the options of the driver do not say. */
+export interface CopyMaking {
+  readonly compress?: boolean
+  /** A node that `makeCopy` gets for what is on its way to the target. */
+  readonly spill?: NodeReference
+  /** Makes the copy; one whose target shows the disk of the moment unless given. */
+  readonly makeCopy?: (options: BlockCopyOptions, spill: BlockLayer | undefined) => DiskCopy
+}
+
 export class CopyBeforeWrite extends Filter {
-  readonly copy: BlockCopy
+  readonly copy: DiskCopy
+  /** The same, where the target shows what is kept. */
+  readonly #shown: BlockCopy | undefined
   readonly #target: BlockLayer
   readonly #onCopyError: OnCopyError
   readonly #timeoutMs: number
@@ -55,22 +72,26 @@ export class CopyBeforeWrite extends Filter {
   constructor(
     source: BlockLayer,
     target: BlockLayer,
-    options: Omit<CopyBeforeWriteOptions, 'file' | 'target'> & { readonly compress?: boolean },
+    options: Omit<CopyBeforeWriteOptions, 'file' | 'target'> & CopyMaking,
+    spill?: BlockLayer,
   ) {
     super(source)
-    const clusterSize = Math.max(minCopyCluster, target.image?.clusterSize ?? 0)
-    this.copy = new BlockCopy({ source, target, clusterSize, compress: options.compress })
+    const clusterSize = copyClusterSize(target)
+    const copyOptions = { source, target, clusterSize, compress: options.compress }
+    if (options.makeCopy) this.copy = options.makeCopy(copyOptions, spill)
+    else this.copy = this.#shown = new BlockCopy(copyOptions)
     this.#target = target
     this.#onCopyError = options.onCopyError
     this.#timeoutMs = options.timeoutMs
   }
 
   /** The disk of the moment, for `snapshot-access`. */
-  get preserved(): PreservedDisk {
-    const { copy } = this
+  get preserved(): PreservedDisk | undefined {
+    const copy = this.#shown
+    if (!copy) return undefined
     return {
       size: copy.size,
-      read: (offset, target, io) => this.#readPreserved(offset, target, io),
+      read: (offset, target, io) => this.#readPreserved(copy, offset, target, io),
       extentAt: (offset, length, io) =>
         copy.whileFixed(offset, length, io, async (inside, copied) => {
           this.#checkKept()
@@ -132,10 +153,10 @@ export class CopyBeforeWrite extends Filter {
     await this.copy.idle()
   }
 
-  async #readPreserved(offset: number, target: Uint8Array, io: Io): Promise<void> {
+  async #readPreserved(copy: BlockCopy, offset: number, target: Uint8Array, io: Io): Promise<void> {
     for (let at = 0; at < target.length; ) {
       const from = offset + at
-      at += await this.copy.whileFixed(from, target.length - at, io, async (length, copied) => {
+      at += await copy.whileFixed(from, target.length - at, io, async (length, copied) => {
         const side = copied ? this.#target : this.next
         await side.read(from, target.subarray(at, at + length), io)
         // Meanwhile a guest may have overwritten what could not be copied.
@@ -171,9 +192,9 @@ export class CopyBeforeWrite extends Filter {
   }
 
   async #copyInTime(offset: number, length: number, io: Io): Promise<void> {
-    if (this.#timeoutMs === 0) return await this.copy.copy(offset, length, io)
+    if (this.#timeoutMs === 0) return await this.copy.preserve(offset, length, io)
     const signal = AbortSignal.any([io.signal, AbortSignal.timeout(this.#timeoutMs)])
-    await this.copy.copy(offset, length, { ...plainIo, signal })
+    await this.copy.preserve(offset, length, { ...plainIo, signal })
   }
 }
 
@@ -232,7 +253,7 @@ function takeBitmap(reader: OptionReader): CopyBeforeWriteOptions['bitmap'] {
 
 /** The filter with nothing to be copied yet: its user says what. */
 export async function openCopyBeforeWrite(
-  options: CopyBeforeWriteOptions & { readonly compress?: boolean },
+  options: CopyBeforeWriteOptions & CopyMaking,
   context: OpenContext,
 ): Promise<CopyBeforeWrite> {
   const source = await context.child('filtered', options.file)
@@ -244,5 +265,7 @@ export async function openCopyBeforeWrite(
       { node: context.name, errno: 'EINVAL' },
     )
   }
-  return new CopyBeforeWrite(source, target, options)
+  const spill =
+    options.spill === undefined ? undefined : await context.child('target', options.spill, 'spill')
+  return new CopyBeforeWrite(source, target, options, spill)
 }

@@ -4,7 +4,8 @@ import { checkUsable } from '../bitmap/usable.ts'
 import { BlockError } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
-import type { Job, JobOptions } from './job.ts'
+import { Fleecing, type FleecingOptions } from './fleecing.ts'
+import type { Job, JobControl, JobOptions, JobWork } from './job.ts'
 import type { JobTable } from './job-table.ts'
 import { PreservedDisk, type SyncMode } from './preserved-disk.ts'
 import { type BitmapMode, SyncBitmap } from './sync-bitmap.ts'
@@ -23,6 +24,8 @@ export interface BackupOptions extends Omit<JobOptions, 'type'> {
   /** What becomes of it; `on-success` unless given. */
   readonly bitmapMode?: BitmapMode
   readonly compress?: boolean
+  /** Guests wait for a spill area, in a file or on `node`, and not for the target. */
+  readonly fleecing?: FleecingOptions & { readonly node?: BlockNode }
   /** Name of the filter's node while the job runs. */
   readonly filterName?: string
 }
@@ -54,19 +57,24 @@ export async function prepareBackup(
   jobs.checkId(options.id)
   checkNodes(options)
   let job: Job | undefined
-  const disk = await PreservedDisk.open(graph, {
-    ...options,
-    bitmap: syncBitmap(options),
-    description: `job '${options.id}'`,
-    job: () => job,
-  })
+  const fleecing = options.fleecing && new Fleecing(options.fleecing)
+  let disk: PreservedDisk | undefined
   try {
+    disk = await PreservedDisk.open(graph, {
+      ...options,
+      bitmap: syncBitmap(options),
+      fleecing,
+      spill: options.fleecing?.node,
+      description: `job '${options.id}'`,
+      job: () => job,
+    })
     await PreservedDisk.preserve(graph, [disk])
-    job = jobs.create({ ...options, type: 'backup' }, backupWork(disk, options))
+    job = jobs.create({ ...options, type: 'backup' }, backupWork(disk, fleecing, options))
     const created = job
     return { job: created, abort: () => created.cancel() }
   } catch (error) {
-    await disk.drop()
+    await disk?.drop()
+    await fleecing?.[Symbol.asyncDispose]()
     throw error
   }
 }
@@ -79,15 +87,25 @@ function syncBitmap(options: BackupOptions): SyncBitmap | undefined {
   return new SyncBitmap(options.source.bitmaps, bitmap, bitmapMode, `job '${id}'`)
 }
 
-function backupWork(disk: PreservedDisk, options: BackupOptions) {
+function backupWork(
+  disk: PreservedDisk,
+  fleecing: Fleecing | undefined,
+  options: BackupOptions,
+): JobWork {
+  const drop = async (succeeded: boolean) => {
+    await disk.drop(succeeded)
+    await fleecing?.[Symbol.asyncDispose]()
+  }
   return {
-    async run(control: Parameters<PreservedDisk['copy']>[0]) {
-      await disk.copy(control)
+    async run(control: JobControl) {
+      disk.report(control)
+      const copy = (signal: AbortSignal) => disk.copy(control, signal)
+      await (fleecing ? fleecing.during(control, copy) : copy(control.signal))
       // The backup is worth something only once it survives a power cut.
       await options.target.flush()
     },
-    complete: () => disk.drop(true),
-    abort: () => disk.drop(),
+    complete: () => drop(true),
+    abort: () => drop(false),
   }
 }
 

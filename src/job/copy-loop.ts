@@ -58,6 +58,8 @@ export interface CopyLoopOptions {
   readonly control: JobControl
   /** Fires when the copy has become pointless. */
   readonly signal: AbortSignal
+  /** Waits while something else has to be copied first; before each piece. */
+  readonly turn?: () => Promise<void>
 }
 
 export async function runCopyLoop(options: CopyLoopOptions): Promise<void> {
@@ -87,6 +89,7 @@ class CopyLoop {
     try {
       while (!this.#failure && !signal.aborted) {
         await control.pausePoint()
+        await this.#options.turn?.()
         if (!(await this.#step())) return
       }
     } catch (error) {
@@ -111,7 +114,7 @@ class CopyLoop {
   async #deal(offset: number, length: number): Promise<void> {
     const end = offset + length
     for (let at = offset; at < end; ) {
-      const done = await this.#attempt(() => this.#dealRun(at, end - at))
+      const done = await underPolicy(this.#options.control, () => this.#dealRun(at, end - at))
       at += done ?? end - at
     }
   }
@@ -151,18 +154,21 @@ class CopyLoop {
       throw new CopyError('source', offset, error)
     }
   }
+}
 
-  /** Runs work until it succeeds or the policy gives up; undefined when it passes over. */
-  async #attempt<T>(work: () => Promise<T>): Promise<T | undefined> {
-    for (;;) {
-      try {
-        return await work()
-      } catch (error) {
-        if (!(error instanceof CopyError)) throw error
-        const operation = error.side === 'source' ? 'read' : 'write'
-        const answer = await this.#options.control.failed(error.cause, operation)
-        if (answer === 'ignore') return undefined
-      }
+/** Runs work until it succeeds or the policy gives up; undefined when it passes over. */
+export async function underPolicy<T>(
+  control: JobControl,
+  work: () => Promise<T>,
+): Promise<T | undefined> {
+  for (;;) {
+    try {
+      return await work()
+    } catch (error) {
+      if (!(error instanceof CopyError)) throw error
+      const operation = error.side === 'source' ? 'read' : 'write'
+      const answer = await control.failed(error.cause, operation)
+      if (answer === 'ignore') return undefined
     }
   }
 }

@@ -4,11 +4,16 @@
  */
 
 import { CopyError } from '../block/block-copy.ts'
-import { type CopyBeforeWrite, openCopyBeforeWrite } from '../filter/copy-before-write.ts'
+import {
+  type CopyBeforeWrite,
+  copyClusterSize,
+  openCopyBeforeWrite,
+} from '../filter/copy-before-write.ts'
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { runCopyLoop, statusOf } from './copy-loop.ts'
+import type { Fleecing } from './fleecing.ts'
 import { drainOf } from './ground.ts'
 import type { Job, JobControl } from './job.ts'
 import type { SyncBitmap } from './sync-bitmap.ts'
@@ -23,6 +28,10 @@ export interface PreserveOptions {
   /** The bitmap that is brought up to date, and with `bitmap` says what to copy. */
   readonly bitmap?: SyncBitmap
   readonly compress?: boolean
+  /** Guests wait for room there instead of the target. It has to live longer than the disk. */
+  readonly fleecing?: Fleecing
+  /** The disk's own node for that; what it holds is overwritten. */
+  readonly spill?: BlockNode
   /** Name of the filter's node. */
   readonly filterName?: string
   /** As messages name the job. */
@@ -41,12 +50,15 @@ export class PreservedDisk {
   /** The job's own use of the filter, once that is in place. */
   #edge: Edge | undefined
   #dropped = false
-  #unblock = () => {}
+  #unblock: (() => void)[] = []
 
   /** Opens the filter; nothing is preserved before `preserve`. */
   static async open(graph: Graph, options: PreserveOptions): Promise<PreservedDisk> {
     options.source.blockers.check('backup-source')
     options.target.blockers.check('backup-target')
+    const { fleecing, spill } = options
+    spill?.blockers.check('backup-target')
+    if (fleecing && !spill) await fleecing.openFile(copyClusterSize(options.target.layer))
     const name = options.filterName === undefined ? {} : { 'node-name': options.filterName }
     const { node, layer } = await graph.add('copy-before-write', name, (context) =>
       openCopyBeforeWrite(
@@ -56,6 +68,8 @@ export class PreservedDisk {
           onCopyError: 'break-snapshot',
           timeoutMs: 0,
           compress: options.compress,
+          spill: spill?.name,
+          makeCopy: fleecing?.makeCopy.bind(fleecing),
         },
         context,
       ),
@@ -88,9 +102,11 @@ export class PreservedDisk {
     for (const disk of disks) {
       disk.#attach()
       // The source can be backed up twice at the same time; the target is the job's alone.
-      disk.#unblock = disk.#options.target.blockers.add(
-        'block device is in use by block job: backup',
-      )
+      const { target, spill } = disk.#options
+      const reason = 'block device is in use by block job: backup'
+      for (const node of spill ? [target, spill] : [target]) {
+        disk.#unblock.push(node.blockers.add(reason))
+      }
     }
   }
 
@@ -100,9 +116,13 @@ export class PreservedDisk {
     return todo.size === todo.capacity ? size : Math.min(size, todo.size * clusterSize)
   }
 
-  /** Copies the disk, or, with `none`, only waits while guest writes do. */
-  async copy(control: JobControl): Promise<void> {
-    const signal = AbortSignal.any([control.signal, this.#broken.signal])
+  /** Fires, with the error, when the disk of that moment is lost. */
+  get broken(): AbortSignal {
+    return this.#broken.signal
+  }
+
+  /** Tells of the progress of a job that copies nothing but this disk. */
+  report(control: JobControl): void {
     let { total } = this
     control.setTotal(total)
     this.layer.copy.onProgress = (bytes) => control.advance(bytes)
@@ -111,12 +131,22 @@ export class PreservedDisk {
       total -= bytes
       control.setTotal(total)
     }
+  }
+
+  /**
+   * Copies the disk, or, with `none`, only waits while guest writes do; until `end` fires, if it
+   * does.
+   */
+  async copy(control: JobControl, end: AbortSignal = control.signal): Promise<void> {
+    const signal = AbortSignal.any([control.signal, end, this.#broken.signal])
+    const { fleecing } = this.#options
     if (this.#options.sync === 'none') return await control.rest(signal)
     await runCopyLoop({
       copy: this.layer.copy,
       status: statusOf(this.source, this.#options.sync === 'top'),
       control,
       signal,
+      turn: fleecing && (() => fleecing.turn(control)),
     })
   }
 
@@ -127,7 +157,7 @@ export class PreservedDisk {
   async drop(succeeded = false): Promise<void> {
     if (this.#dropped) return
     this.#dropped = true
-    this.#unblock()
+    for (const unblock of this.#unblock) unblock()
     await this.layer.copy.idle()
     this.#options.bitmap?.end(succeeded, this.layer.copy)
     await this.#edge?.[Symbol.asyncDispose]()

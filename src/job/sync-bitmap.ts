@@ -10,7 +10,7 @@
  * | `never`      | what it said before and what changed | the same                 |
  */
 import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
-import type { BlockCopy } from '../block/block-copy.ts'
+import type { DiskCopy } from '../block/disk-copy.ts'
 import type { BitmapTable } from '../graph/bitmap-table.ts'
 
 export type BitmapMode = 'on-success' | 'never' | 'always'
@@ -35,7 +35,7 @@ export class SyncBitmap {
   }
 
   /** Ends the backup, once; without `freeze` before it does nothing. */
-  end(succeeded: boolean, copy: BlockCopy): void {
+  end(succeeded: boolean, copy: Pick<DiskCopy, 'todo' | 'clusterSize'>): void {
     const { bitmap } = this
     if (!bitmap.frozen) return
     const goOn = this.#mode === 'always' || (this.#mode === 'on-success' && succeeded)

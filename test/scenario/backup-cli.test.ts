@@ -246,6 +246,49 @@ test('what cannot be done is one clear error, and nothing is left', async () => 
   await expectUnharmed(daemon, nodes)
 })
 
+test('with fleecing, while a guest overwrites everything; the spill file has no name', async () => {
+  const daemon = await daemonWithDisks()
+  const spill = ['--fleecing', 'tmp', '--spill-limit', '512k', '--on-spill-full', 'slow']
+  const running = startBackup(daemon, ...spill, '--speed', '8M', '--progress', 'json', 'out.vma')
+  await running.saw(/progress/)
+  for (let at = 5 * MiB; at >= 0; at -= MiB) {
+    await writeAsGuest(daemon, 'disk0', at, Buffer.alloc(MiB, 0x5a))
+  }
+  expect(await pipes()).toEqual([])
+  await using client = await QmpClient.connect(daemon.monitor)
+  const state = (await client.execute('query-backup')) as Record<string, number>
+  expect(state['spill-peak']).toBeGreaterThan(0)
+  expect(state['spill-peak']).toBeLessThanOrEqual(512 * 1024)
+  expect(await running.ended).toMatchObject({ status: 0, stderr: '' })
+  await expectRestored('out.vma')
+})
+
+test('with fleecing and no patience: the backup is given up, the guest goes on', async () => {
+  const daemon = await daemonWithDisks()
+  const nodes = await daemon.nodes()
+  const spill = ['--fleecing=tmp', '--spill-limit=64k', '--on-spill-full=give-up']
+  const running = startBackup(daemon, ...spill, '--speed', '1M', '--progress', 'json', 'out.vma')
+  await running.saw(/progress/)
+  await writeAsGuest(daemon, 'disk0', 3 * MiB, Buffer.alloc(2 * MiB, 0x5a))
+  const { status, stderr } = await running.ended
+  expect(stderr).toMatch(/^varve backup: the spill area is full[^\n]*\n$/)
+  expect(status).toBe(1)
+  await expectUnharmed(daemon, nodes)
+})
+
+test('what only fleecing knows is refused without it', async () => {
+  const { status, stderr } = await runVarve([
+    'backup',
+    '--monitor',
+    'x',
+    '--spill-limit',
+    '1M',
+    'y',
+  ])
+  expect(stderr).toBe('varve backup: --spill-limit and --on-spill-full need --fleecing\n')
+  expect(status).toBe(1)
+})
+
 test('Ctrl-C while the daemon waits for the reader of a FIFO ends the waiting', async () => {
   const daemon = await daemonWithDisks()
   const nodes = await daemon.nodes()

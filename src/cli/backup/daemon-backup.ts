@@ -12,6 +12,12 @@ export interface BackupRequest {
   readonly devices: readonly { readonly node: string; readonly name?: string }[]
   /** Bytes a second; 0 is no limit. */
   readonly speed: number
+  /** The folder is absolute. What is not given is the daemon's choice. */
+  readonly fleecing?: {
+    readonly folder?: string
+    readonly limit?: number
+    readonly onFull?: 'slow' | 'give-up'
+  }
 }
 
 export interface BackupState {
@@ -134,7 +140,7 @@ async function cancelIfOurs(address: string, file: string): Promise<void> {
  * do not: several configuration files, names of disks in the archive.
  */
 function argumentsOf(request: BackupRequest): Record<string, unknown> {
-  const { file, configs, devices, speed } = request
+  const { file, configs, devices, speed, fleecing } = request
   const renamed = devices.some(({ name }) => name !== undefined)
   return {
     'backup-file': file,
@@ -145,6 +151,12 @@ function argumentsOf(request: BackupRequest): Record<string, unknown> {
     ...(devices.length > 0 && !renamed
       ? { devlist: devices.map(({ node }) => node).join(',') }
       : {}),
+    ...(fleecing && {
+      fleecing: true,
+      'spill-folder': fleecing.folder,
+      'spill-limit': fleecing.limit,
+      'on-spill-full': fleecing.onFull,
+    }),
     ...(renamed ? { devices: devices.map(({ node, name }) => ({ 'node-name': node, name })) } : {}),
   }
 }

@@ -6,6 +6,7 @@ import { BlockError } from '../../errors.ts'
 import { filenameOf } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { prepareBackup } from '../../job/backup.ts'
+import type { FleecingOptions } from '../../job/fleecing.ts'
 import type { BitmapMode } from '../../job/sync-bitmap.ts'
 import { type ActionContext, action, actionCommand, type Prepared } from '../action.ts'
 import { command } from '../command.ts'
@@ -55,6 +56,8 @@ const backupStatus = object('BackupStatus', {
   'backup-file': optional(str, 'The archive.'),
   uuid: optional(str, 'Its uuid.'),
   'job-id': optional(str, 'The job, for `block-job-set-speed` and the like. Ours.'),
+  'spill-used': optional(int, 'With fleecing: bytes of old data that wait. Ours.'),
+  'spill-peak': optional(int, 'The same at the worst moment. Ours.'),
 })
 
 const newImageMode = enumeration('NewImageMode', ['existing', 'absolute-paths'])
@@ -247,6 +250,25 @@ export const backupCommands = [
       devices: optional(list(archiveDevice), 'Nodes, each with a name for the archive. Ours.'),
       speed: optional(int, 'Limit in bytes a second; 0 is no limit.'),
       'job-id': optional(str, 'Id of the job; chosen unless given. Ours.'),
+      fleecing: optional(
+        bool,
+        'Clients that overwrite something during the backup wait until the old data is in a fast ' +
+          'spill area, not in the archive: in the node called as the disk with `-fleecing` at the ' +
+          'end, if there is one, which is overwritten; otherwise in a file.',
+      ),
+      'spill-folder': optional(
+        str,
+        'Folder of that file, which has no name; `$TMPDIR` or `/var/tmp` unless given. Ours.',
+      ),
+      'spill-limit': optional(
+        int,
+        'Bytes of old data that may wait at a time, of all disks; 4 GiB unless given. Ours.',
+      ),
+      'on-spill-full': optional(
+        enumeration('OnSpillFull', ['slow', 'give-up']),
+        'When they do: `slow` (unless given) lets clients wait for the archive, as without ' +
+          'fleecing; `give-up` ends the backup. Ours.',
+      ),
     }),
     returns: object('UuidInfo', { UUID: required(str, 'The uuid of the archive.') }),
     concurrent: true,
@@ -256,9 +278,11 @@ export const backupCommands = [
       const files = [args['config-file'], args['firewall-file']].filter(
         (file) => file !== undefined,
       )
+      const fleecing = fleecingOf(args)
       const UUID = await daemon.backups.start({
         file: args['backup-file'],
         disks: disksOf(daemon, args),
+        fleecing,
         configs: [...files.map((path) => ({ path })), ...configs],
         speed,
         jobId: args['job-id'],
@@ -306,7 +330,30 @@ function disksOf(daemon: StorageDaemon, { devlist, devices = [] }: NamedDisks) {
   return chosen.map((each) => ({
     name: each.name ?? each['node-name'],
     node: daemon.graph.node(each['node-name']),
+    spill: daemon.graph.nodes.get(`${each['node-name']}-fleecing`),
   }))
+}
+
+interface FleecingArguments {
+  readonly fleecing?: boolean
+  readonly 'spill-folder'?: string
+  readonly 'spill-limit'?: number
+  readonly 'on-spill-full'?: 'slow' | 'give-up'
+}
+
+function fleecingOf(args: FleecingArguments): FleecingOptions | undefined {
+  if (!args.fleecing) {
+    const given = (['spill-folder', 'spill-limit', 'on-spill-full'] as const).find(
+      (name) => args[name] !== undefined,
+    )
+    if (given) throw invalid(`'${given}' needs 'fleecing'`)
+    return undefined
+  }
+  return {
+    folder: args['spill-folder'],
+    limit: args['spill-limit'],
+    onFull: args['on-spill-full'],
+  }
 }
 
 function unique<T>(items: readonly T[], key: (item: T) => string): T[] {
