@@ -10,6 +10,9 @@
  *   })
  * })
  * ```
+ *
+ * A second QEMU may be installed beside the system's: `newerPeer` is a program of the folder that
+ * `VARVE_QEMU10` names, which `.ci/qemu-10` fills. It is not required, for it is downloaded.
  */
 import { execFile } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
@@ -38,20 +41,39 @@ export interface Peer {
 
 /** The program `name`. Its tests may need `others` too: programs, looked for in PATH as well. */
 export function peer(name: string, ...others: string[]): Peer {
-  const path = findProgram(name)
   const absent = [name, ...others].filter((program) => !findProgram(program))
   const note = `${absent.join(', ')} not installed`
+  return peerAt(name, findProgram(name), { absent: absent.length > 0, note, required: inCi() })
+}
+
+/** The program `name` of QEMU 10, beside the system's. */
+export function newerPeer(name: string): Peer {
+  const folder = process.env.VARVE_QEMU10
+  const path = folder ? [join(folder, name)].find(isExecutable) : undefined
+  const note = folder ? `no ${name} in ${folder}` : 'VARVE_QEMU10 is not set; see .ci/qemu-10'
+  return peerAt(name, path, { absent: path === undefined, note, required: false })
+}
+
+interface Presence {
+  readonly absent: boolean
+  readonly note: string
+  /** Fail rather than skip. */
+  readonly required: boolean
+}
+
+function peerAt(name: string, path: string | undefined, presence: Presence): Peer {
+  const { absent, note, required } = presence
   return {
     name,
     path,
     describe(title, body) {
-      if (absent.length === 0) describeTests(title, body)
-      else if (inCi()) describeTests(title, () => test('has its peers', () => fail(note)))
+      if (!absent) describeTests(title, body)
+      else if (required) describeTests(title, () => test('has its peers', () => fail(note)))
       else describeTests.skip(`${title} [skipped: ${note}]`, body)
     },
     it(title, body) {
-      if (absent.length === 0) test(title, body)
-      else if (inCi()) test(title, () => fail(note))
+      if (!absent) test(title, body)
+      else if (required) test(title, () => fail(note))
       else test.skip(`${title} [skipped: ${note}]`, body)
     },
     async run(...args) {

@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { afterEach } from 'vitest'
 import { QmpClient, type QmpEvent } from '../../src/wire/qmp/client.ts'
-import { peer } from '../peers.ts'
+import { type Peer, peer } from '../peers.ts'
 
 export const qemuSystem = peer('qemu-system-x86_64')
 
@@ -35,6 +35,8 @@ export interface VmOptions {
   readonly args?: readonly string[]
   readonly memory?: number
   readonly incoming?: string
+  /** Another QEMU than the system's. */
+  readonly qemu?: Peer
   /** Value of `-drive` for the disk that the guest boots from; a raw one is made otherwise. */
   readonly drive?: string
   /** Further descriptors, from 3 on, as `spawn` takes them. */
@@ -66,7 +68,7 @@ export class Vm implements AsyncDisposable {
   }
 
   static async start(options: VmOptions): Promise<Vm> {
-    const { folder, name, guest = 'guest' } = options
+    const { folder, name, guest = 'guest', qemu = qemuSystem } = options
     const disk = join(folder, `${name}.raw`)
     const serial = join(folder, `${name}.serial`)
     // Two monitors: one of the test, one for the program under test.
@@ -75,7 +77,7 @@ export class Vm implements AsyncDisposable {
     await Promise.all([own, monitor, serial].map((path) => rm(path, { force: true })))
     if (options.drive === undefined) await bootDisk(disk, guest)
     const child = spawn(
-      qemuSystem.path ?? 'qemu-system-x86_64',
+      qemu.path ?? qemu.name,
       [
         ...['-accel', 'tcg', '-m', String(options.memory ?? 128), '-machine', 'pc'],
         ...['-nodefaults', '-display', 'none', '-serial', `file:${serial}`],
