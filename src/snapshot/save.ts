@@ -1,4 +1,5 @@
 /** Saves a migration stream as a snapshot. */
+import { BlockError } from '../errors.ts'
 import type { SnapshotImage } from './image/snapshot-image.ts'
 import {
   type SnapshotSummary,
@@ -34,6 +35,7 @@ export async function saveSnapshot(
   try {
     for await (const item of reader) {
       options.signal?.throwIfAborted()
+      if (reader.usesMultifd) throw elsewhere(reader)
       await take(item, writer, options)
       options.onProgress?.(reader.offset)
     }
@@ -69,4 +71,10 @@ async function take(item: StreamItem, writer: SnapshotWriter, options: SaveOptio
     case 'ram-part':
       return
   }
+}
+
+/** One channel of several is a stream that looks whole. */
+function elsewhere({ offset }: StreamReader): BlockError {
+  const text = 'a snapshot cannot carry multifd: most of the pages come over other connections'
+  return new BlockError('UNSUPPORTED', text, { offset, errno: 'ENOTSUP' })
 }

@@ -6,9 +6,18 @@ import { readStream, type StreamOptions } from '../../src/snapshot/stream/parser
 import type { StreamItem } from '../../src/snapshot/stream/stream-item.ts'
 import type { ByteSource } from '../../src/snapshot/stream/window.ts'
 
-/** A capture of QEMU 7.2; see `test/images/README.md`. */
+/** A capture of QEMU; see `test/images/README.md`. */
 export function capture(name: string): Buffer {
-  const url = new URL(`../images/migration/${name}.stream.gz`, import.meta.url)
+  return unpacked(`${name}.stream`)
+}
+
+/** A mapped-ram file of QEMU 10. */
+export function mappedCapture(name: string): Buffer {
+  return unpacked(name)
+}
+
+function unpacked(name: string): Buffer {
+  const url = new URL(`../images/migration/${name}.gz`, import.meta.url)
   return gunzipSync(readFileSync(fileURLToPath(url)))
 }
 

@@ -4,6 +4,7 @@ import { SnapshotReader } from '../../src/snapshot/image/snapshot-reader.ts'
 import type { WriterOptions } from '../../src/snapshot/image/snapshot-writer.ts'
 import { saveSnapshot } from '../../src/snapshot/save.ts'
 import { readStream } from '../../src/snapshot/stream/parser.ts'
+import type { ByteSource } from '../../src/snapshot/stream/window.ts'
 import { sourceOf } from './migration.ts'
 
 export interface MemoryImage extends SnapshotImage {
@@ -36,8 +37,15 @@ export function memoryImage(size: number, stateSize = 1024 * 1024): MemoryImage 
 }
 
 export async function saved(stream: Uint8Array, options: WriterOptions = {}): Promise<MemoryImage> {
+  return await savedFrom(sourceOf(stream), options)
+}
+
+export async function savedFrom(
+  source: ByteSource,
+  options: WriterOptions = {},
+): Promise<MemoryImage> {
   const image = memoryImage(16 * 1024 * 1024)
-  await saveSnapshot(readStream(sourceOf(stream)), image, options)
+  await saveSnapshot(readStream(source), image, options)
   return image
 }
 

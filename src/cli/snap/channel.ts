@@ -12,6 +12,8 @@ import { SnapFailure } from './failure.ts'
 export interface Channel {
   readonly source: ByteSource
   readonly sink: ByteSink
+  /** Throws when what came is not all: the peer has sent something on other connections. */
+  check(): void
   /** Ends both directions at once. */
   close(): Promise<void>
 }
@@ -30,15 +32,21 @@ export async function openChannel(
   const fd = /^fd:(\d+)$/.exec(uri)
   if (fd) return descriptorChannel(Number(fd[1]))
   const address = addressOf(uri)
-  const socket =
-    direction === 'save' ? await accept(address, uri, signal) : await dial(address, uri, signal)
-  return socketChannel(socket, uri)
+  if (direction === 'load') return socketChannel(await dial(address, uri, signal), uri)
+  const listener = await listen(address, uri, signal)
+  try {
+    return socketChannel(await listener.accepted, uri, listener.close)
+  } catch (error) {
+    await listener.close()
+    throw error
+  }
 }
 
 function standardChannel(direction: 'save' | 'load', bulk: boolean): Channel {
   const sink = new DescriptorSink(1, 'standard output')
   if (direction === 'save') {
-    return { source: new DescriptorSource(0, 'standard input'), sink, close: () => sink.end() }
+    const source = new DescriptorSource(0, 'standard input')
+    return { source, sink, check: () => {}, close: () => sink.end() }
   }
   if (bulk) sink.widen()
   // Reading must not keep the process alive, and must not occupy a thread of the pool for ever.
@@ -48,7 +56,7 @@ function standardChannel(direction: 'save' | 'load', bulk: boolean): Channel {
     await sink.end()
     stdin.destroy()
   }
-  return { source, sink, close }
+  return { source, sink, check: () => {}, close }
 }
 
 function descriptorChannel(fd: number): Channel {
@@ -60,14 +68,23 @@ function descriptorChannel(fd: number): Channel {
   }
 }
 
-function socketChannel(socket: Socket, name: string): Channel {
+/** `after` is done when the channel is closed. */
+function socketChannel(
+  socket: Socket,
+  name: string,
+  after: () => Promise<void> = async () => {},
+): Channel {
   const source = new SocketSource(socket, name)
   const sink = new SocketSink(socket, name)
+  const check = () => {
+    if (socket.errored instanceof BlockError) throw socket.errored
+  }
   const close = async () => {
     await sink.end()
     socket.destroy()
+    await after()
   }
-  return { source, sink, close }
+  return { source, sink, check, close }
 }
 
 type Address = { readonly path: string } | { readonly host: string; readonly port: number }
@@ -82,20 +99,6 @@ function addressOf(uri: string): Address {
     if (port < 65536) return { host, port }
   }
   throw new SnapFailure(`Invalid URI '${uri}': fd:N, unix:PATH or tcp:HOST:PORT is needed`)
-}
-
-/** Waits for one connection. */
-async function accept(
-  address: Address,
-  uri: string,
-  signal: AbortSignal | undefined,
-): Promise<Socket> {
-  const listener = await listen(address, uri, signal)
-  try {
-    return await listener.accepted
-  } finally {
-    await listener.close()
-  }
 }
 
 interface Listener {
@@ -123,9 +126,28 @@ async function listen(
   } finally {
     process.umask(mask)
   }
+  server.on('connection', onlyOne())
   const accepted = once(server, 'connection', { signal }).then(([socket]) => socket as Socket)
   accepted.catch(() => {})
   return { accepted, close }
+}
+
+/**
+ * With multifd QEMU connects several times, and sends most pages on the later connections; the
+ * first looks like a stream of its own, in which those pages are missing.
+ */
+function onlyOne(): (socket: Socket) => void {
+  let first: Socket | undefined
+  return (socket) => {
+    if (!first) {
+      first = socket
+      first.on('error', () => {})
+      return
+    }
+    socket.destroy()
+    const text = 'a snapshot cannot carry a migration over several connections (multifd)'
+    first.destroy(new BlockError('UNSUPPORTED', text, { errno: 'ENOTSUP' }))
+  }
 }
 
 /** A socket at a path, at which one connection is waited for once it is asked for. */

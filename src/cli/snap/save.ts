@@ -20,6 +20,7 @@ export async function save(settings: SnapArguments, io: NamedIo): Promise<number
     const summary = await saveInto(file, reader, settings, io, {
       onPing: (value) => void answer(channel, returnMessage.MIG_RP_MSG_PONG, value),
     })
+    channel.check()
     await file.keep()
     // QEMU takes the migration for complete when it hears so, which has to be true by then.
     if (reader.hasReturnPath) await answer(channel, returnMessage.MIG_RP_MSG_SHUT, 0)

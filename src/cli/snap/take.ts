@@ -42,6 +42,7 @@ export async function take(settings: SnapArguments, io: NamedIo): Promise<number
             ...{ onRam, asRunning: running, signal },
             onPing: (value) => void stream.answer(returnMessage.MIG_RP_MSG_PONG, value),
           })
+          stream.check()
           await file.keep()
           if (reader.hasReturnPath) await stream.answer(returnMessage.MIG_RP_MSG_SHUT, 0)
           await stream.close()
@@ -86,6 +87,10 @@ class IncomingStream {
     const options = { pageSize, withoutDescription: noDescription }
     this.#reader = readStream(this.#channel.source, options)
     return this.#reader
+  }
+
+  check(): void {
+    this.#channel?.check()
   }
 
   async answer(type: number, value: number): Promise<void> {

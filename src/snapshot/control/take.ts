@@ -58,6 +58,12 @@ export interface Taken extends SnapshotSummary {
   readonly mode: TakeMode
 }
 
+/**
+ * Capabilities that make another kind of stream, or several: they are off meanwhile. Those that
+ * need others come first.
+ */
+const foreign = ['zero-copy-send', 'multifd', 'mapped-ram', 'dirty-bitmaps', 'x-colo']
+
 /** What the guest has to be doing. */
 const allowedStates = ['running', 'paused']
 
@@ -126,6 +132,7 @@ class Take {
   async #chooseMode(): Promise<TakeMode> {
     const { mode } = this.#options
     const known = await capabilitiesOf(this.#qmp)
+    for (const name of foreign) await this.#set(name, false, known)
     if (mode !== 'live') {
       try {
         await this.#set('background-snapshot', true, known)
@@ -260,7 +267,7 @@ class Take {
     const qmp = this.#qmp
     if (qmp.lost.aborted) return
     await migrationReaches(qmp, endedStates, AbortSignal.timeout(restoreMs)).catch(() => {})
-    for (const [name, state] of this.#changed) {
+    for (const [name, state] of [...this.#changed].reverse()) {
       await setCapability(qmp, name, state).catch(() => {})
     }
     if (this.#wasRunning && (await runStateOf(qmp).catch(() => 'running')) !== 'running') {

@@ -7,13 +7,14 @@ import {
   eos,
   footer,
   header,
+  mappedCapture,
   page,
   text,
   u8,
   u32,
   u64,
 } from '../../../test/support/migration.ts'
-import { ramOf, saved } from '../../../test/support/snapshot.ts'
+import { ramOf, saved, savedFrom } from '../../../test/support/snapshot.ts'
 import { SnapshotReader } from '../image/snapshot-reader.ts'
 import { readStream } from '../stream/parser.ts'
 import { isMappedRam, mappedRamSource, writeMappedRam } from './mapped-ram.ts'
@@ -92,22 +93,37 @@ describe('a mapped-ram file', () => {
     await expect(consume()).rejects.toMatchObject({ code: 'CORRUPT_IMAGE' })
   })
 
-  it.each(['tiny', 'tiny-uuid', 'tiny-shared'])('is made of %s, and read again', async (name) => {
-    const image = await saved(capture(name))
-    const snapshot = await SnapshotReader.open(image)
-    const bytes = Buffer.alloc(16 * MiB)
-    const length = await writeMappedRam(snapshot, {
-      name: 'mapped',
-      async write(offset, part) {
-        bytes.set(part, offset)
-      },
-    })
-    const source = await mappedRamSource(fileOf(bytes.subarray(0, length)))
-    const parts: Buffer[] = []
-    const part = Buffer.alloc(100_000)
-    for (let count = await source.read(part); count > 0; count = await source.read(part)) {
-      parts.push(Buffer.from(part.subarray(0, count)))
-    }
-    expect(await ramOf(await saved(Buffer.concat(parts)))).toEqual(await ramOf(image))
+  it('of QEMU 10 has the pages that its stream has', async () => {
+    const source = await mappedRamSource(fileOf(mappedCapture('tiny-10-mapped')))
+    expect(await ramOf(await savedFrom(source))).toEqual(
+      await ramOf(await saved(capture('tiny-10'))),
+    )
   })
+
+  it('without bitmaps, which background-snapshot makes, is refused', async () => {
+    const source = await mappedRamSource(fileOf(mappedCapture('tiny-10-mapped-background')))
+    await expect(savedFrom(source)).rejects.toThrow(/none of its pages is marked/)
+  })
+
+  it.each(['tiny', 'tiny-uuid', 'tiny-shared', 'tiny-10'])(
+    'is made of %s, and read again',
+    async (name) => {
+      const image = await saved(capture(name))
+      const snapshot = await SnapshotReader.open(image)
+      const bytes = Buffer.alloc(16 * MiB)
+      const length = await writeMappedRam(snapshot, {
+        name: 'mapped',
+        async write(offset, part) {
+          bytes.set(part, offset)
+        },
+      })
+      const source = await mappedRamSource(fileOf(bytes.subarray(0, length)))
+      const parts: Buffer[] = []
+      const part = Buffer.alloc(100_000)
+      for (let count = await source.read(part); count > 0; count = await source.read(part)) {
+        parts.push(Buffer.from(part.subarray(0, count)))
+      }
+      expect(await ramOf(await saved(Buffer.concat(parts)))).toEqual(await ramOf(image))
+    },
+  )
 })

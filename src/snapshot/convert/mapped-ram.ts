@@ -5,6 +5,7 @@
  */
 import { alignUp, MiB } from '../../bytes/range.ts'
 import { struct, u32, u64 } from '../../bytes/struct.ts'
+import { isZero } from '../../bytes/zero.ts'
 import { BlockError } from '../../errors.ts'
 import type { SnapshotReader } from '../image/snapshot-reader.ts'
 import { readConfiguration, settingsOf, withCapabilities } from '../stream/configuration.ts'
@@ -59,7 +60,13 @@ async function* streamOf(file: RandomFile): AsyncGenerator<Uint8Array> {
   )
   const { blocks, sectionId, end } = await readList(file, window, capabilities, pageSize)
   yield ramListSection(blocks, { sectionId, pageSizes: false })
-  for (const block of blocks) yield* pagesOf(file, block, sectionId, pageSize)
+  const found: Found = { present: false, data: false }
+  for (const block of blocks) yield* pagesOf(file, block, { sectionId, pageSize, found })
+  if (found.data && !found.present) {
+    const text =
+      'none of its pages is marked as present, as when QEMU makes such a file with background-snapshot'
+    throw fault(file, end, text)
+  }
   const rest = sourceAt(file, end)
   const buffer = new Uint8Array(pieceLength)
   for (let count = await rest.read(buffer); count > 0; count = await rest.read(buffer)) {
@@ -129,14 +136,29 @@ async function readBlock(file: RandomFile, at: number, addressed: boolean): Prom
   }
 }
 
+/**
+ * QEMU (up to 10.1 at least) writes no bitmaps with background-snapshot, and does not load such a
+ * file itself. Taken for a snapshot it would be one of zeroes.
+ */
+interface Found {
+  present: boolean
+  data: boolean
+}
+
+interface PageOptions {
+  readonly sectionId: number
+  readonly pageSize: number
+  readonly found: Found
+}
+
 async function* pagesOf(
   file: RandomFile,
   block: MappedBlock,
-  sectionId: number,
-  pageSize: number,
+  { sectionId, pageSize, found }: PageOptions,
 ): AsyncGenerator<Uint8Array> {
   const bits = new Uint8Array(bitmapLength(block.usedLength / pageSize))
   await file.read(block.bitmapOffset, bits)
+  found.present ||= !isZero(bits)
   const part = new RamPart(sectionId, pageSize, pieceLength / pageSize)
   const name = Buffer.from(block.name)
   const piece = new Uint8Array(pieceLength)
@@ -144,6 +166,7 @@ async function* pagesOf(
     const length = Math.min(pieceLength, block.usedLength - start)
     piece.fill(0)
     await file.read(block.pagesOffset + start, piece.subarray(0, length))
+    found.data ||= !found.present && !isZero(piece)
     part.begin(name)
     for (let at = 0; at < length; at += pageSize) {
       const page = (start + at) / pageSize

@@ -49,6 +49,12 @@ describe('a snapshot image', () => {
     expect(bios?.subarray(-16, -11).toString('hex')).toBe('faf4ebfd90')
   })
 
+  it('is not made of one of several connections', async () => {
+    const multifd = saved(capture('tiny-10-multifd'))
+    await expect(multifd).rejects.toMatchObject({ code: 'UNSUPPORTED', message: /multifd/ })
+    await expect(saved(stream(write(1, 7), u64(0x200)))).rejects.toThrow(/multifd/)
+  })
+
   it('keeps the last content of a page, zeroes too', async () => {
     const image = await saved(
       stream(write(1, 7), write(2, 7), write(500, 7), zero(1), write(2, 8), zero(3)),

@@ -41,7 +41,7 @@ async function withRam(...parts: Buffer[]): Promise<RamRecord[]> {
   return recordsOf(await itemsOf(Buffer.concat([start, ram, ...parts, timer, end])))
 }
 
-describe('a capture of QEMU 7.2', () => {
+describe('a capture of QEMU', () => {
   it('is taken apart whole, whatever the pieces it comes in', async () => {
     const stream = capture('tiny')
     const whole = await itemsOf(stream)
@@ -69,6 +69,19 @@ describe('a capture of QEMU 7.2', () => {
   it('with a return path begins with commands', async () => {
     const items = await itemsOf(capture('tiny-return-path'))
     expect(find(items, 'command').map(({ command }) => command)).toEqual([1, 2])
+  })
+
+  it('of QEMU 10 has a command in front of the last pages', async () => {
+    const items = await itemsOf(capture('tiny-10'))
+    expect(find(items, 'command').map(({ command }) => command)).toEqual([11])
+    expect(find(items, 'configuration')[0].machine).toBe('pc-i440fx-10.0')
+  })
+
+  it('of QEMU 10 may have devices in front of the first page', async () => {
+    const sections = find(await itemsOf(capture('tiny-10-memory')), 'section')
+    const early = sections.filter((section) => section.early)
+    expect(early.map(({ name }) => name)).toEqual(['0000:00:01.0/virtio-mem-device-early'])
+    expect(sections.length).toBeGreaterThan(30)
   })
 
   it('tells the UUID', async () => {

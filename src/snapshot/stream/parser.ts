@@ -82,6 +82,11 @@ export class StreamReader implements AsyncIterable<StreamItem> {
     return this.#returnPath
   }
 
+  /** The source uses multifd: most pages come over other connections (QEMU 8.1 and later tell). */
+  get usesMultifd(): boolean {
+    return this.#ram?.records.flushed ?? false
+  }
+
   /** Bytes read so far. */
   get offset(): number {
     return this.#window.offset
@@ -243,12 +248,13 @@ export class StreamReader implements AsyncIterable<StreamItem> {
     if (instance !== 0 || version !== ramSectionVersion) {
       throw this.#refuse(`version ${version} of RAM`)
     }
-    const { blocks, end } = await readRamList(this.#window, length, {
+    const { blocks, flushed, end } = await readRamList(this.#window, length, {
       pageSize: this.#pageSize,
       guestAddresses: this.#capabilities.includes('x-ignore-shared'),
       pageSizes: this.#mixedPageSizes,
     })
     const records = new RamRecordReader(this.#window, blocks, this.#pageSize)
+    records.flushed = flushed
     this.#ram = { id: sectionId, records }
     this.#sections.set(sectionId, { name: 'ram', instance, bodyLength: 0 })
     await this.#checkFooter(sectionId, end)

@@ -18,12 +18,15 @@ const maxRamBytes = 2 ** 50
 
 const largestHostPage = 2 ** 34
 
-/** Parses the list at `start` of the window, takes nothing, and returns where its body ends. */
+/**
+ * Parses the list at `start` of the window, takes nothing, and returns where its body ends.
+ * `flushed`: other channels (multifd) are told to flush.
+ */
 export async function readRamList(
   window: Window,
   start: number,
   options: RamListOptions,
-): Promise<{ blocks: RamBlock[]; end: number }> {
+): Promise<{ blocks: RamBlock[]; flushed: boolean; end: number }> {
   const what = 'the list of RAM blocks'
   const fault = (text: string) =>
     new BlockError('CORRUPT_IMAGE', `${window.name}: ${what}: ${text}`, {
@@ -66,12 +69,14 @@ export async function readRamList(
   if (sum !== total) throw fault(`blocks of ${sum} bytes in all, not ${total}`)
   await window.need(at + 8, what)
   // QEMU 8.1 may put a flush of its channels in front of the end.
+  let flushed = false
   while (window.u64(at) === ramFlag.RAM_SAVE_FLAG_MULTIFD_FLUSH) {
+    flushed = true
     at += 8
     await window.need(at + 8, what)
   }
   if (window.u64(at) !== ramFlag.RAM_SAVE_FLAG_EOS) throw fault('it has no end')
-  return { blocks, end: at + 8 }
+  return { blocks, flushed, end: at + 8 }
 }
 
 /** Not the end mark, and not a name, whose length would be in the first byte. */

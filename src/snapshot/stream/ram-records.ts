@@ -25,6 +25,8 @@ const what = 'a part of RAM'
 
 export class RamRecordReader {
   readonly blocks: readonly RamBlock[]
+  /** Other channels were told to flush: they have pages that are not here. */
+  flushed = false
   readonly #window: Window
   readonly #pageSize: number
   readonly #byName: ReadonlyMap<string, number>
@@ -69,6 +71,7 @@ export class RamRecordReader {
       return 0
     }
     if (flags === RAM_SAVE_FLAG_MULTIFD_FLUSH) {
+      this.flushed = true
       window.skip(8)
       return 0
     }
