@@ -7,9 +7,9 @@
  * job is finalized, so that jobs of one transaction end alike.
  */
 import { EventEmitter } from 'node:events'
+import { RateLimit } from '../block/rate-limit.ts'
 import { BlockError, errnoOf } from '../errors.ts'
 import { deferred } from './deferred.ts'
-import { RateLimit } from './rate-limit.ts'
 import type { JobTransaction } from './transaction.ts'
 
 export type JobType = 'backup' | 'stream' | 'commit' | 'mirror' | 'create' | 'amend'

@@ -13,11 +13,11 @@
  */
 import type { BlockLayer } from '../../block/layer.ts'
 import { neverAborted, plainWriteIo } from '../../block/layer.ts'
+import { RateLimit } from '../../block/rate-limit.ts'
 import { alignDown, MiB } from '../../bytes/range.ts'
 import { isZero } from '../../bytes/zero.ts'
 import { BlockError, strerror } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
-import { RateLimit } from '../../job/rate-limit.ts'
 import { type ConvertSource, maxPieceLength, type Piece } from './convert-source.ts'
 import { CommandFailure } from './failure.ts'
 

@@ -1,6 +1,6 @@
 /** `varve snap load`: brings a snapshot to a QEMU that waits for one. */
 import { neverAborted } from '../../block/layer.ts'
-import { RateLimit } from '../../job/rate-limit.ts'
+import { RateLimit } from '../../block/rate-limit.ts'
 import { SnapshotReader } from '../../snapshot/image/snapshot-reader.ts'
 import { type LoadSummary, loadSnapshot, recoverLoad } from '../../snapshot/load/load.ts'
 import { ReturnPath } from '../../snapshot/load/return-path.ts'

@@ -1,16 +1,17 @@
 /** Streams over descriptors that were handed over: pipes, sockets and files. */
 import { read, write } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { errnoOf, systemError } from '../../errors.ts'
+import { systemError } from '../../errors.ts'
 import { sys } from '../../sys/current.ts'
+import { patiently } from '../../sys/patiently.ts'
 import type { ByteSource } from '../stream/window.ts'
 import type { ByteSink } from './sink.ts'
 
 /** What Linux lets anybody have. A usual pipe holds 64 KiB, so a MiB would be 16 system calls. */
 const pipeLength = 1024 * 1024
 
-/** How long to wait for a descriptor in non-blocking mode. */
-const retryMs = 1
+/** How long a pipe may fill. */
+const pauseMs = 1
 
 /**
  * A pipe from QEMU gets one page at a time. A read that brought less than this is followed by a
@@ -32,7 +33,7 @@ export class DescriptorSource implements ByteSource {
   async read(target: Uint8Array): Promise<number> {
     if (this.#small > 4) {
       this.#small = 0
-      await sleep(retryMs)
+      await sleep(pauseMs)
     }
     const count = await patiently((done) =>
       read(this.#fd, target, 0, target.length, null, done),
@@ -70,20 +71,4 @@ export class DescriptorSink implements ByteSink {
 
   /** Whoever handed the descriptor over closes it, at the latest by ending. */
   async end(): Promise<void> {}
-}
-
-type Transfer = (done: (error: Error | null, count: number) => void) => void
-
-/** Repeats a transfer while the other end of a non-blocking descriptor is not ready. */
-async function patiently(transfer: Transfer): Promise<number> {
-  for (;;) {
-    try {
-      return await new Promise<number>((resolve, reject) => {
-        transfer((error, count) => (error ? reject(error) : resolve(count)))
-      })
-    } catch (error) {
-      if (errnoOf(error) !== 'EAGAIN') throw error
-      await sleep(retryMs)
-    }
-  }
 }

@@ -3,8 +3,9 @@
  * runs (precopy), or a part of it, and the rest while the guest runs already (postcopy), pages
  * that it waits for first. A loader that died is followed by one that finds out what is missing.
  */
+
+import type { RateLimit } from '../../block/rate-limit.ts'
 import { BlockError } from '../../errors.ts'
-import type { RateLimit } from '../../job/rate-limit.ts'
 import type { SnapshotReader } from '../image/snapshot-reader.ts'
 import type { ByteSink } from '../io/sink.ts'
 import { command as commands, token } from '../stream/format.ts'

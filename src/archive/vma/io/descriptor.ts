@@ -1,11 +1,7 @@
 /** Whole reads and writes on descriptors, through the thread pool. */
 import { close, fstat, open, read, type Stats, write } from 'node:fs'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { errnoOf } from '../../../errors.ts'
-
-/** How long to wait for a descriptor that was handed to us in non-blocking mode. */
-const retryMs = 2
+import { patiently } from '../../../sys/patiently.ts'
 
 export const openDescriptor: (path: string, flags: number) => Promise<number> = promisify(open)
 export const closeDescriptor = promisify(close)
@@ -53,20 +49,4 @@ export async function readFully(
     done += count
   }
   return done
-}
-
-type Transfer = (callback: (error: Error | null, count: number) => void) => void
-
-/** Runs a transfer; repeats it while the other end of a non-blocking descriptor is not ready. */
-async function patiently(transfer: Transfer): Promise<number> {
-  for (;;) {
-    try {
-      return await new Promise<number>((resolve, reject) => {
-        transfer((error, count) => (error ? reject(error) : resolve(count)))
-      })
-    } catch (error) {
-      if (errnoOf(error) !== 'EAGAIN') throw error
-      await sleep(retryMs)
-    }
-  }
 }

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 /** Length of the window over which the rate is kept, in milliseconds. */
 const windowMs = 100
 
-/** Holds a job to a number of bytes a second. Changing the rate takes effect within a window. */
+/** Holds work to a number of bytes a second. Changing the rate takes effect within a window. */
 export class RateLimit {
   /** Bytes a second; 0 is no limit. */
   #rate = 0
