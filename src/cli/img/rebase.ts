@@ -65,6 +65,7 @@ export const rebase: ImgCommand = async (words, io) => {
     await backingLink.change(filename ? { filename, format } : undefined, { signal: neverAborted })
   } catch (error) {
     if (!(error instanceof BlockError)) throw error
+    if (error.errno === 'ENOSPC') throw fail('No space left in the file header')
     throw fail(error.errno ? strerror(error.errno) : error.message)
   }
   if (shown) progress.finish()

@@ -15,6 +15,11 @@ describe('sizes as text', () => {
     [10726681088, '9.99 GiB'],
     [123456789504, '115 GiB'],
     [2 ** 50, '1 PiB'],
+    // Halfway between two: to the even one.
+    [164352, '160 KiB'],
+    [165376, '162 KiB'],
+    [999.5 * 1024, '1e+03 KiB'],
+    [1.125 * 1024, '1.12 KiB'],
   ])('of %d bytes', (bytes, text) => {
     expect(sizeText(bytes)).toBe(text)
   })

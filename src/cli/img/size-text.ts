@@ -1,5 +1,6 @@
 /** Sizes as people write and read them, by qemu-img's rules. */
 import type { NamedIo } from '../command.ts'
+import { threeDigits } from '../three-digits.ts'
 import { CommandFailure } from './failure.ts'
 
 /** Largest 64-bit signed number; sizes beyond 2^53 are approximate, and refused further down. */
@@ -63,10 +64,4 @@ export function sizeText(bytes: number): string {
   let unit = 0
   while (bytes / 1024 ** unit >= 1000) unit++
   return `${threeDigits(bytes / 1024 ** unit)} ${unitNames[unit]}B`
-}
-
-/** As C prints with `%0.3g`. */
-function threeDigits(value: number): string {
-  const rounded = Number(value.toPrecision(3))
-  return rounded >= 1000 ? '1e+03' : String(rounded)
 }

@@ -9,6 +9,7 @@ import { systemError } from '../../errors.ts'
 import { hasProtocol } from '../../graph/filename.ts'
 import type { CliIo } from '../command.ts'
 import { type LongOption, OptionParser } from '../getopt.ts'
+import { threeDigits } from '../three-digits.ts'
 
 /** The command line makes no sense; the usage is shown. */
 export class UsageError extends Error {}
@@ -108,15 +109,6 @@ export function formatTime(seconds: number): string {
   const clock = [time.getHours(), time.getMinutes(), time.getSeconds()].map(two).join(':')
   const day = String(time.getDate()).padStart(2)
   return `${days[time.getDay()]} ${months[time.getMonth()]} ${day} ${clock} ${time.getFullYear()}`
-}
-
-/** A number with three significant digits, as C's `%.3g` prints it. */
-export function threeDigits(value: number): string {
-  if (value === 0 || !Number.isFinite(value)) return String(value)
-  const exponent = Math.floor(Math.log10(Math.abs(Number(value.toPrecision(3)))))
-  if (exponent >= -4 && exponent < 3) return String(Number(value.toPrecision(3)))
-  const [mantissa, power] = value.toExponential(2).split('e')
-  return `${Number(mantissa)}e${power[0]}${power.slice(1).padStart(2, '0')}`
 }
 
 /** Percentage, 0 of nothing. */
