@@ -51,8 +51,9 @@ function specificFacts(
     'lazy-refcounts': (header.compatibleFeatures & compatible.lazyRefcounts) !== 0n,
     ...(bitmaps.length > 0 && { bitmaps: bitmaps.map(bitmapFacts) }),
     'refcount-bits': refcountBits,
+    ...(hasDataFile(header) && { 'data-file': dataFileName(header) }),
     ...encrypt,
-    ...dataFileFacts(header),
+    ...(hasDataFile(header) && { 'data-file-raw': isRaw(header) }),
     corrupt: (header.incompatibleFeatures & incompatible.corrupt) !== 0n,
     'extended-l2': (header.incompatibleFeatures & incompatible.extendedL2) !== 0n,
   }
@@ -63,8 +64,6 @@ function bitmapFacts({ name, granularity, auto, inUse }: StoredBitmap): Record<s
   return { flags: [...(inUse ? ['in-use'] : []), ...(auto ? ['auto'] : [])], name, granularity }
 }
 
-function dataFileFacts(header: Header): Record<string, unknown> {
-  if (!hasDataFile(header)) return {}
-  const raw = (header.autoclearFeatures & autoclear.rawExternalData) !== 0n
-  return { 'data-file': dataFileName(header), 'data-file-raw': raw }
+function isRaw({ autoclearFeatures }: Header): boolean {
+  return (autoclearFeatures & autoclear.rawExternalData) !== 0n
 }
