@@ -214,7 +214,9 @@ export class Qcow2Image {
     if (repair !== 'none' && this.readOnly) {
       throw faults.refuse('READ_ONLY', 'a read-only image cannot be repaired')
     }
-    if (!this.readOnly && !this.marked) await this.writeBack.finish()
+    // A dirty bit that was found, not set by lazy refcounts here, stays until the counts are mended.
+    const asFound = this.#settings.check === true && this.marked
+    if (!this.readOnly && !asFound && !this.header.corruptBit) await this.writeBack.finish()
     const header = this.header.current
     const result = await checkImage({ file, faults, header, state: this.header, repair })
     if (repair !== 'none') await this.reload()

@@ -196,6 +196,16 @@ describe('metadata', () => {
     expect((await closed.image.check('none')).messages).toEqual([])
   })
 
+  it('with lazy refcounts is right for whoever checks the open image', async () => {
+    const file = await newImage({ size: '1M', cluster_size: 512, lazy_refcounts: true })
+    const { layer, image } = await openImage(file)
+    await layer.write(0, new Uint8Array(512).fill(1), plainWriteIo)
+    await layer.flush(plainIo)
+    expect(image.marked).toBe(true)
+    expect(await image.check('none')).toMatchObject({ corruptions: 0, leaks: 0 })
+    await layer[Symbol.asyncDispose]()
+  })
+
   it('that is marked as corrupt is read and not written', async () => {
     const file = await newImage({ size: MiB })
     await file.write(79, Uint8Array.of(2), plainWriteIo)
