@@ -112,68 +112,80 @@ describe('bitmaps that are kept in the image', () => {
   })
 })
 
+/** Everywhere different, so that a piece of it in another place is seen. */
+const longName = Array.from({ length: 250 }, (_, index) => 100 + index).join('')
+
 describe('bitmaps after a crash', () => {
   it.each([
     { cluster_size: 512 },
     { cluster_size: 4096, lazy_refcounts: true },
     { cluster_size: 1024, backing_file: 'a name that makes the header longer than a sector' },
-  ])(`are in use, or right: %j (${seedNote})`, async (create) => {
-    const random = new Random()
-    const file = await newImage({ size: diskSize, ...create })
-    const content = new Uint8Array(file.size)
-    await file.read(0, content, plainIo)
-    const storage = new UnstableMemory({ size: content.length, content })
-    const names = ['a', 'b', 'c']
-    const step = { closed: 0 }
-    /** For each bitmap: what was stored, and from which step until which it may be relied on. */
-    const stored: { name: string; text: string; from: number; until: number; sure: number }[] = []
-    for (let round = 0; round < 6; round++) {
-      const session = await openSession(storage, { backing: null })
-      for (const each of stored) each.until = Math.min(each.until, storage.steps)
-      for (const name of names) {
-        const there = session.node.bitmaps.get(name)
-        if (!there) {
-          const granularity = 512 * 2 ** random.below(4)
-          addBitmap(session.node, { name, granularity, persistent: true })
-        } else if (random.chance(0.3)) {
-          ;(await removeBitmap(session.node, name)).commit()
+    // The header takes both sectors, and there is no room for a bridge.
+    { cluster_size: 1024, backing_file: longName },
+  ])(
+    `are in use, or right: %j (${seedNote})`,
+    async (create: { cluster_size: number; backing_file?: string }) => {
+      const random = new Random()
+      const file = await newImage({ size: diskSize, ...create })
+      const content = new Uint8Array(file.size)
+      await file.read(0, content, plainIo)
+      const storage = new UnstableMemory({ size: content.length, content })
+      const names = ['a', 'b', 'c']
+      const step = { closed: 0 }
+      /** For each bitmap: what was stored, and from which step until which it may be relied on. */
+      const stored: { name: string; text: string; from: number; until: number; sure: number }[] = []
+      for (let round = 0; round < 6; round++) {
+        const session = await openSession(storage, { backing: null })
+        for (const each of stored) each.until = Math.min(each.until, storage.steps)
+        for (const name of names) {
+          const there = session.node.bitmaps.get(name)
+          if (!there) {
+            const granularity = 512 * 2 ** random.below(4)
+            addBitmap(session.node, { name, granularity, persistent: true })
+          } else if (random.chance(0.3)) {
+            ;(await removeBitmap(session.node, name)).commit()
+          }
         }
-      }
-      for (let count = 0; count < 4; count++) {
-        const [offset, length] = random.range(diskSize, 512, 16 * KiB)
-        await session.guest.write(offset, random.bytes(length))
-      }
-      const texts = [...session.node.bitmaps].map((each) => [each.name, dirtyText(each)])
-      const from = storage.steps
-      await session.close()
-      step.closed = storage.steps
-      for (const [name, text] of texts) {
-        stored.push({ name, text, from, until: Number.POSITIVE_INFINITY, sure: step.closed })
-      }
-    }
-    for (let chance = 0; chance < 2; chance++) {
-      for (const crash of storage.crashes(runSeed + chance)) {
-        const note = `${crash}`
-        const found = await faultsOf(crash.disk)
-        expect([found.corruptions, found.checkErrors], `${note}: ${found.messages}`).toEqual([0, 0])
-        const session = await openSession(crash.disk, { backing: null, 'read-only': true })
-        for (const bitmap of session.node.bitmaps) {
-          if (bitmap.inconsistent) continue
-          const possible = stored.filter(
-            ({ name, from, until }) =>
-              name === bitmap.name && from <= crash.step && crash.step <= until,
-          )
-          const texts = possible.map(({ text }) => text)
-          expect(texts, `${note}: ${bitmap.name}`).toContain(dirtyText(bitmap))
+        for (let count = 0; count < 4; count++) {
+          const [offset, length] = random.range(diskSize, 512, 16 * KiB)
+          await session.guest.write(offset, random.bytes(length))
         }
-        const sure = stored.filter(({ sure, until }) => sure <= crash.step && crash.step < until)
-        for (const { name } of sure.filter(({ until }) => until === Number.POSITIVE_INFINITY)) {
-          expect(session.node.bitmaps.get(name)?.inconsistent, `${note}: ${name}`).toBe(false)
-        }
+        const texts = [...session.node.bitmaps].map((each) => [each.name, dirtyText(each)])
+        const from = storage.steps
         await session.close()
+        step.closed = storage.steps
+        for (const [name, text] of texts) {
+          stored.push({ name, text, from, until: Number.POSITIVE_INFINITY, sure: step.closed })
+        }
       }
-    }
-  })
+      for (let chance = 0; chance < 2; chance++) {
+        for (const crash of storage.crashes(runSeed + chance)) {
+          const note = `${crash}`
+          const found = await faultsOf(crash.disk)
+          expect([found.corruptions, found.checkErrors], `${note}: ${found.messages}`).toEqual([
+            0, 0,
+          ])
+          const session = await openSession(crash.disk, { backing: null, 'read-only': true })
+          const { recorded } = session.node.layer.backingLink!
+          expect(recorded?.filename, note).toBe(create.backing_file)
+          for (const bitmap of session.node.bitmaps) {
+            if (bitmap.inconsistent) continue
+            const possible = stored.filter(
+              ({ name, from, until }) =>
+                name === bitmap.name && from <= crash.step && crash.step <= until,
+            )
+            const texts = possible.map(({ text }) => text)
+            expect(texts, `${note}: ${bitmap.name}`).toContain(dirtyText(bitmap))
+          }
+          const sure = stored.filter(({ sure, until }) => sure <= crash.step && crash.step < until)
+          for (const { name } of sure.filter(({ until }) => until === Number.POSITIVE_INFINITY)) {
+            expect(session.node.bitmaps.get(name)?.inconsistent, `${note}: ${name}`).toBe(false)
+          }
+          await session.close()
+        }
+      }
+    },
+  )
 
   it(`nothing is lost when storing fails, and the image stays sound (${seedNote})`, async () => {
     const random = new Random()

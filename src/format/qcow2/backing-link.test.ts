@@ -56,6 +56,29 @@ describe('the record of the backing file', () => {
     }
   })
 
+  it.each([
+    // The bridge has room for one of the two names.
+    [2048, 'b'.repeat(700), { tear: true }],
+    // There is no room for a bridge: one write, and a disk that tears it within a cluster is out of luck.
+    [1024, 'b'.repeat(700), { tear: false }],
+  ])('is the old one or the new one in clusters of %d', async (cluster_size, filename, crash) => {
+    const before = { filename: 'a'.repeat(700), format: 'raw' }
+    const disk = new UnstableMemory({ size: 0 })
+    const options = { size: '1M', cluster_size, backing_file: before.filename, backing_fmt: 'raw' }
+    await newImage(options, disk)
+    const start = disk.steps
+    const { image } = await openImage(disk)
+    const after = { filename, format: 'qcow2' }
+    await backingLink(image).change(after, plainIo)
+    for (let seed = 0; seed < 20; seed++) {
+      for (let step = start; step <= disk.steps; step++) {
+        const found = await recorded(disk.crashAfter(step, seed, crash))
+        expect([before, after]).toContainEqual(found)
+        if (step === disk.steps) expect(found).toEqual(after)
+      }
+    }
+  })
+
   it('is not changed where the name is too long or the image read-only', async () => {
     const file = await newImage({ size: '1M' })
     const { image } = await openImage(file)

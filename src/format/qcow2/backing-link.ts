@@ -6,7 +6,8 @@
  */
 import { type BackingLink, plainIo } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
-import { extensionType } from './extensions.ts'
+import { withoutFeatureNames } from './extensions.ts'
+import type { Faults } from './faults.ts'
 import { backingFormat, encodeFields, encodeHead, type Header, setBackingFormat } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import type { ImageFile } from './image-file.ts'
@@ -42,55 +43,93 @@ async function changeBacking(image: Qcow2Image, to: BackingRecord | undefined): 
   })
 }
 
-/** Puts a header with its extensions and the backing file's name in the place of the present one. */
+/**
+ * Puts a header with its extensions and the backing file's name in the place of the present one.
+ * Where the name is so long, and clusters so small, that not even a bridge has room, names of
+ * features are given up; and if that does not help because the name itself changes, everything is
+ * written at once, which only a disk that tears a write within a cluster of 1 or 2 KiB can spoil.
+ */
 export async function writeHead(image: Qcow2Image, next: Header): Promise<void> {
   const { file, faults } = image
-  const head = encodeHead(next, faults)
-  const rest = head.subarray(sectorSize)
-  if (rest.length > 0 && !(await isOnDisk(file, sectorSize, rest))) {
-    await crossBridge(image, next, head.length)
-    await file.write(sectorSize, rest)
-    await file.flush()
-  }
-  await file.write(0, head.subarray(0, sectorSize))
+  const { backingFileOffset } = image.header.stored
+  const bare = { ...next, extensions: withoutFeatureNames(next.extensions) }
+  const usual = laidOut(next, faults)
+  const head =
+    (await ifOneSector(file, usual)) ??
+    (await ifOneSector(file, laidOut(next, faults, backingFileOffset))) ??
+    (await crossBridge(image, usual)) ??
+    (await ifOneSector(file, laidOut(bare, faults, backingFileOffset))) ??
+    usual
+  await file.write(0, head.bytes)
   await file.flush()
+  Object.assign(next, head.header)
 }
 
-/** The usual case when only the bitmaps change: then nothing behind the first sector does. */
-async function isOnDisk(file: ImageFile, offset: number, bytes: Uint8Array): Promise<boolean> {
-  const there = new Uint8Array(bytes.length)
-  await file.read(offset, there, plainIo)
-  return Buffer.compare(there, bytes) === 0
+/** A header that knows its places, and what of it is to be written. */
+interface Head {
+  readonly header: Header
+  readonly bytes: Uint8Array
+}
+
+/** Its name lies at `nameOffset` where extensions leave room for it there. */
+function laidOut(next: Header, faults: Faults, nameOffset = 0): Head {
+  const header = { ...next }
+  return { header, bytes: encodeHead(header, faults, nameOffset) }
+}
+
+/**
+ * The first sector of a head of which everything else is on disk: the usual case when only the
+ * bitmaps change.
+ */
+async function ifOneSector(file: ImageFile, { header, bytes }: Head): Promise<Head | undefined> {
+  const rest = bytes.subarray(sectorSize)
+  const there = new Uint8Array(rest.length)
+  await file.read(sectorSize, there, plainIo)
+  if (Buffer.compare(there, rest) !== 0) return undefined
+  return { header, bytes: bytes.subarray(0, sectorSize) }
 }
 
 /**
  * Writes a first sector that needs nothing else, or only the backing file's name, which it then
- * finds behind all that the old header and the new one take up. Names of features, which explain
- * but do not matter, are left out for the moment.
+ * finds behind all that the old header and the new one take up. Names of features are left out for
+ * the moment. Then writes what belongs behind the first sector of `head`, and returns that. Does
+ * nothing where there is no room.
  */
-async function crossBridge(image: Qcow2Image, next: Header, newLength: number): Promise<void> {
-  const { file, faults, header, layout } = image
-  const extensions = next.extensions.filter(({ type }) => type !== extensionType.featureNames)
-  const whole = encodeHead({ ...next, extensions }, faults)
-  if (whole.length <= sectorSize) {
-    await file.write(0, whole)
-    await file.flush()
-    return
-  }
-  const name = Buffer.from(next.backingFile ?? '')
-  const oldEnd = header.stored.backingFileOffset + header.stored.backingFileSize
-  const place = alignUp(Math.max(newLength, oldEnd, encodedLength(header.stored)), sectorSize)
-  const bridge: Header = { ...next, backingFile: undefined, extensions }
-  const sector = encodeHead(bridge, faults)
-  // Where there is no room, the header is written at once: a moment's risk instead of no change.
-  if (sector.length > sectorSize || place + name.length > layout.clusterSize) return
+async function crossBridge(image: Qcow2Image, head: Head): Promise<Head | undefined> {
+  const { file, faults } = image
+  const bridge = laidOut(
+    { ...head.header, extensions: withoutFeatureNames(head.header.extensions) },
+    faults,
+  )
+  const first =
+    bridge.bytes.length <= sectorSize ? bridge.bytes : await lookingBehind(image, head, bridge)
+  if (!first) return undefined
+  await file.write(0, first)
+  await file.flush()
+  await file.write(sectorSize, head.bytes.subarray(sectorSize))
+  await file.flush()
+  return { header: head.header, bytes: head.bytes.subarray(0, sectorSize) }
+}
+
+/** A sector without the name, which has been written to a free place. */
+async function lookingBehind(
+  image: Qcow2Image,
+  head: Head,
+  { header }: Head,
+): Promise<Uint8Array | undefined> {
+  const { file, faults, layout } = image
+  const name = Buffer.from(header.backingFile ?? '')
+  const { stored } = image.header
+  const oldEnd = stored.backingFileOffset + stored.backingFileSize
+  const place = alignUp(Math.max(head.bytes.length, oldEnd, encodedLength(stored)), 8)
+  const { header: nameless, bytes } = laidOut({ ...header, backingFile: undefined }, faults)
+  if (bytes.length > sectorSize || place + name.length > layout.clusterSize) return undefined
   await file.write(place, name)
   await file.flush()
-  bridge.backingFileOffset = place
-  bridge.backingFileSize = name.length
-  sector.set(encodeFields(bridge))
-  await file.write(0, sector)
-  await file.flush()
+  nameless.backingFileOffset = place
+  nameless.backingFileSize = name.length
+  bytes.set(encodeFields(nameless))
+  return bytes
 }
 
 /** Bytes that header and extensions take up. */

@@ -5,6 +5,7 @@
 import type { CreateContext, ImageCreator, SecretSource } from '../../block/driver.ts'
 import { type BlockLayer, plainIo, plainWriteIo, plainZeroIo } from '../../block/layer.ts'
 import { viewOf } from '../../bytes/view.ts'
+import { BlockError } from '../../errors.ts'
 import { createOptionInfo, parseCreateOptions, type Qcow2CreateOptions } from './create-options.ts'
 import { prepareEncryption } from './encryption/create.ts'
 import { headerStorage, placeExtension } from './encryption/place.ts'
@@ -80,7 +81,7 @@ export async function createImage(
   header.refcountTableOffset = plan.refcountTable * clusterSize
   header.refcountTableClusters = plan.refcountBlocks - plan.refcountTable
   header.l1TableOffset = plan.l1 * clusterSize
-  const head = encodeHead(header, faults)
+  const head = headOf(header, options, faults)
 
   await prepareFile(file, plan.end * clusterSize, faults)
   await clear(file, clusterSize, (plan.end - 1) * clusterSize)
@@ -89,6 +90,17 @@ export async function createImage(
   await file.flush(plainIo)
   await file.write(0, Buffer.concat([head], Math.max(head.length, 512)), plainWriteIo)
   await file.flush(plainIo)
+}
+
+function headOf(header: Header, { backing }: Qcow2CreateOptions, faults: Faults): Uint8Array {
+  try {
+    return encodeHead(header, faults)
+  } catch (error) {
+    if (!backing || !(error instanceof BlockError) || error.code !== 'NO_SPACE') throw error
+    const format = backing.format === undefined ? '' : ` with format '${backing.format}'`
+    const message = `Could not assign backing file '${backing.filename}'${format}: No space left on device`
+    throw new BlockError('NO_SPACE', message, { errno: 'ENOSPC', cause: error })
+  }
 }
 
 function newHeader(options: Qcow2CreateOptions): Header {

@@ -100,6 +100,11 @@ export function featureNames(): HeaderExtension {
   return { type: extensionType.featureNames, data: Buffer.concat(entries) }
 }
 
+/** The names explain, but do not matter. */
+export function withoutFeatureNames(extensions: readonly HeaderExtension[]): HeaderExtension[] {
+  return extensions.filter(({ type }) => type !== extensionType.featureNames)
+}
+
 const knownFeatures: readonly (readonly [FeatureKind, number, string])[] = [
   ['incompatible', 0, 'dirty bit'],
   ['incompatible', 1, 'corrupt bit'],

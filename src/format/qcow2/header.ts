@@ -12,6 +12,7 @@ import {
   featureName,
   type HeaderExtension,
   textOf,
+  withoutFeatureNames,
 } from './extensions.ts'
 import type { Faults } from './faults.ts'
 import {
@@ -63,6 +64,10 @@ export const headerV3 = struct('big', { ...commonFields, ...featureFields })
 
 /** The fields behind those that every version 3 header has. */
 export const additionalFields = struct('big', { compressionType: u8, padding: array(u8, 7) })
+
+const sectorSize = 512
+/** Bytes of the header extension that an image with bitmaps has. */
+const bitmapExtensionLength = 32
 
 const fixedFields = struct('big', { magic: u32, version: u32 })
 
@@ -152,18 +157,28 @@ export function encodeFields(header: Header): Uint8Array {
 
 /**
  * Header, extensions and the backing file's name, as they lie in the first cluster. Sets the
- * name's place in `header`. Throws `INVALID_ARGUMENT` when they do not fit.
+ * name's place in `header`: behind the extensions, or at `nameAt` if that is further on. The table
+ * of feature names, which explains but does not matter, goes where there is no room for it. A name
+ * that reaches into the second sector need not move when bitmaps come: see `writeHead`. Throws
+ * `NO_SPACE` when there is no room for the rest.
  */
-export function encodeHead(header: Header, faults: Faults): Uint8Array {
+export function encodeHead(header: Header, faults: Faults, nameAt = 0): Uint8Array {
   const name = Buffer.from(header.backingFile ?? '')
   if (name.length > maxBackingNameBytes) throw faults.invalid('Backing file name too long')
   const extensions = encodeExtensions(header.extensions)
   header.headerLength = headerLengthOf(header)
-  const nameOffset = header.headerLength + extensions.length
+  const end = header.headerLength + extensions.length
+  const clusterSize = 2 ** header.clusterBits
+  const nameOffset = nameAt >= end ? nameAt : end + roomForBitmaps(end, name, clusterSize)
   header.backingFileOffset = header.backingFile === undefined ? 0 : nameOffset
   header.backingFileSize = name.length
-  if (nameOffset + name.length > 2 ** header.clusterBits) {
-    throw faults.invalid(`The header does not fit in a cluster of ${2 ** header.clusterBits} bytes`)
+  if (nameOffset + name.length > clusterSize) {
+    const others = withoutFeatureNames(header.extensions)
+    if (others.length < header.extensions.length) {
+      header.extensions = others
+      return encodeHead(header, faults, nameAt)
+    }
+    throw faults.noSpace(`the header does not fit in a cluster of ${clusterSize} bytes`)
   }
   const head = new Uint8Array(alignUp(nameOffset + name.length, 8))
   head.set(encodeFields(header))
@@ -171,6 +186,13 @@ export function encodeHead(header: Header, faults: Faults): Uint8Array {
   head.set(extensions, header.headerLength)
   head.set(name, nameOffset)
   return head
+}
+
+/** Bytes to leave free behind `end`, in front of a name that reaches into the second sector. */
+function roomForBitmaps(end: number, name: Uint8Array, clusterSize: number): number {
+  const nameEnd = end + name.length
+  const fits = nameEnd + bitmapExtensionLength <= clusterSize
+  return fits && nameEnd > sectorSize ? bitmapExtensionLength : 0
 }
 
 /** Refuses what contradicts the format or is not supported, before any table is read. */
