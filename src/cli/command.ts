@@ -3,10 +3,16 @@ import type { Readable, Writable } from 'node:stream'
 import type { SecretTable } from '../block/secrets.ts'
 import type { ThrottleGroupTable } from '../block/throttle-options.ts'
 
-export interface CliIo {
+/** What texts are written to: a stream of Node's, or what writes them at once. */
+export interface TextOutput {
+  write(text: string | Uint8Array, done?: (error?: Error | null) => void): boolean
+}
+
+/** For commands whose output is text. */
+export interface PlainIo {
   readonly stdin: Readable
-  readonly stdout: Writable
-  readonly stderr: Writable
+  readonly stdout: TextOutput
+  readonly stderr: TextOutput
   readonly env: Readonly<Record<string, string | undefined>>
   /** Relative file names start here. */
   readonly cwd: string
@@ -14,11 +20,18 @@ export interface CliIo {
   readonly signal?: AbortSignal
 }
 
+/** For commands whose output may be data, and large. */
+export interface CliIo extends PlainIo {
+  readonly stdout: Writable
+  readonly stderr: Writable
+}
+
 /** Runs with the arguments behind the command's name; resolves to the exit status. */
 export type Command = (args: string[], io: CliIo) => Promise<number>
+export type PlainCommand = (args: string[], io: PlainIo) => Promise<number>
 
 /** The same for a command that names itself in its messages, as QEMU's tools do. */
-export interface NamedIo extends CliIo {
+export interface NamedIo extends PlainIo {
   /** `varve-img` */
   readonly program: string
   /** What `--object secret,…` has made. */
@@ -26,3 +39,5 @@ export interface NamedIo extends CliIo {
   /** What `--object throttle-group,…` has made. */
   readonly throttleGroups?: ThrottleGroupTable
 }
+
+export type NamedCliIo = NamedIo & CliIo

@@ -3,7 +3,7 @@ import { rm, writeFile } from 'node:fs/promises'
 import { StorageDaemon } from '../daemon/storage-daemon.ts'
 import { BlockError, errnoOf, strerror } from '../errors.ts'
 import { inBackground, reportRunning, startInBackground } from './background.ts'
-import type { CliIo, NamedIo } from './command.ts'
+import type { CliIo, NamedCliIo } from './command.ts'
 import { reportCorruption } from './corruption-report.ts'
 import { type Step, steps } from './daemon/options.ts'
 import { usage } from './daemon/usage.ts'
@@ -37,7 +37,7 @@ class CommandLineError extends Error {}
 
 /** Runs with the arguments behind `daemon`; resolves to the exit status. */
 export async function run(args: string[], shared: CliIo): Promise<number> {
-  const io: NamedIo = Object.assign(Object.create(shared), { program: 'varve-storage-daemon' })
+  const io: NamedCliIo = Object.assign(Object.create(shared), { program: 'varve-storage-daemon' })
   try {
     const plan = readArguments(args)
     if (plan.answer !== undefined) return await answer(plan.answer, io)
@@ -72,7 +72,7 @@ function readArguments(args: readonly string[]): Plan {
   return { answer, steps: given, daemonize, pidfile }
 }
 
-async function answer(what: NonNullable<Plan['answer']>, io: NamedIo): Promise<number> {
+async function answer(what: NonNullable<Plan['answer']>, io: NamedCliIo): Promise<number> {
   if (what === 'help') io.stdout.write(usage(io.program))
   else if (what === 'objects') io.stdout.write(objectTypes)
   else {
@@ -82,7 +82,7 @@ async function answer(what: NonNullable<Plan['answer']>, io: NamedIo): Promise<n
   return 0
 }
 
-async function serve(plan: Plan, io: NamedIo, onRunning: () => void): Promise<number> {
+async function serve(plan: Plan, io: NamedCliIo, onRunning: () => void): Promise<number> {
   const stopped = abortion(io.signal)
   let pidfile: string | undefined
   reportCorruption(io)
@@ -103,7 +103,7 @@ async function serve(plan: Plan, io: NamedIo, onRunning: () => void): Promise<nu
   return 0
 }
 
-async function takeSteps(daemon: StorageDaemon, plan: Plan, io: NamedIo): Promise<void> {
+async function takeSteps(daemon: StorageDaemon, plan: Plan, io: NamedCliIo): Promise<void> {
   for (const { option, argument } of plan.steps) {
     try {
       const step: Step = steps[option](argument)

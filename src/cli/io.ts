@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import { SecretTable } from '../block/secrets.ts'
 import { ThrottleGroupTable } from '../block/throttle-options.ts'
 import { BlockError, firstFailure } from '../errors.ts'
-import type { CliIo, NamedIo } from './command.ts'
+import type { NamedIo, PlainIo } from './command.ts'
 import { OptionParser } from './getopt.ts'
 import { showBreakpoints } from './io/breakpoints.ts'
 import { commands } from './io/command-table.ts'
@@ -46,7 +46,7 @@ const longOptions = [
 ] as const
 
 /** Runs `varve io` with the words behind its name; resolves to the exit status. */
-export async function run(args: string[], cli: CliIo): Promise<number> {
+export async function run(args: string[], cli: PlainIo): Promise<number> {
   const io = named(cli)
   try {
     const line = parseCommandLine(args, io)
@@ -61,7 +61,7 @@ export async function run(args: string[], cli: CliIo): Promise<number> {
 }
 
 /** A spread would touch `stdin`, which costs time where nobody reads it. */
-function named(cli: CliIo): NamedIo {
+function named(cli: PlainIo): NamedIo {
   return Object.create(cli, {
     program: { value: program },
     secrets: { value: new SecretTable() },
@@ -166,7 +166,7 @@ async function runInteractively(io: NamedIo, session: Session): Promise<number> 
   const terminal = 'isTTY' in io.stdin && io.stdin.isTTY === true
   const reader = createInterface({
     input: io.stdin,
-    ...(terminal ? { output: io.stdout, prompt } : {}),
+    ...(terminal ? { output: process.stdout, prompt } : {}),
     terminal,
   })
   const ask = () => (terminal ? reader.prompt() : io.stdout.write(prompt))

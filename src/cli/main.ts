@@ -3,21 +3,20 @@
  * front. Only the command that is wanted gets loaded.
  */
 import { enableCompileCache } from 'node:module'
-import type { CliIo, Command } from './command.ts'
-import { DescriptorStream } from './descriptor-stream.ts'
+import type { CliIo, Command, PlainCommand, PlainIo } from './command.ts'
+import { DescriptorOutput } from './descriptor-output.ts'
 
 // Compiled code is kept between runs: most of the time of a short command is start-up.
 enableCompileCache?.()
 
-interface Entry {
-  readonly summary: string
-  readonly load: () => Promise<Command>
-  /**
-   * `plain`, as QEMU's tools: text that is written at once, and Ctrl-C ends the process.
-   * `streams`: output is data that may be large, and Ctrl-C fires `CliIo.signal`.
-   */
-  readonly io: 'plain' | 'streams'
-}
+/**
+ * `plain`, as QEMU's tools: text that is written at once, and Ctrl-C ends the process.
+ * `streams`: output is data that may be large, and Ctrl-C fires `CliIo.signal`.
+ */
+type Entry = { readonly summary: string } & (
+  | { readonly io: 'plain'; readonly load: () => Promise<PlainCommand> }
+  | { readonly io: 'streams'; readonly load: () => Promise<Command> }
+)
 
 /** A command a line; each is loaded when it is asked for. */
 const commands: Readonly<Record<string, Entry>> = {
@@ -63,7 +62,7 @@ const commands: Readonly<Record<string, Entry>> = {
   },
 }
 
-async function run(args: string[], io: CliIo): Promise<number> {
+async function run(args: string[], io: PlainIo): Promise<number> {
   const [name, ...rest] = args
   if (name === '--version' || name === '-V') {
     const { version } = await import('./version.ts')
@@ -80,18 +79,18 @@ async function run(args: string[], io: CliIo): Promise<number> {
     io.stderr.write(`varve: ${problem}; 'varve --help' lists the commands\n`)
     return 1
   }
-  const command = await entry.load()
-  return await command(rest, entry.io === 'plain' ? io : streamsIo())
+  if (entry.io === 'plain') return await (await entry.load())(rest, io)
+  return await (await entry.load())(rest, streamsIo())
 }
 
 /** Node's streams cost start-up time, so they are made when somebody touches them. */
-function plainIo(): CliIo {
+function plainIo(): PlainIo {
   return {
     get stdin() {
       return process.stdin
     },
-    stdout: new DescriptorStream(1),
-    stderr: new DescriptorStream(2),
+    stdout: new DescriptorOutput(1),
+    stderr: new DescriptorOutput(2),
     env: process.env,
     cwd: process.cwd(),
   }

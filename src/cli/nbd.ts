@@ -3,7 +3,7 @@ import { SecretTable } from '../block/secrets.ts'
 import { ThrottleGroupTable } from '../block/throttle-options.ts'
 import { BlockError } from '../errors.ts'
 import { inBackground, reportRunning, startInBackground } from './background.ts'
-import type { CliIo, NamedIo } from './command.ts'
+import type { CliIo, NamedCliIo } from './command.ts'
 import { parseArguments } from './nbd/arguments.ts'
 import { NbdFailure } from './nbd/failure.ts'
 import { list } from './nbd/list.ts'
@@ -13,7 +13,7 @@ import { usage } from './nbd/usage.ts'
 /** Runs with the arguments behind `nbd`; resolves to the exit status. */
 export async function run(args: string[], shared: CliIo): Promise<number> {
   // Not a copy: that would make the streams which nobody has asked for yet.
-  const io: NamedIo = Object.assign(Object.create(shared), {
+  const io: NamedCliIo = Object.assign(Object.create(shared), {
     program: 'varve-nbd',
     secrets: new SecretTable(),
     throttleGroups: new ThrottleGroupTable(),
@@ -25,7 +25,7 @@ export async function run(args: string[], shared: CliIo): Promise<number> {
   }
 }
 
-async function dispatch(args: readonly string[], io: NamedIo): Promise<number> {
+async function dispatch(args: readonly string[], io: NamedCliIo): Promise<number> {
   const settings = parseArguments(args)
   const background = inBackground(io)
   if (settings.mode === 'help') return print(io, usage(io.program))
@@ -38,18 +38,18 @@ async function dispatch(args: readonly string[], io: NamedIo): Promise<number> {
   return await serve(settings, io, background ? reportRunning : () => {})
 }
 
-function print(io: NamedIo, text: string): number {
+function print(io: NamedCliIo, text: string): number {
   io.stdout.write(text)
   return 0
 }
 
-function report(error: unknown, io: NamedIo): number {
+function report(error: unknown, io: NamedCliIo): number {
   if (!(error instanceof NbdFailure || error instanceof BlockError)) throw error
   io.stderr.write(`${io.program}: ${error.message}\n${hintOf(error, io)}`)
   return 1
 }
 
-function hintOf(error: NbdFailure | BlockError, io: NamedIo): string {
+function hintOf(error: NbdFailure | BlockError, io: NamedCliIo): string {
   if (!(error instanceof NbdFailure) || error.hint === 'none') return ''
   const prefix = error.hint === 'named' ? `${io.program}: ` : ''
   return `${prefix}Try \`${io.program} --help' for more information.\n`

@@ -1,5 +1,4 @@
 /** Which `Sys` this process uses. */
-import { isMainThread } from 'node:worker_threads'
 import { BlockError } from '../errors.ts'
 import { openKoffiSys } from './koffi-sys.ts'
 import { nodeSys } from './node-sys.ts'
@@ -16,9 +15,17 @@ export function sys(): Sys {
   return chosen
 }
 
+/**
+ * What Node takes from worker threads says so. `isMainThread` says the same, and takes a
+ * millisecond to load.
+ */
+function inWorker(): boolean {
+  return 'disabled' in process.abort
+}
+
 /** In a worker thread koffi has open bugs, so nobody calls it there. */
 function choose(wanted: string | undefined): Sys {
-  if (wanted === 'node' || !isMainThread) return nodeSys
+  if (wanted === 'node' || inWorker()) return nodeSys
   const koffi = openKoffiSys()
   if (koffi) return koffi
   if (wanted === 'koffi') {

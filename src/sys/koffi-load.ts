@@ -1,4 +1,5 @@
 /** Loads koffi, and through it the functions of the C library that `koffi-sys.ts` calls. */
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 
 type Koffi = typeof import('koffi')
@@ -43,18 +44,27 @@ function has64Bits(): boolean {
 }
 
 /**
- * koffi's own entry takes 8 ms to find its binary; its package for this platform takes 3. Should
- * a later version name it otherwise, the entry is asked after all.
+ * koffi's own entry takes 8 ms to find its binary, its package for this platform 3, the binary
+ * alone 1. Should a later version name it otherwise, or lie elsewhere, the others are asked.
  */
 function loadKoffi(): Koffi {
+  const { arch } = process
   const require = createRequire(import.meta.url)
-  try {
-    const direct = createRequire(require.resolve('koffi'))
-    return direct(`@koromix/koffi-linux-${process.arch}`) as Koffi
-  } catch {
-    return require('koffi') as Koffi
+  const ways = [
+    () => require(`@koromix/koffi-linux-${arch}/linux_${arch}/koffi.node`),
+    () => createRequire(require.resolve('koffi'))(`@koromix/koffi-linux-${arch}`),
+  ]
+  // Where there is musl, its package finds out which of its binaries Node can take.
+  if (existsSync(`/lib/ld-musl-${muslNames[arch] ?? arch}.so.1`)) ways.shift()
+  for (const way of ways) {
+    try {
+      return way() as Koffi
+    } catch {}
   }
+  return require('koffi') as Koffi
 }
+
+const muslNames: Readonly<Record<string, string>> = { x64: 'x86_64', arm64: 'aarch64' }
 
 function bind(koffi: Koffi): Libc {
   // The process itself: whichever C library Node runs on, glibc or musl.

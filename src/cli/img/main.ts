@@ -2,7 +2,7 @@
 import { SecretTable } from '../../block/secrets.ts'
 import { ThrottleGroupTable } from '../../block/throttle-options.ts'
 import { BlockError, firstFailure } from '../../errors.ts'
-import type { Command, NamedIo } from '../command.ts'
+import type { NamedIo, PlainCommand } from '../command.ts'
 import { OptionParser } from '../getopt.ts'
 import { CommandFailure, HelpRequest, messageOf, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
@@ -27,7 +27,7 @@ const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
 }
 
 /** Runs `varve img …`. Every failure ends as a message on standard error and a status. */
-export const img: Command = async (args, shared) => {
+export const img: PlainCommand = async (args, shared) => {
   // Not a copy: that would make the streams which nobody has asked for yet.
   const io: NamedIo = Object.assign(Object.create(shared), {
     program: 'varve-img',

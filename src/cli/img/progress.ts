@@ -1,18 +1,18 @@
 /** `-p`: the share of the work that is done, rewritten on one line, as QEMU's tools print it. */
-import type { Writable } from 'node:stream'
+import type { TextOutput } from '../command.ts'
 import { twoDecimals } from './percent.ts'
 
 /** Percent that have to pass before the line is printed again. */
 const step = 1
 
 export class Progress {
-  readonly #output: Writable | undefined
+  readonly #output: TextOutput | undefined
   readonly #total: number
   #done = 0
   #shown = 0
 
   /** Prints nothing without `output`. The work is `total` in any unit. */
-  constructor(output: Writable | undefined, total: number) {
+  constructor(output: TextOutput | undefined, total: number) {
     this.#output = output
     this.#total = total
     this.#print(0)

@@ -7,7 +7,7 @@ import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { formatOf } from '../../graph/probe.ts'
 import { chainExtentAt } from '../../graph/status.ts'
-import type { CliIo, NamedIo } from '../command.ts'
+import type { CliIo, NamedCliIo } from '../command.ts'
 import { type CacheMode, imageGraph, openImage } from '../open-image.ts'
 import { pathOf } from './support.ts'
 
@@ -22,7 +22,7 @@ const probeLength = 2048
 
 /** The images of one command. They are closed together. */
 export class Images implements AsyncDisposable {
-  readonly #io: NamedIo
+  readonly #io: NamedCliIo
   readonly #graph: Graph
   readonly #edges: Edge[] = []
 

@@ -5,10 +5,16 @@ import { KiB } from '../../bytes/range.ts'
 import type { CompressionType } from './header.ts'
 import { zstdFrameLength } from './zstd-frame.ts'
 
-const deflateRaw = promisify<Uint8Array, zlib.ZlibOptions, Buffer>(zlib.deflateRaw)
-const inflateRaw = promisify<Uint8Array, zlib.ZlibOptions, Buffer>(zlib.inflateRaw)
-const zstdCompress = promisify<Uint8Array, zlib.ZstdOptions, Buffer>(zlib.zstdCompress)
-const zstdDecompress = promisify<Uint8Array, zlib.ZstdOptions, Buffer>(zlib.zstdDecompress)
+/** Made when they are first needed: loading zlib takes 2 ms. */
+function codecs() {
+  return {
+    deflateRaw: promisify<Uint8Array, zlib.ZlibOptions, Buffer>(zlib.deflateRaw),
+    inflateRaw: promisify<Uint8Array, zlib.ZlibOptions, Buffer>(zlib.inflateRaw),
+    zstdCompress: promisify<Uint8Array, zlib.ZstdOptions, Buffer>(zlib.zstdCompress),
+    zstdDecompress: promisify<Uint8Array, zlib.ZstdOptions, Buffer>(zlib.zstdDecompress),
+  }
+}
+let made: ReturnType<typeof codecs> | undefined
 
 /** Readers may have a window of 4 KiB only, so writers keep to it. */
 const writtenWindowBits = 12
@@ -35,15 +41,16 @@ export async function compress(
   source: Uint8Array,
 ): Promise<Uint8Array | undefined> {
   if (looksRandom(source)) return undefined
+  made ??= codecs()
   const packed =
     type === 'zlib'
-      ? await deflateRaw(source, {
+      ? await made.deflateRaw(source, {
           windowBits: writtenWindowBits,
           memLevel,
           level,
           chunkSize: source.length + outputSlack,
         })
-      : await zstdCompress(source, {})
+      : await made.zstdCompress(source, {})
   return packed.length < source.length ? packed : undefined
 }
 
@@ -56,13 +63,14 @@ export async function decompress(
   source: Uint8Array,
   length: number,
 ): Promise<Uint8Array> {
+  made ??= codecs()
   return type === 'zlib'
-    ? await inflateRaw(source, {
+    ? await made.inflateRaw(source, {
         windowBits: readWindowBits,
         maxOutputLength: length,
         finishFlush: zlib.constants.Z_SYNC_FLUSH,
       })
-    : await zstdDecompress(source.subarray(0, zstdFrameLength(source)), {
+    : await made.zstdDecompress(source.subarray(0, zstdFrameLength(source)), {
         maxOutputLength: length,
         finishFlush: zlib.constants.ZSTD_e_flush,
       })

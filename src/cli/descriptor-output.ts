@@ -4,16 +4,14 @@
  * output quietly: the work goes on, as it does for QEMU's tools.
  */
 import { writeSync } from 'node:fs'
-import { Writable } from 'node:stream'
-import { isatty } from 'node:tty'
 import { errnoOf } from '../errors.ts'
+import type { TextOutput } from './command.ts'
 
-export class DescriptorStream extends Writable {
+export class DescriptorOutput implements TextOutput {
   readonly fd: number
   #gone = false
 
   constructor(fd: number) {
-    super({ decodeStrings: true })
     this.fd = fd
   }
 
@@ -22,23 +20,15 @@ export class DescriptorStream extends Writable {
     return this.#gone
   }
 
-  get isTTY(): boolean {
-    return isatty(this.fd)
-  }
-
-  override _write(
-    bytes: Buffer,
-    _encoding: BufferEncoding,
-    done: (error?: Error | null) => void,
-  ): void {
+  write(text: string | Uint8Array, done: (error?: Error | null) => void = rethrow): boolean {
     try {
-      for (let left = bytes; left.length > 0 && !this.#gone; ) {
-        left = left.subarray(this.#writeSome(left))
-      }
+      let left = typeof text === 'string' ? Buffer.from(text) : text
+      while (left.length > 0 && !this.#gone) left = left.subarray(this.#writeSome(left))
       done()
     } catch (error) {
       done(error as Error)
     }
+    return true
   }
 
   #writeSome(bytes: Uint8Array): number {
@@ -52,6 +42,10 @@ export class DescriptorStream extends Writable {
       return 0
     }
   }
+}
+
+function rethrow(error?: Error | null): void {
+  if (error) throw error
 }
 
 const pauseMs = 5
