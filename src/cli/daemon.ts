@@ -86,7 +86,8 @@ async function serve(plan: Plan, io: NamedCliIo, onRunning: () => void): Promise
   const stopped = abortion(io.signal)
   let pidfile: string | undefined
   reportCorruption(io)
-  const daemon = new StorageDaemon()
+  const stdio = () => ({ input: io.stdin, output: io.stdout })
+  const daemon = new StorageDaemon({ stdio })
   try {
     // A step may wait, for a client or a peer; a signal ends that wait.
     await Promise.race([takeSteps(daemon, plan, io), daemon.quitting, stopped])

@@ -21,6 +21,7 @@ export type Topic =
   | 'Backup'
   | 'NBD and exports'
   | 'Objects'
+  | 'Character devices'
 
 export interface Command {
   readonly name: string

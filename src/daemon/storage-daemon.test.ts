@@ -13,9 +13,8 @@ const nothing = { driver: 'null-co', size: 65536, 'read-zeroes': true }
 /** A daemon with one monitor, and a function that makes clients of it. */
 async function monitored(daemon: StorageDaemon, name: string) {
   const path = join(folder, name)
-  const address = { path }
-  const options = { type: 'socket', address, server: true, wait: false, reconnect: 0 } as const
-  await daemon.chardevs.add(name, options)
+  const addr = { type: 'unix', data: { path } } as const
+  await daemon.chardevs.add(name, { type: 'socket', data: { addr } })
   daemon.addMonitor(name)
   return { path, client: () => QmpClient.connect(path) }
 }
@@ -162,15 +161,9 @@ describe('monitors', () => {
     const server = createServer((socket) => clients.push(socket)).listen(path)
     {
       await using daemon = new StorageDaemon()
-      const address = { path }
-      const reconnect = 0.01
-      await daemon.chardevs.add('c', {
-        type: 'socket',
-        address,
-        server: false,
-        wait: false,
-        reconnect,
-      })
+      const addr = { type: 'unix', data: { path } } as const
+      const data = { addr, server: false, reconnect: 0.01 }
+      await daemon.chardevs.add('c', { type: 'socket', data })
       daemon.addMonitor('c')
       await until(() => clients.length === 1)
       clients[0].destroy()

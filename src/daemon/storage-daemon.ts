@@ -14,7 +14,7 @@ import { BlockError } from '../errors.ts'
 import { Graph, type GraphOptions } from '../graph/graph.ts'
 import { JobTable } from '../job/job-table.ts'
 import { ArchiveBackups } from './archive-backups.ts'
-import { ChardevTable } from './chardevs.ts'
+import { ChardevTable, type Stdio } from './chardev/table.ts'
 import type { Command } from './command.ts'
 import { commands } from './commands/table.ts'
 import { reportCorruption } from './corruption-events.ts'
@@ -26,7 +26,12 @@ import { reportNodes } from './node-events.ts'
 import { ObjectTable } from './objects.ts'
 import { check } from './schema/check.ts'
 
-export interface StorageDaemonOptions extends Partial<GraphOptions> {}
+export interface StorageDaemonOptions extends Partial<GraphOptions> {
+  /** What a character device of type `stdio` is; those of the process unless given. */
+  readonly stdio?: Stdio
+}
+
+const processStdio: Stdio = () => ({ input: process.stdin, output: process.stdout })
 
 export class StorageDaemon implements AsyncDisposable {
   readonly graph: Graph
@@ -34,7 +39,7 @@ export class StorageDaemon implements AsyncDisposable {
   readonly exports: ExportTable
   readonly backups: ArchiveBackups
   readonly objects = new ObjectTable()
-  readonly chardevs = new ChardevTable()
+  readonly chardevs: ChardevTable
   readonly commands: ReadonlyMap<string, Command> = commands
   /** Settles when `quit` was called, by a monitor or by the program. */
   readonly quitting: Promise<void>
@@ -46,7 +51,7 @@ export class StorageDaemon implements AsyncDisposable {
   #turn: Promise<unknown> = Promise.resolve()
   #closed: Promise<void> | undefined
 
-  constructor(options: StorageDaemonOptions = {}) {
+  constructor({ stdio = processStdio, ...options }: StorageDaemonOptions = {}) {
     const secrets = async (id: string) => this.objects.secret(id)
     const throttleGroup = (id: string) => this.objects.throttleGroup(id)
     this.graph = new Graph({ drivers, secrets, throttleGroup, ...options })
@@ -57,6 +62,7 @@ export class StorageDaemon implements AsyncDisposable {
       quit = resolve
     })
     this.#quit = quit
+    this.chardevs = new ChardevTable(stdio, this.signal, quit)
     reportJobs(this.jobs, (event, data) => this.emit(event, data))
     const emit = (event: string, data: Readonly<Record<string, unknown>>) => this.emit(event, data)
     const reports = [reportCorruption(this.graph, emit), reportNodes(this.graph, emit)]

@@ -78,6 +78,57 @@ qsd.describe('command lines are refused alike', () => {
   })
 })
 
+qsd.describe('character devices of command lines are taken and refused alike', () => {
+  const path = (name: string) => join(folder, name)
+  const local = 'host=127.0.0.1,port=0,server=on,wait=off'
+  const listening = `path=${path('c.sock')},server=on,wait=off`
+
+  it.each([
+    ...['null', 'id=a', 'null,id=1a', 'null,id=a,foo=1', 'null,id=a,mux=on', 'null,id=a,mux=x'],
+    ...['null,id=a,logfile=/no-such/x', `null,id=a,logfile=${path('l')},logappend=on`],
+    ...['null,id=a,logappend=x', ',id=a', 'backend=null,id=a', 'null,id=a,path=x,size=1'],
+    ...['file,id=a', `file,id=a,path=${path('o')},append=on`, 'file,id=a,path=o,append=x'],
+    ...['file,id=a,path=/no-such/o', 'file,id=a,path=o,in=x', 'file,id=a,out=o'],
+    ...['pipe,id=a', 'pipe,id=a,path=/no-such', 'serial,id=a', 'tty,id=a,path=/no-such'],
+    ...['serial,id=a,path=/no-such', 'parallel,id=a', 'parport,id=a,path=/dev/null'],
+    ...['ringbuf,id=a', 'ringbuf,id=a,size=3', 'ringbuf,id=a,size=x', 'ringbuf,id=a,size=1K'],
+    ...['memory,id=a,size=4k', 'ringbuf,id=a,size=0', 'ringbuf,id=a,size=-1'],
+    ...['udp,id=a', 'udp,id=a,host=127.0.0.1', 'udp,id=a,port=9', 'udp,id=a,port=9,ipv4=x'],
+    ...['udp,id=a,host=127.0.0.1,port=x', 'udp,id=a,port=9,localaddr=127.0.0.1,localport=0'],
+    ...['mux,id=a', 'mux,id=a,chardev=x', 'stdio,id=a,signal=x', 'pty,id=1a'],
+    ...['socket,id=a', 'socket,id=a,path=x,host=y', 'socket,id=a,port=5', 'socket,id=a,fd=x'],
+    ...['socket,id=a,host=127.0.0.1', `socket,id=a,${local}`, `socket,id=a,${local},to=5`],
+    ...['socket,id=a,host=127.0.0.1,port=x,server=on,wait=off', `socket,id=a,${local},ipv4=off`],
+    ...['socket,id=a,fd=99,server=on,wait=off', `socket,id=a,${listening},reconnect=1`],
+    ...[
+      'socket,id=a,path=x,wait=off',
+      'socket,id=a,path=x,websocket=on',
+      'socket,id=a,path=/no-such/x',
+    ],
+    ...['telnet=on', 'telnet=on,tn3270=on', 'tls-authz=x', 'nodelay=on', 'delay=off'].map(
+      (more) => `socket,id=a,${listening},${more}`,
+    ),
+    ...['nodelay=off,delay=on', 'reconnect=x', 'to=x'].map(
+      (more) => `socket,id=a,${listening},${more}`,
+    ),
+    ...[`socket,id=a,path=${path('d.sock')},server,nowait`, 'socket,id=a,host=127.0.0.1,port=1'],
+    ...[
+      'foo,id=a',
+      'vc,id=a',
+      'msmouse,id=a',
+      '{"id":"a"}',
+      'file:/tmp/x,id=a',
+      'spicevmc,id=a,name=x',
+    ],
+  ])('%s', async (chardev) => {
+    // What is taken is followed by what is refused.
+    const args = ['--chardev', chardev, '--monitor', 'no-such']
+    const expected = await qsd.try(...args)
+    const stderr = expected.stderr.replaceAll(/\S*qemu-storage-daemon/g, 'varve-storage-daemon')
+    expect(await ours(args)).toEqual({ ...expected, stderr })
+  })
+})
+
 describe('varve daemon', () => {
   it('answers -h and -V', async () => {
     expect((await ours(['-h'])).stdout).toMatch(/^Usage: varve-storage-daemon \[options\]/)

@@ -16,6 +16,7 @@ interface Record {
 export class QmpPair implements AsyncDisposable {
   readonly folders: readonly [string, string]
   readonly #sides: readonly [QmpTalk, QmpTalk]
+  readonly #saidAlone: readonly [unknown[], unknown[]] = [[], []]
 
   /** `prepare` makes the images of one side in its folder, which exists. */
   static async start(
@@ -48,6 +49,17 @@ export class QmpPair implements AsyncDisposable {
     const without = (record: unknown) => leaveOut(record, ignored)
     expect(without(ours.answers)).toEqual(without(theirs.answers))
     expect(without(ours.events)).toEqual(without(theirs.events))
+  }
+
+  /** Says it to theirs (0) or ours (1) alone; `sameAlone` compares what both have said since. */
+  async alone(side: 0 | 1, steps: readonly Step[]): Promise<void> {
+    const { answers, events } = await converse(this.#sides[side], steps)
+    this.#saidAlone[side].push(answers, events)
+  }
+
+  sameAlone(): void {
+    const [theirs, ours] = this.#saidAlone.map((said) => said.splice(0))
+    expect(ours).toEqual(theirs)
   }
 
   /** Ends both daemons and compares an image of theirs with ours. */
@@ -86,7 +98,7 @@ async function converse(side: QmpTalk, steps: readonly Step[]): Promise<Record> 
     }
     const said = await side.say(step as Message)
     events.push(...said.events)
-    answers.push([JSON.stringify(step), normalised(inOrder(step as Message, said.replies))])
+    answers.push([JSON.stringify(step), inOrder(step as Message, normalised(said.replies))])
   }
   return { answers, events: events.filter((event) => !isDrain(event)).map(withoutTime) }
 }
@@ -109,7 +121,7 @@ async function untilStatus(side: QmpTalk, status: string): Promise<Message[]> {
 /** Commands whose lists have the order of a hash table in QEMU. */
 const unordered = /^(qom-list.*|query-chardev.*|x-debug-query-block-graph)$/
 
-function inOrder(step: Message, replies: readonly Message[]): readonly Message[] {
+function inOrder(step: Message, replies: readonly Message[]): unknown {
   if (!unordered.test(String(step.execute))) return replies
   const text = (value: unknown) => JSON.stringify(Object.entries(value as object).sort())
   return replies.map((reply) => {
@@ -123,12 +135,17 @@ function inOrder(step: Message, replies: readonly Message[]): readonly Message[]
  * Replies without names that are chosen, without what is a matter of the moment, and without the
  * space that images take, which each allocates in its own way.
  */
-function normalised(replies: readonly Message[]): unknown {
+function normalised(replies: readonly Message[]): Message[] {
   const text = JSON.stringify(replies, (key, value) => {
     if (key === 'busy' || key === 'actual-size') return undefined
     return value?.format === 'file' ? { ...value, 'virtual-size': 'as it was allocated' } : value
   })
-  return JSON.parse(text.replaceAll(/#block\d+/g, '#block'))
+  return JSON.parse(
+    text
+      .replaceAll(/#block\d+/g, '#block')
+      .replaceAll(/(?<=\/dev\/pts\/)\d+/g, 'N')
+      .replaceAll(/(?<=127\.0\.0\.1:|0\.0\.0\.0:|:::1:|"port":")\d+/g, 'port'),
+  )
 }
 
 /** QEMU pauses jobs visibly while it changes the graph. */

@@ -1,100 +1,174 @@
-/** `--chardev socket,path=…,server=on,wait=off,id=…`, `--chardev stdio,id=…`. */
-import type { ChardevOptions } from '../../daemon/chardevs.ts'
+/** `--chardev socket,path=…,server=on,wait=off,id=…`: the older notation of what QMP's `chardev-add` takes. */
+
+import { parseSize } from '../../block/options.ts'
+import { badIdentifier, isIdentifier } from '../../block/secrets.ts'
+import { backendNames } from '../../daemon/chardev/backends.ts'
+import type { ChardevBackend } from '../../daemon/schema/chardev-backend.ts'
+import { chardevBackend } from '../../daemon/schema/chardev-backend.ts'
+import { check } from '../../daemon/schema/check.ts'
 import { BlockError } from '../../errors.ts'
-import type { CliIo } from '../command.ts'
 import { parseOptionString } from '../keyval.ts'
 
 export interface ChardevOption {
   readonly id: string
-  readonly build: (io: CliIo) => ChardevOptions
+  readonly backend: ChardevBackend
+  /** Several users are to share it: `id` is a multiplexer on top. */
+  readonly shared: boolean
+  readonly warnings: readonly string[]
 }
 
-/** Options of QEMU's backends; those that we do not know how to serve are refused by name. */
-const known: Readonly<Record<string, readonly string[]>> = {
-  null: [],
-  stdio: ['signal'],
-  socket: ['path', 'host', 'port', 'fd', 'server', 'wait', 'reconnect', 'nodelay', 'delay'],
-}
-const unsupported: Readonly<Record<string, readonly string[]>> = {
-  null: ['mux', 'logfile', 'logappend'],
-  stdio: ['mux', 'logfile', 'logappend'],
-  socket: [
-    ...['mux', 'logfile', 'logappend', 'telnet', 'tn3270', 'websocket', 'tls-creds', 'tls-authz'],
-    ...['to', 'ipv4', 'ipv6', 'abstract', 'tight'],
+/** Every option may be given for every backend; those it does not know have no effect. */
+const names = {
+  switches: [
+    ...['abstract', 'append', 'clipboard', 'delay', 'ipv4', 'ipv6', 'logappend', 'mouse', 'mux'],
+    ...['nodelay', 'server', 'signal', 'telnet', 'tight', 'tn3270', 'wait', 'websocket'],
+  ],
+  numbers: ['cols', 'debug', 'height', 'reconnect', 'rows', 'to', 'width'],
+  sizes: ['size'],
+  texts: [
+    ...['backend', 'chardev', 'fd', 'host', 'localaddr', 'localport', 'logfile', 'name', 'path'],
+    ...['port', 'tls-authz', 'tls-creds'],
   ],
 }
-const otherBackends = ['file', 'pipe', 'pty', 'serial', 'tty', 'udp', 'vc', 'ringbuf', 'memory']
 
+const aliases: Readonly<Record<string, string>> = { tty: 'serial', parport: 'parallel' }
+
+type Given = Readonly<Record<string, string>>
+type Data = Readonly<Record<string, unknown>>
+
+/** Reports faults in the order in which QEMU finds them. */
 export function parseChardev(argument: string): ChardevOption {
-  const { options } = parseOptionString(argument, 'backend')
-  const { id, backend = '', ...rest } = options
+  const { options, shortForms } = parseOptionString(argument, 'backend')
+  const { id, ...given } = options
+  if (id !== undefined && !isIdentifier(id)) throw badIdentifier()
+  for (const [name, value] of Object.entries(given)) checkOption(name, value)
+  const warnings = shortForms.map(
+    ({ written, meaning }) =>
+      `warning: short-form boolean option '${written}' deprecated\nPlease use ${meaning} instead`,
+  )
   if (id === undefined) throw invalid('chardev: no id specified')
-  if (!Object.hasOwn(known, backend)) {
-    throw otherBackends.includes(backend)
-      ? new BlockError('UNSUPPORTED', `a chardev '${backend}' is not supported; use 'socket'`)
-      : invalid(`'${backend}' is not a valid char driver name`)
+  if (given.backend === undefined) throw invalid(`chardev: "${id}" missing backend`)
+  const type = aliases[given.backend] ?? given.backend
+  if (type !== given.backend) {
+    warnings.push(`warning: The alias '${given.backend}' is deprecated, use '${type}' instead`)
   }
-  checkNames(backend, rest)
-  return { id, build: (io) => build(backend, rest, io) }
+  if (!backendNames.includes(type)) throw invalid(`'${type}' is not a valid char driver name`)
+  const { logfile, logappend } = given
+  const common = { logfile, logappend: logappend && logappend === 'on' }
+  const data = withoutAbsent({ ...common, ...dataOf[type]?.(given) })
+  const backend = check(chardevBackend, { type, data })
+  return { id, backend, shared: given.mux === 'on', warnings }
 }
 
-function checkNames(backend: string, options: Readonly<Record<string, string>>): void {
-  for (const name of Object.keys(options)) {
-    if (unsupported[backend].includes(name)) {
-      throw new BlockError('UNSUPPORTED', `chardev: ${backend}: '${name}' is not supported`)
+function checkOption(name: string, value: string): void {
+  if (names.switches.includes(name)) {
+    if (value !== 'on' && value !== 'off') {
+      throw invalid(`Parameter '${name}' expects 'on' or 'off'`)
     }
-    if (!known[backend].includes(name)) throw invalid(`Invalid parameter '${name}'`)
+  } else if (names.numbers.includes(name)) {
+    if (!/^\d{1,15}$/.test(value)) throw invalid(`Parameter '${name}' expects a number`)
+  } else if (names.sizes.includes(name)) {
+    if (parseSize(value) === undefined) {
+      throw invalid(
+        `Parameter '${name}' expects a non-negative number below 2^64\n` +
+          'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
+          'and exabytes, respectively.',
+      )
+    }
+  } else if (!names.texts.includes(name)) {
+    throw invalid(`Invalid parameter '${name}'`)
   }
 }
 
-function build(
-  backend: string,
-  options: Readonly<Record<string, string>>,
-  { stdin, stdout }: CliIo,
-): ChardevOptions {
-  if (backend === 'null') return { type: 'null' }
-  if (backend === 'stdio') return { type: 'stdio', input: stdin, output: stdout }
-  const server = onOff(options, 'server') ?? false
-  const reconnect = count(options, 'reconnect') ?? 0
-  if (server && reconnect > 0) {
-    throw invalid(`'reconnect' option is incompatible with socket in server listen mode`)
-  }
-  if (!server && onOff(options, 'wait') !== undefined) {
-    throw invalid(`'wait' option is incompatible with socket in client connect mode`)
-  }
-  const wait = server && (onOff(options, 'wait') ?? true)
-  return { type: 'socket', address: addressOf(options), server, wait, reconnect }
+const ring = ({ size }: Given): Data => ({ size: size && parseSize(size) })
+
+/** The options of a backend in QMP's form, where it has any. */
+const dataOf: Readonly<Record<string, (given: Given) => Data>> = {
+  file: ({ path, append }) => {
+    if (path === undefined) throw invalid('chardev: file: no filename given')
+    return { out: path, append: onOff(append) }
+  },
+  memory: ring,
+  mux: ({ chardev }) => {
+    if (chardev === undefined) throw invalid('chardev: mux: no chardev given')
+    return { chardev }
+  },
+  parallel: ({ path }) => ({ device: devicePath('parallel', path) }),
+  pipe: ({ path }) => ({ device: devicePath('pipe', path) }),
+  ringbuf: ring,
+  serial: ({ path }) => ({ device: devicePath('serial/tty', path) }),
+  socket: socketData,
+  stdio: ({ signal }) => ({ signal: onOff(signal) }),
+  udp: udpData,
 }
 
-function addressOf(options: Readonly<Record<string, string>>) {
-  const { path, host, fd } = options
+function socketData(given: Given): Data {
+  const { delay, nodelay, reconnect } = given
+  if (delay !== undefined && nodelay !== undefined) {
+    throw invalid("'delay' and 'nodelay' are mutually exclusive")
+  }
+  const server = onOff(given.server) ?? false
+  return {
+    addr: socketAddress(given),
+    server,
+    // A server waits unless told otherwise.
+    wait: onOff(given.wait) ?? (server || undefined),
+    nodelay: onOff(nodelay) ?? (delay && delay === 'off'),
+    telnet: onOff(given.telnet),
+    tn3270: onOff(given.tn3270),
+    websocket: onOff(given.websocket),
+    reconnect: reconnect && Number(reconnect),
+    'tls-creds': given['tls-creds'],
+    'tls-authz': given['tls-authz'],
+  }
+}
+
+function socketAddress(given: Given): Data {
+  const { path, host, fd, port, abstract, tight, to } = given
   if ([path, host, fd].filter((each) => each !== undefined).length > 1) {
     throw invalid("None or one of 'path', 'fd' or 'host' option required.")
   }
-  if (path !== undefined) return { path }
-  if (fd !== undefined) return { fd: count(options, 'fd') as number }
-  const port = count(options, 'port')
-  if (port === undefined) {
-    throw invalid(
-      host === undefined ? 'chardev: socket: no path given' : 'chardev: socket: no port given',
-    )
+  if (path !== undefined) {
+    return { type: 'unix', data: { path, abstract: onOff(abstract), tight: onOff(tight) } }
   }
-  // Without a host, QEMU listens to the whole network; a monitor should not.
-  return { host: host || '127.0.0.1', port }
+  if (host === undefined) return { type: 'fd', data: { str: fd ?? '' } }
+  if (port === undefined) throw invalid('chardev: socket: no port given')
+  return { type: 'inet', data: { host, port, to: to && Number(to), ...families(given) } }
 }
 
-function onOff(options: Readonly<Record<string, string>>, name: string): boolean | undefined {
-  const value = options[name]
-  if (value === undefined) return undefined
-  if (value === 'on' || value === 'off') return value === 'on'
-  throw invalid(`Parameter '${name}' expects 'on' or 'off'`)
+function udpData(given: Given): Data {
+  const { host, port, localaddr, localport } = given
+  if (!port) throw invalid('chardev: udp: remote port not specified')
+  const local = { type: 'inet', data: { host: localaddr ?? '', port: localport ?? '0' } }
+  return {
+    remote: { type: 'inet', data: { host: host || 'localhost', port, ...families(given) } },
+    local: localaddr === undefined && localport === undefined ? undefined : local,
+  }
 }
 
-function count(options: Readonly<Record<string, string>>, name: string): number | undefined {
-  const value = options[name]
-  if (value === undefined) return undefined
-  if (/^\d{1,9}$/.test(value)) return Number(value)
-  throw invalid(`Parameter '${name}' expects a number`)
+function families({ ipv4, ipv6 }: Given): Data {
+  return { ipv4: onOff(ipv4), ipv6: onOff(ipv6) }
+}
+
+function devicePath(what: string, path: string | undefined): string {
+  if (path === undefined) throw invalid(`chardev: ${what}: no device path given`)
+  return path
+}
+
+function onOff(value: string | undefined): boolean | undefined {
+  return value === undefined ? undefined : value === 'on'
+}
+
+/** QMP takes an absent member for one that was not given, and no other way of saying so. */
+function withoutAbsent(data: Data): Data {
+  const entries = Object.entries(data).filter(([, value]) => value !== undefined)
+  return Object.fromEntries(
+    entries.map(([name, value]) => [name, isObject(value) ? withoutAbsent(value) : value]),
+  )
+}
+
+function isObject(value: unknown): value is Data {
+  return typeof value === 'object' && value !== null
 }
 
 function invalid(message: string): BlockError {

@@ -23,11 +23,11 @@ import {
 import type { StorageDaemon } from '../../daemon/storage-daemon.ts'
 import { BlockError } from '../../errors.ts'
 import { parseJson } from '../../wire/qmp/parser.ts'
-import type { CliIo } from '../command.ts'
+import type { NamedIo } from '../command.ts'
 import { parseKeyval } from '../keyval.ts'
 import { parseChardev } from './chardev-option.ts'
 
-export type Step = (daemon: StorageDaemon, io: CliIo) => void | Promise<void>
+export type Step = (daemon: StorageDaemon, io: NamedIo) => void | Promise<void>
 
 const nbdServerOptions = object('NbdServerOptions', {
   addr: required(socketAddress, 'Where to listen.'),
@@ -60,14 +60,20 @@ export const steps: Readonly<Record<string, (argument: string) => Step>> = {
     return (daemon) => addExport(daemon, options)
   },
   chardev: (argument) => {
-    const { id, build } = parseChardev(argument)
-    return (daemon, io) => daemon.chardevs.add(id, build(io))
+    const { id, backend, shared, warnings } = parseChardev(argument)
+    return async ({ chardevs }, { program, stdout, stderr }) => {
+      for (const each of warnings) stderr.write(`${program}: --chardev ${argument}: ${each}\n`)
+      const base = shared ? `${id}-base` : id
+      const { pty } = await chardevs.add(base, backend)
+      if (pty) stdout.write(`char device redirected to ${pty} (label ${base})\n`)
+      if (shared) await chardevs.add(id, { type: 'mux', data: { chardev: base } })
+    }
   },
   monitor: (argument) => {
     const { chardev, pretty, mode } = read(monitorOptions, argument, 'chardev')
     return (daemon) => {
       if (mode === 'readline') {
-        throw new BlockError('UNSUPPORTED', 'a monitor for people (mode=readline) is not supported')
+        throw new BlockError('UNSUPPORTED', 'Only QMP is supported')
       }
       daemon.addMonitor(chardev, { pretty })
     }

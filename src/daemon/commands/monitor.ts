@@ -5,7 +5,6 @@ import { events } from '../events.ts'
 import { introspect } from '../schema/introspect.ts'
 import {
   any,
-  bool,
   empty,
   enumeration,
   int,
@@ -30,12 +29,6 @@ const versionInfo = object('VersionInfo', {
 })
 
 const commandInfo = object('CommandInfo', { name: required(str, 'Name of the command.') })
-
-const chardevInfo = object('ChardevInfo', {
-  label: required(str, 'Its id.'),
-  filename: required(str, 'Where it leads.'),
-  'frontend-open': required(bool, 'Whether a monitor uses it.'),
-})
 
 export const monitorCommands = [
   command({
@@ -83,15 +76,6 @@ export const monitorCommands = [
     returnsDoc: 'A list of `SchemaInfo`, as QEMU documents it.',
     concurrent: true,
     run: (_, { daemon }) => introspect([...daemon.commands.values()], events),
-  }),
-  command({
-    name: 'query-chardev',
-    topic: 'Monitor',
-    doc: 'Lists the character devices.',
-    args: empty,
-    returns: list(chardevInfo),
-    concurrent: true,
-    run: (_, { daemon }) => daemon.chardevs.list(),
   }),
   command({
     name: 'quit',

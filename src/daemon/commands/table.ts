@@ -4,6 +4,7 @@ import { amendCommands } from './amend.ts'
 import { backupCommands } from './backup.ts'
 import { bitmapCommands } from './bitmaps.ts'
 import { blockCommands } from './block.ts'
+import { chardevCommands } from './chardevs.ts'
 import { commitCommands } from './commit.ts'
 import { createCommands } from './create.ts'
 import { externalSnapshotCommands } from './external-snapshots.ts'
@@ -36,6 +37,7 @@ const all: readonly Command[] = [
   ...nbdCommands,
   ...objectCommands,
   ...qomCommands,
+  ...chardevCommands,
 ]
 
 export const commands: ReadonlyMap<string, Command> = new Map(all.map((each) => [each.name, each]))

@@ -54,13 +54,17 @@ function subjects(daemon: StorageDaemon): Subject[] {
   const objects = [...daemon.objects].map(([id, { type, values }]) => {
     return { path: `/objects/${id}`, type, properties: propertiesOf(type), values }
   })
-  return [
-    container('/', [container('/objects', objects), container('/chardevs', [])]),
-    container('/objects', objects),
-    container('/chardevs', []),
-    ...objects,
-  ]
+  const chardevs = [...daemon.chardevs].map(([id, { type: kind, device }]) => {
+    const type = `chardev-${kind}`
+    const values = device.values ?? noValues
+    return { path: `/chardevs/${id}`, type, properties: propertiesOf(type), values }
+  })
+  const containers = [container('/objects', objects), container('/chardevs', chardevs)]
+  return [container('/', containers), ...containers, ...objects, ...chardevs]
 }
+
+/** Of devices that have no properties but their type. */
+const noValues: PropertyValues = { get: () => undefined, set: () => {} }
 
 function container(path: string, parts: readonly Subject[]): Subject {
   const paths = new Map(parts.map((part) => [nameOf(part), part.path]))
