@@ -11,26 +11,17 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SeededRandom } from '../src/bytes/seeded-random.ts'
-import { isZero } from '../src/bytes/zero.ts'
-import { openDisk } from '../src/disk.ts'
 import { drivers } from '../src/drivers.ts'
 import type { Edge } from '../src/graph/edge.ts'
 import { Graph } from '../src/graph/graph.ts'
 import { QmpClient } from '../src/wire/qmp/client.ts'
+import { copyDisk, firstDifference, inParallel, pieceSize } from './compare.ts'
+import { daemonListens, nodeNames, startDaemon } from './daemon.ts'
 import { checkFileSystem, type FileSystem, findTool, makeFileSystem } from './file-system.ts'
-import { Guest, type Span } from './guest.ts'
+import { Guest } from './guest.ts'
 import { endAll, repository, run, start } from './programs.ts'
-import {
-  type Check,
-  faint,
-  mebibytes,
-  milliseconds,
-  rate,
-  seconds,
-  strong,
-  table,
-  verdict,
-} from './report.ts'
+import { faint, mebibytes, seconds, strong } from './report.ts'
+import { guestWorkers, print, type Story } from './story.ts'
 
 const MiB = 1024 ** 2
 const fileSystemSize = 512 * MiB
@@ -38,27 +29,10 @@ const fileSystemSize = 512 * MiB
 const diskSize = 640 * MiB
 const amount = { files: 12_000, bytes: 300 * MiB }
 const spaceNeeded = 3000 * MiB
-const pieceSize = 1 * MiB
 const loadInFlight = 8
-const guestWorkers = 8
 const seed = 20_261_121
 /** Status of `img check` for formats that have no check. */
 const cannotCheck = 63
-
-interface Step {
-  readonly what: string
-  readonly bytes: number
-  readonly seconds: number
-  readonly result: string
-}
-
-interface Story {
-  readonly folder: string
-  readonly signal: AbortSignal
-  readonly steps: Step[]
-  readonly spans: { readonly when: string; readonly span: Span }[]
-  readonly checks: Check[]
-}
 
 async function demo(story: Story): Promise<void> {
   const { folder, signal } = story
@@ -146,44 +120,6 @@ async function prepare({ folder, signal, steps }: Story): Promise<FileSystem> {
   ])
   await writeFile(at('vm.conf'), 'cores: 2\nscsi0: disk0\n')
   return files
-}
-
-function startDaemon(image: string, nbd: string, qmp: string) {
-  const file = `file.driver=file,file.filename=${escaped(image)}`
-  return start([
-    'daemon',
-    '--blockdev',
-    `driver=qcow2,node-name=disk0,discard=unmap,${file}`,
-    '--nbd-server',
-    `addr.type=unix,addr.path=${escaped(nbd)}`,
-    '--export',
-    'type=nbd,id=guest,node-name=disk0,name=disk0,writable=on',
-    '--chardev',
-    `socket,id=qmp,path=${escaped(qmp)},server=on,wait=off`,
-    '--monitor',
-    'chardev=qmp',
-  ])
-}
-
-/** In QEMU's option strings a comma is written twice. */
-function escaped(value: string): string {
-  return value.replaceAll(',', ',,')
-}
-
-async function daemonListens(
-  socket: string,
-  ended: Promise<{ readonly stderr: string }>,
-  signal: AbortSignal,
-): Promise<void> {
-  let over: string | undefined
-  void ended.then(({ stderr }) => {
-    over = stderr.trim()
-  })
-  for (let tries = 0; !(await stat(socket).catch(() => undefined)); tries++) {
-    if (over !== undefined) throw new Error(`the daemon did not start: ${over}`)
-    if (tries === 300) throw new Error('the daemon does not listen after 15 s')
-    await sleep(50, undefined, { signal })
-  }
 }
 
 async function connectGuest(graph: Graph, socket: string): Promise<Edge> {
@@ -369,57 +305,6 @@ async function endDaemon(
   })
 }
 
-async function nodeNames(monitor: string): Promise<string> {
-  await using client = await QmpClient.connect(monitor)
-  const nodes = (await client.execute('query-named-block-nodes')) as { 'node-name': string }[]
-  return nodes
-    .map((node) => node['node-name'])
-    .toSorted()
-    .join(', ')
-}
-
-/** What the guest sees, as a sparse file. */
-async function copyDisk(disk: Edge, path: string): Promise<void> {
-  await rm(path, { force: true })
-  await using file = await open(path, 'wx')
-  await file.truncate(disk.size)
-  await inParallel(disk.size / pieceSize, 4, async (index) => {
-    const piece = Buffer.alloc(pieceSize)
-    await disk.read(index * pieceSize, piece)
-    if (!isZero(piece)) await file.write(piece, 0, pieceSize, index * pieceSize)
-  })
-}
-
-async function firstDifference(
-  reference: string,
-  image: string,
-  format: string,
-): Promise<number | undefined> {
-  await using expected = await openDisk(reference, { format: 'raw', readOnly: true })
-  await using restored = await openDisk(image, { format, readOnly: true })
-  if (expected.size !== restored.size) return Math.min(expected.size, restored.size)
-  const [one, other] = [Buffer.alloc(pieceSize), Buffer.alloc(pieceSize)]
-  for (let offset = 0; offset < expected.size; offset += pieceSize) {
-    await Promise.all([expected.read(offset, one), restored.read(offset, other)])
-    if (one.equals(other)) continue
-    return offset + one.findIndex((byte, index) => byte !== other[index])
-  }
-  return undefined
-}
-
-/** Calls `work` with 0, 1, … `count - 1`, so many at a time. */
-async function inParallel(
-  count: number,
-  width: number,
-  work: (index: number) => Promise<void>,
-): Promise<void> {
-  let next = 0
-  const lane = async () => {
-    while (next < count) await work(next++)
-  }
-  await Promise.all(Array.from({ length: width }, lane))
-}
-
 function randomOf(from: number): () => number {
   const random = new SeededRandom(from)
   return () => random.next()
@@ -431,27 +316,6 @@ function since(begin: number): number {
 
 function say(what: string): void {
   console.log(faint(`  ${what} …`))
-}
-
-function print({ steps, spans, checks }: Story): void {
-  const stepRows = steps.map(({ what, bytes, seconds: time, result }) => [
-    what,
-    mebibytes(bytes),
-    seconds(time),
-    rate(bytes, time),
-    result,
-  ])
-  console.log(table('What was done', ['', 'size', 'time', 'rate', 'result'], stepRows))
-  const spanRows = spans.map(({ when, span }) => [
-    when,
-    String(span.writes),
-    rate(span.bytes, span.seconds),
-    milliseconds(span.mostMs),
-    milliseconds(span.longestMs),
-  ])
-  const head = ['', 'writes', 'rate', '99 of 100 within', 'longest wait']
-  console.log(table(`How long guest writes waited, ${guestWorkers} at a time`, head, spanRows))
-  console.log(verdict(checks))
 }
 
 /** The first of the errors, not the one that closing what had failed gave. */

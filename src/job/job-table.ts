@@ -2,7 +2,8 @@
 import diagnostics from 'node:diagnostics_channel'
 import { EventEmitter } from 'node:events'
 import { BlockError } from '../errors.ts'
-import { Job, type JobOptions, type JobStatus, type JobWork } from './job.ts'
+import { Job, type JobOptions, type JobWork } from './job.ts'
+import type { JobStatus } from './status.ts'
 
 /** `{ id, type, status }` for every change. */
 const jobChannel = diagnostics.channel('job:status')

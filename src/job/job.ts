@@ -1,6 +1,6 @@
 /**
- * The life of a job, the same for all of them. What it may do next depends on its status only,
- * and the table below is the whole of it; the names are those of QMP's `JobStatus`.
+ * The life of a job, the same for all of them. What it may do next depends on its status only
+ * (`status.ts`).
  *
  * A job's work is one function. It reports progress, stops at pause points, asks what to do about
  * an error, and returns; finishing it (`complete`) or taking it back (`abort`) happens when the
@@ -8,60 +8,13 @@
  */
 import { EventEmitter } from 'node:events'
 import { RateLimit } from '../block/rate-limit.ts'
-import { BlockError, errnoOf } from '../errors.ts'
+import { BlockError } from '../errors.ts'
 import { deferred } from './deferred.ts'
+import { decide, type ErrorAction, type ErrorPolicy, isNoSpace } from './error-policy.ts'
+import { type JobStatus, type JobVerb, permitted, successors } from './status.ts'
 import type { JobTransaction } from './transaction.ts'
 
 export type JobType = 'backup' | 'stream' | 'commit' | 'mirror' | 'create' | 'amend'
-
-export type JobStatus =
-  | 'created'
-  | 'running'
-  | 'paused'
-  | 'ready'
-  | 'standby'
-  | 'waiting'
-  | 'pending'
-  | 'aborting'
-  | 'concluded'
-  | 'null'
-
-const successors: Readonly<Record<JobStatus, readonly JobStatus[]>> = {
-  created: ['running', 'aborting', 'null'],
-  running: ['paused', 'ready', 'waiting', 'aborting'],
-  paused: ['running'],
-  // Ready: source and target are the same, and kept so until `complete` or `cancel`.
-  ready: ['standby', 'waiting', 'aborting'],
-  standby: ['ready'],
-  waiting: ['pending', 'aborting'],
-  pending: ['concluded', 'aborting'],
-  aborting: ['concluded'],
-  concluded: ['null'],
-  null: [],
-}
-
-export type JobVerb =
-  | 'cancel'
-  | 'pause'
-  | 'resume'
-  | 'set-speed'
-  | 'complete'
-  | 'finalize'
-  | 'dismiss'
-
-const permitted: Readonly<Record<JobVerb, readonly JobStatus[]>> = {
-  cancel: ['created', 'running', 'paused', 'ready', 'standby', 'waiting', 'pending'],
-  pause: ['created', 'running', 'paused', 'ready', 'standby'],
-  resume: ['created', 'running', 'paused', 'ready', 'standby'],
-  'set-speed': ['created', 'running', 'paused', 'ready', 'standby', 'waiting', 'pending'],
-  complete: ['created', 'ready', 'standby'],
-  finalize: ['pending'],
-  dismiss: ['concluded'],
-}
-
-/** What to do when a request of the job fails; `auto` is `enospc` for writes. */
-export type ErrorPolicy = 'report' | 'ignore' | 'enospc' | 'stop' | 'auto'
-export type ErrorAction = 'report' | 'ignore' | 'stop'
 
 export interface JobOptions {
   readonly id: string
@@ -524,23 +477,4 @@ export class Job extends EventEmitter<JobEvents> {
     this.#status = status
     this.emit('status', status)
   }
-}
-
-function decide(policy: ErrorPolicy, error: unknown, operation: 'read' | 'write'): ErrorAction {
-  switch (policy) {
-    case 'report':
-    case 'ignore':
-    case 'stop':
-      return policy
-    case 'enospc':
-      return isNoSpace(error) ? 'stop' : 'report'
-    case 'auto':
-      return operation === 'write' && isNoSpace(error) ? 'stop' : 'report'
-  }
-}
-
-function isNoSpace(error: unknown): boolean {
-  if (error instanceof BlockError && error.code === 'NO_SPACE') return true
-  const cause = error instanceof Error ? error.cause : undefined
-  return errnoOf(error) === 'ENOSPC' || (cause !== undefined && isNoSpace(cause))
 }

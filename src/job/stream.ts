@@ -15,8 +15,9 @@ import type { BlockNode } from '../graph/node.ts'
 import { changeRecords, recordOf } from '../graph/record.ts'
 import { chainExtentAt } from '../graph/status.ts'
 import { type Copier, type CopyStatus, runCopyLoop } from './copy-loop.ts'
+import type { ErrorPolicy } from './error-policy.ts'
 import { JobFilter, JobGround } from './ground.ts'
-import type { ErrorPolicy, Job, JobControl, JobOptions } from './job.ts'
+import type { Job, JobControl, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'
 
 export interface StreamOptions

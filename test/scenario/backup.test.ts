@@ -7,8 +7,8 @@ import { drivers } from '../../src/drivers.ts'
 import { BlockError } from '../../src/errors.ts'
 import { Graph } from '../../src/graph/graph.ts'
 import { startBackup } from '../../src/job/backup.ts'
-import type { JobStatus } from '../../src/job/job.ts'
 import { JobTable } from '../../src/job/job-table.ts'
+import type { JobStatus } from '../../src/job/status.ts'
 import { Random, seedNote } from '../support/random.ts'
 
 const size = 5 * 1024 * 1024 + 4096
