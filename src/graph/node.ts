@@ -535,9 +535,9 @@ export class BlockNode implements AsyncDisposable {
   /** After the change: a job that has cleared a bit finds it again, or else reads the new data. */
   #noteChange(offset: number, length: number, io: Io | WriteIo): void {
     this.#written++
-    if (this.bitmaps.watched && !('unchanged' in io && io.unchanged)) {
-      this.bitmaps.mark(offset, length)
-    }
+    if (!this.bitmaps.watched || ('unchanged' in io && io.unchanged)) return
+    // Behind the end lies the state of a machine, which is no part of the disk.
+    if (offset < this.size) this.bitmaps.mark(offset, length)
   }
 }
 

@@ -3,7 +3,7 @@
  * and what happens when storing fails. The order of writes is described in qcow2/bitmaps.ts.
  */
 import { describe, expect, it } from 'vitest'
-import { plainIo } from '../../src/block/layer.ts'
+import { plainIo, plainWriteIo } from '../../src/block/layer.ts'
 import { KiB, MiB } from '../../src/bytes/range.ts'
 import { addBitmap, enableBitmap, removeBitmap } from '../../src/graph/bitmap-actions.ts'
 import type { MemoryLayer } from '../../src/protocol/memory.ts'
@@ -92,6 +92,16 @@ describe('bitmaps that are kept in the image', () => {
     const last = await openSession(file)
     expect(states(last)).toEqual([['a', 512, true, '0+512']])
     await last.close()
+    expect(await faultsOf(file)).toEqual(sound)
+  })
+
+  it('say nothing of the state of a machine, which lies behind the disk', async () => {
+    const file = (await newImage({ size: diskSize + 512, cluster_size: 512 })) as MemoryLayer
+    const session = await openSession(file)
+    addBitmap(session.node, { name: 'a', granularity: 4096, persistent: true })
+    await session.guest.vmState!.write(0, new Uint8Array(5000).fill(1), plainWriteIo)
+    expect(states(session)).toEqual([['a', 4096, true, '']])
+    await session.close()
     expect(await faultsOf(file)).toEqual(sound)
   })
 
