@@ -263,8 +263,11 @@ function amendment(option: string, bits: number): Command {
   if (option === 'refcount_bits') {
     return command({
       title: `amend refcount_bits=${bits}`,
-      can: ({ version, snapshots, compressed }) =>
-        version === 3 && (bits >= 16 || (snapshots.size === 0 && !compressed)),
+      can: ({ kind, version, snapshots, compressed }) =>
+        // In large clusters it takes qemu-img a minute.
+        version === 3 &&
+        kind.clusterSize <= 65_536 &&
+        (bits >= 16 || (snapshots.size === 0 && !compressed)),
       async run(reference, workshop) {
         reference.refcountBits = bits
         await amend(workshop, `refcount_bits=${bits}`)
