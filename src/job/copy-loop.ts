@@ -3,6 +3,7 @@
  * pieces in flight. What storage says to be zeroes, or not allocated, is not read.
  */
 
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Bitset } from '../bitmap/bitset.ts'
 import { CopyError, maxCopyLength } from '../block/block-copy.ts'
 import type { Io } from '../block/layer.ts'
@@ -13,6 +14,9 @@ import type { JobControl } from './job.ts'
 
 /** Pieces in flight. */
 const workers = 8
+
+/** Pause before pieces of which the policy has ignored an error are tried again. */
+const retryDelayMs = 100
 
 /** Longest run that is passed over in one step: progress and cancelling stay lively. */
 const maxSkipLength = GiB
@@ -60,6 +64,11 @@ export interface CopyLoopOptions {
   readonly signal: AbortSignal
   /** Waits while something else has to be copied first; before each piece. */
   readonly turn?: () => Promise<void>
+  /**
+   * What becomes of pieces of which the policy has ignored an error: they are tried again, until it
+   * goes well, or they are left out, and the first error is thrown at the end.
+   */
+  readonly ignored?: 'retry' | 'fail'
 }
 
 export async function runCopyLoop(options: CopyLoopOptions): Promise<void> {
@@ -72,6 +81,8 @@ class CopyLoop {
   /** First byte that no worker has taken yet. */
   #cursor = 0
   #failure: { readonly error: unknown } | undefined
+  /** The first error that was ignored in this pass. */
+  #ignored: { readonly error: unknown } | undefined
 
   constructor(options: CopyLoopOptions) {
     this.#options = options
@@ -79,9 +90,18 @@ class CopyLoop {
   }
 
   async run(): Promise<void> {
-    await Promise.all(Array.from({ length: workers }, () => this.#work()))
-    if (this.#failure) throw this.#failure.error
-    this.#options.signal.throwIfAborted()
+    const { signal, ignored = 'retry' } = this.#options
+    for (;;) {
+      await Promise.all(Array.from({ length: workers }, () => this.#work()))
+      if (this.#failure) throw this.#failure.error
+      signal.throwIfAborted()
+      if (!this.#ignored) return
+      if (ignored === 'fail') throw this.#ignored.error
+      this.#ignored = undefined
+      this.#cursor = 0
+      // Cut short when the copy is cancelled, which the workers will see.
+      await sleep(retryDelayMs, undefined, { signal }).catch(() => {})
+    }
   }
 
   async #work(): Promise<void> {
@@ -114,7 +134,13 @@ class CopyLoop {
   async #deal(offset: number, length: number): Promise<void> {
     const end = offset + length
     for (let at = offset; at < end; ) {
-      const done = await underPolicy(this.#options.control, () => this.#dealRun(at, end - at))
+      const done = await underPolicy(
+        this.#options.control,
+        () => this.#dealRun(at, end - at),
+        (error) => {
+          this.#ignored ??= { error }
+        },
+      )
       at += done ?? end - at
     }
   }
@@ -156,10 +182,11 @@ class CopyLoop {
   }
 }
 
-/** Runs work until it succeeds or the policy gives up; undefined when it passes over. */
+/** Runs work until it succeeds or the policy gives up; undefined when it ignores the error. */
 export async function underPolicy<T>(
   control: JobControl,
   work: () => Promise<T>,
+  onIgnored: (error: unknown) => void = () => {},
 ): Promise<T | undefined> {
   for (;;) {
     try {
@@ -168,7 +195,9 @@ export async function underPolicy<T>(
       if (!(error instanceof CopyError)) throw error
       const operation = error.side === 'source' ? 'read' : 'write'
       const answer = await control.failed(error.cause, operation)
-      if (answer === 'ignore') return undefined
+      if (answer === 'retry') continue
+      onIgnored(error.cause)
+      return undefined
     }
   }
 }

@@ -70,6 +70,8 @@ export async function startStream(
           status: streamStatus(node, base),
           control,
           signal: control.signal,
+          // As QEMU's: it takes over what it can, and keeps the backing file for the rest.
+          ignored: 'fail',
         })
         await node.layer.flush(plainIo)
       },
