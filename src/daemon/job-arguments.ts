@@ -50,9 +50,11 @@ export function nodeByName(graph: Graph, name: string): BlockNode {
   })
 }
 
-/** Refuses nodes that other nodes stand on. */
+/** Refuses nodes that other nodes stand on, and the filters of jobs. */
 export function checkRoot(node: BlockNode): BlockNode {
-  if (![...node.parents].some(({ owner }) => owner)) return node
+  const parents = [...node.parents]
+  const isRoot = !parents.some(({ owner, stays }) => owner || (node.isFilter && stays))
+  if (isRoot) return node
   throw new BlockError('INVALID_ARGUMENT', 'Need a root block node', { node: node.name })
 }
 

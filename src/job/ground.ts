@@ -108,8 +108,9 @@ export class JobGround {
   async insertFilter(node: BlockNode): Promise<void> {
     if (!this.#filter) return
     await this.graph.insertFilters([{ filter: this.#filter, node }])
-    // Nobody may remove it although nobody may be using it.
+    // Nobody may remove it although nobody may be using it, nor stand on what leaves with the job.
     this.use(this.#filter, [])
+    this.block([this.#filter], ['remove'])
   }
 
   /** Gives the filter's users what they used before. Idempotent. */

@@ -107,6 +107,8 @@ export class PreservedDisk {
       for (const node of spill ? [target, spill] : [target]) {
         disk.#unblock.push(node.blockers.add(reason))
       }
+      // Nobody may stand on the filter, which leaves with the job.
+      disk.#unblock.push(disk.filter.blockers.add(reason, ['remove']))
     }
   }
 

@@ -348,6 +348,33 @@ qsd.describe('jobs of the storage daemon', () => {
     await pair.sameImages('top.qcow2', 'mid.qcow2', 'base.qcow2')
   })
 
+  it('filters of jobs: nothing else may stand on them', async () => {
+    await using pair = await start()
+    const begin = (verb: string, args: Message) =>
+      command(verb, { 'job-id': 'j', device: 'top', 'filter-node-name': 'flt', speed: 1, ...args })
+    const targets = ['t1', 't2', 't3'].map((name) =>
+      command('blockdev-add', { driver: 'null-co', 'node-name': name, size: 4 * MiB }),
+    )
+    const onFilter = [
+      command('blockdev-mirror', { 'job-id': 'k', device: 'flt', target: 't2', sync: 'full' }),
+      command('blockdev-backup', { 'job-id': 'k', device: 'flt', target: 't3', sync: 'none' }),
+      command('block-stream', { 'job-id': 'k', device: 'flt' }),
+      command('block-commit', { 'job-id': 'k', device: 'flt' }),
+      command('blockdev-snapshot', { node: 'flt', overlay: 't3' }),
+      command('blockdev-del', { 'node-name': 'flt' }),
+    ]
+    const cancel = [on('block-job-cancel', { force: true }), { until: 'gone' }]
+    await pair.same([...chain, ...targets])
+    for (const verb of ['blockdev-mirror', 'blockdev-backup']) {
+      const args = { target: 't1', sync: 'full' }
+      await pair.same([begin(verb, args), ...onFilter, ...cancel], ['offset', 'len'])
+    }
+    const commit = begin('block-commit', { 'top-node': 'mid', 'base-node': 'base' })
+    // The others are refused, too, for the chain's sake.
+    const refused = onFilter.filter((_, index) => [0, 1, 3].includes(index))
+    await pair.same([commit, ...refused, ...cancel], ['offset', 'len'])
+  })
+
   it('errors: what each policy makes of them', async () => {
     const faulty = (errno: number, event: string, iotype: string) => ({
       driver: 'blkdebug',
