@@ -1,4 +1,4 @@
-/** Storage of which one request, counted over several disks, fails. */
+/** Storage of which some requests, counted over several disks, fail. */
 import { Filter } from '../../src/block/filter.ts'
 import type { Io, WriteIo, ZeroIo } from '../../src/block/layer.ts'
 import { BlockError } from '../../src/errors.ts'
@@ -9,13 +9,15 @@ export class Faults {
   /** Whether the fault has happened. */
   struck = false
   #failAt = Number.POSITIVE_INFINITY
+  #times = 1
   #error: () => BlockError = () => new BlockError('IO', 'injected', { errno: 'EIO' })
 
-  /** Lets request number `failAt` from now on fail, once. */
-  arm(failAt: number, code: 'IO' | 'NO_SPACE' = 'IO'): void {
+  /** Lets request number `failAt` from now on fail, and those after it, `times` of them. */
+  arm(failAt: number, code: 'IO' | 'NO_SPACE' = 'IO', times = 1): void {
     this.count = 0
     this.struck = false
     this.#failAt = failAt
+    this.#times = times
     const errno = code === 'IO' ? 'EIO' : 'ENOSPC'
     this.#error = () => new BlockError(code, 'injected', { errno })
   }
@@ -25,7 +27,8 @@ export class Faults {
   }
 
   pass(): void {
-    if (this.count++ !== this.#failAt) return
+    const request = this.count++
+    if (request < this.#failAt || request >= this.#failAt + this.#times) return
     this.struck = true
     throw this.#error()
   }
@@ -52,6 +55,11 @@ export class FaultyLayer extends Filter {
   override async writeZeroes(offset: number, length: number, io: ZeroIo): Promise<void> {
     this.#faults.pass()
     await super.writeZeroes(offset, length, io)
+  }
+
+  override async discard(offset: number, length: number, io: Io): Promise<void> {
+    this.#faults.pass()
+    await super.discard(offset, length, io)
   }
 
   override async flush(io: Io): Promise<void> {
