@@ -20,6 +20,7 @@ export interface Libc {
   readonly ioctl: Call
   /** Takes the command as its second argument, after the number of the system call. */
   readonly syscall: Call
+  readonly poll: Call
   /** Absent from musl before 1.2.5. */
   readonly preadv2?: Call
   /** The errno of the last synchronous call. */
@@ -83,6 +84,7 @@ function bind(koffi: Koffi): Libc {
     fcntlNumber: libc.func('fcntl', 'int', ['int', 'int', 'int']) as Call,
     ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'void *']) as Call,
     syscall: libc.func('syscall', 'long', ['long', 'int', 'int', 'void *', 'size_t']) as Call,
+    poll: libc.func('poll', 'int', ['void *', 'ulong', 'int']) as Call,
     preadv2: optional('preadv2', 'int64', ['int', 'uintptr_t', 'int', 'int64', 'int']),
     errno: koffi.errno as () => number,
     address: koffi.address,

@@ -33,6 +33,9 @@ const F_UNLCK = 2
 
 const F_SETPIPE_SZ = 1031
 
+/** poll(2) */
+const POLLIN = 1
+
 /** preadv2(2): answer from the page cache or fail with EAGAIN. */
 const RWF_NOWAIT = 8
 
@@ -64,6 +67,10 @@ class KoffiSys implements Sys {
   readonly #flock = new BigInt64Array(4)
   readonly #flockType = new Int16Array(this.#flock.buffer, 0, 2)
   readonly #flockBytes = new Uint8Array(this.#flock.buffer)
+  /** One `struct pollfd`: descriptor, what is asked, and what is the case. */
+  readonly #pollfd = new Int32Array(2)
+  readonly #pollEvents = new Int16Array(this.#pollfd.buffer, 4, 2)
+  readonly #pollBytes = new Uint8Array(this.#pollfd.buffer)
 
   constructor(libc: Libc) {
     this.#libc = libc
@@ -141,6 +148,13 @@ class KoffiSys implements Sys {
     if (length < 0) throw sysError('keyctl', this.#libc.errno())
     if (length > maxLength) throw sysError('keyctl', EFBIG)
     return bytes.slice(0, length)
+  }
+
+  isReadable(fd: number): boolean {
+    this.#pollfd[0] = fd
+    this.#pollEvents[0] = POLLIN
+    // What the other end has closed, and what is no descriptor, count too.
+    return this.#libc.poll(this.#pollBytes, 1, 0) > 0
   }
 
   growPipe(fd: number, length: number): void {

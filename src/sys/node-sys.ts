@@ -51,6 +51,7 @@ export const nodeSys: Sys = {
   readKey: () => {
     throw notSupported('keyctl')
   },
+  isReadable: () => false,
   growPipe: () => {},
   alignedMemory(length, _alignment) {
     const pages = Math.max(1, Math.ceil(length / wasmPage))

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process'
 import { closeSync, ftruncateSync, mkdtempSync, openSync, read, rmSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -42,6 +43,16 @@ for (const [name, sys] of implementations) {
       expect(s.isAlignedMemory(memory.subarray(1), 512)).toBe(false)
       const { bytesRead } = await promisify(read)(fd, memory, 0, 8192, 0)
       expect(Buffer.from(memory.subarray(0, bytesRead)).toString()).toBe('varve')
+      closeSync(fd)
+    })
+
+    it('knows whether something has come through a pipe', () => {
+      const path = join(folder, 'pipe')
+      execFileSync('mkfifo', [path])
+      const fd = openSync(path, 'r+')
+      expect(s.isReadable(fd)).toBe(false)
+      writeSync(fd, 'varve')
+      expect(s.isReadable(fd)).toBe(s.name === 'koffi')
       closeSync(fd)
     })
 

@@ -63,6 +63,9 @@ export interface Sys {
   /** Bytes of a key of the kernel's key rings; `EFBIG` when there are more than `maxLength`. */
   readKey(serial: number, maxLength: number): Uint8Array
 
+  /** Whether a read would return at once, with bytes, the end or an error; false if unknown. */
+  isReadable(fd: number): boolean
+
   /** Lets a pipe hold `length` bytes, where that is permitted; anything else stays as it is. */
   growPipe(fd: number, length: number): void
 
