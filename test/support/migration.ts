@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { gunzipSync } from 'node:zlib'
 import { readStream, type StreamOptions } from '../../src/snapshot/stream/parser.ts'
-import type { StreamItem } from '../../src/snapshot/stream/stream-item.ts'
+import type { RamRecord, StreamItem } from '../../src/snapshot/stream/stream-item.ts'
 import type { ByteSource } from '../../src/snapshot/stream/window.ts'
 
 /** A capture of QEMU; see `test/images/README.md`. */
@@ -35,14 +35,23 @@ export function sourceOf(bytes: Uint8Array, step = Number.POSITIVE_INFINITY): By
   }
 }
 
-/** All items of a stream, with bytes of their own. */
+/** Items with bytes of their own; records of RAM as objects. */
+export type KeptItem =
+  | Exclude<StreamItem, { kind: 'ram' }>
+  | { readonly kind: 'ram'; readonly records: readonly RamRecord[] }
+
+/** All items of a stream. */
 export async function itemsOf(
   bytes: Uint8Array,
   options: StreamOptions & { readonly step?: number } = {},
-): Promise<StreamItem[]> {
-  const items: StreamItem[] = []
+): Promise<KeptItem[]> {
+  const items: KeptItem[] = []
   for await (const item of readStream(sourceOf(bytes, options.step), options)) {
-    items.push(structuredClone(item))
+    items.push(
+      item.kind === 'ram'
+        ? { kind: 'ram', records: structuredClone([...item.records]) }
+        : structuredClone(item),
+    )
   }
   return items
 }

@@ -18,9 +18,17 @@ export async function drainAfterFailure(source: ByteSource): Promise<void> {
   const start = performance.now()
   let bytes = 0
   while (bytes < safeBytes || performance.now() - start < safeMs) {
-    const count = await source.read(buffer).catch(() => 0)
+    const count = await attempt(() => source.read(buffer))
     if (count === 0) return
     bytes += count
+  }
+}
+
+async function attempt(read: () => number | Promise<number>): Promise<number> {
+  try {
+    return await read()
+  } catch {
+    return 0
   }
 }
 

@@ -1,40 +1,19 @@
 /**
- * The checksum of a page. It has to keep up with memory, and zlib's CRC-32 does 0.45 GB/s here;
- * this one does 5. Four lanes take the words in turn, each step being invertible (a rotation, an
- * exclusive or, a product with an odd number), so a change within one word never goes unnoticed.
- * It guards against accidents, not against forgers.
+ * The checksum of a page. Four lanes take the words in turn, each step being invertible (a
+ * rotation, an exclusive or, a product with an odd number), so a change within one word never goes
+ * unnoticed. It guards against accidents, not against forgers. It has to keep up with memory:
+ * zlib's CRC-32 takes 1.2 us for a page of 4 KiB, this 0.6 us, and 0.2 us by vectors.
  */
-import { endianness } from 'node:os'
+import { isZero } from '../../bytes/zero.ts'
+import { laneBytes, PlainLanes, step } from './plain-lanes.ts'
+import { VectorLanes } from './vector-lanes.ts'
 
-const factor = 0x9e3779b1
-
-const swapped = endianness() === 'BE'
-
-/** `words` of the page at `offset` (in words), `length` words, a multiple of 4. */
-function pageSum(words: Int32Array, offset: number, length: number): number {
-  let a = 1
-  let b = 2
-  let c = 3
-  let d = 4
-  const end = offset + length
-  for (let at = offset; at < end; at += 4) {
-    a = Math.imul(((a << 5) | (a >>> 27)) ^ words[at], factor)
-    b = Math.imul(((b << 5) | (b >>> 27)) ^ words[at + 1], factor)
-    c = Math.imul(((c << 5) | (c >>> 27)) ^ words[at + 2], factor)
-    d = Math.imul(((d << 5) | (d >>> 27)) ^ words[at + 3], factor)
-  }
-  let sum = a
-  sum = Math.imul(((sum << 5) | (sum >>> 27)) ^ b, factor)
-  sum = Math.imul(((sum << 5) | (sum >>> 27)) ^ c, factor)
-  sum = Math.imul(((sum << 5) | (sum >>> 27)) ^ d, factor)
-  return (sum ^ (sum >>> 15)) >>> 0
-}
-
-/** The bytes of whole pages as the words that `pageSum` takes; copies only what is not aligned. */
-export function wordsOf(bytes: Uint8Array): Int32Array {
-  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice()
-  if (swapped) return new Int32Array(Buffer.from(aligned).swap32().buffer)
-  return new Int32Array(aligned.buffer, aligned.byteOffset, Math.floor(aligned.byteLength / 4))
+/** What goes through pages: a few together, four lanes of 32 bits each, little-endian. */
+export interface Lanes {
+  /** Pages that are gone through together. */
+  readonly together: number
+  /** Of up to so many pages; what the lanes have become is valid until the next call. */
+  run(pages: Uint8Array): DataView
 }
 
 /**
@@ -43,18 +22,38 @@ export function wordsOf(bytes: Uint8Array): Int32Array {
  */
 export class PageSums {
   readonly zero: number
-  readonly #count: number
+  readonly #pageSize: number
+  readonly #lanes: Lanes
 
-  constructor(pageSize: number) {
-    this.#count = pageSize / 4
-    this.zero = pageSum(new Int32Array(this.#count), 0, this.#count)
+  constructor(pageSize: number, lanes: Lanes = lanesFor(pageSize)) {
+    this.#pageSize = pageSize
+    this.#lanes = lanes
+    this.zero = mixed(lanes.run(new Uint8Array(pageSize)), 0)
   }
 
-  /** Of the page that begins with the word `at`. */
-  of(words: Int32Array, at: number): number {
-    const sum = pageSum(words, at, this.#count)
-    if (sum !== this.zero) return sum
-    const zero = words.subarray(at, at + this.#count).every((word) => word === 0)
-    return zero ? sum : (sum ^ 1) >>> 0
+  /** Puts the sums of all pages in `bytes` into `sums`, from `first` on. */
+  fill(sums: Uint32Array, first: number, bytes: Uint8Array): void {
+    const size = this.#pageSize
+    const group = this.#lanes.together * size
+    let index = first
+    for (let at = 0; at < bytes.length; at += group) {
+      const pages = bytes.subarray(at, at + group)
+      const lanes = this.#lanes.run(pages)
+      for (let page = 0; page < pages.length; page += size) {
+        const sum = mixed(lanes, (page / size) * laneBytes)
+        const taken = sum === this.zero && !isZero(pages.subarray(page, page + size))
+        sums[index++] = taken ? (sum ^ 1) >>> 0 : sum
+      }
+    }
   }
+}
+
+function lanesFor(pageSize: number): Lanes {
+  return VectorLanes.for(pageSize) ?? new PlainLanes(pageSize)
+}
+
+function mixed(lanes: DataView, at: number): number {
+  let sum = lanes.getInt32(at, true)
+  for (let lane = 1; lane < 4; lane++) sum = step(sum, lanes.getInt32(at + lane * 4, true))
+  return (sum ^ (sum >>> 15)) >>> 0
 }

@@ -3,23 +3,23 @@
  * which becomes one write as a rule; the last content of a page is what counts, be it zeroes.
  * Where a chunk is written again, its writes follow each other.
  */
-import type { BlockLayer } from '../../block/layer.ts'
+import type { BlockLayer, Completion } from '../../block/layer.ts'
 import { plainIo, plainWriteIo } from '../../block/layer.ts'
 import { isZero } from '../../bytes/zero.ts'
 import { sys } from '../../sys/current.ts'
 import { PageSet } from '../page-set.ts'
 import { applyDelta } from '../stream/delta.ts'
-import type { RamRecord } from '../stream/stream-item.ts'
+import type { RamRecords } from '../stream/stream-item.ts'
 import { blockAlignment, endOf, type PlacedBlock } from './layout.ts'
-import { PageSums, wordsOf } from './page-sum.ts'
+import { PageSums } from './page-sum.ts'
 
 const chunkSize = blockAlignment
 
 /** Chunks that pages may still come for: a guest's writes come in between those in order. */
 const maxOpenChunks = 8
 
-/** Chunks that are being written. */
-const maxWrites = 8
+/** Chunks that are being written; the system writes to a file one after the other anyway. */
+const maxWrites = 2
 
 /** Zeroes in front of more pages of a chunk are written along up to this length. */
 const maxGap = 64 * 1024
@@ -36,15 +36,16 @@ export interface RamTarget {
 export interface BasePages {
   readonly sums: Uint32Array
   /** Bytes of the disk; verified. */
-  read(offset: number, target: Uint8Array): Promise<void>
+  read(offset: number, target: Uint8Array): Completion
 }
 
 interface Chunk {
   readonly index: number
   readonly bytes: Uint8Array
-  readonly words: Int32Array
   /** Pages whose content is here. */
   readonly present: Uint8Array
+  /** Pages of it that are not here yet. */
+  missing: number
   /** Nothing of the chunk has been written before. */
   readonly fresh: boolean
 }
@@ -60,7 +61,7 @@ export class RamWriter {
   readonly #pageSums: PageSums
   readonly #nonZero: PageSet
   /** Pages that came, even if as zeroes; kept where there is a base. */
-  readonly #came: PageSet | undefined
+  readonly #sent: PageSet | undefined
   readonly #written: PageSet
   readonly #open = new Map<number, Chunk>()
   readonly #writing = new Map<number, Promise<void>>()
@@ -76,7 +77,7 @@ export class RamWriter {
     this.sums = new Uint32Array(pages).fill(this.#pageSums.zero)
     this.blocksSent = blocks.map(() => false)
     this.#nonZero = new PageSet(pages)
-    this.#came = target.base && new PageSet(pages)
+    this.#sent = target.base && new PageSet(pages)
     this.#written = new PageSet(Math.ceil(endOf(blocks) / chunkSize))
   }
 
@@ -86,20 +87,29 @@ export class RamWriter {
   }
 
   /** Takes the records; their data is not needed afterwards. */
-  async put(records: readonly RamRecord[]): Promise<void> {
-    for (const record of records) {
-      const offset = this.blocks[record.block].base + record.offset
-      this.blocksSent[record.block] = true
-      this.#came?.add(offset / this.pageSize)
-      if (record.kind === 'delta') await this.#delta(offset, record.data)
-      else if (record.kind === 'zero' || isZero(record.data)) await this.#zero(offset)
-      else await this.#page(offset, record.data)
+  async put(records: RamRecords): Promise<void> {
+    for (let index = 0; index < records.length; index++) {
+      const waiting = this.#take(records, index)
+      if (waiting) await waiting
     }
+  }
+
+  /** Most records are done on the spot. */
+  #take(records: RamRecords, index: number): Completion {
+    const block = records.block(index)
+    const kind = records.kind(index)
+    const offset = this.blocks[block].base + records.offset(index)
+    this.blocksSent[block] = true
+    this.#sent?.add(offset / this.pageSize)
+    if (kind === 'zero') return this.#zero(offset)
+    const data = records.data(index)
+    if (kind === 'delta') return this.#delta(offset, data)
+    return isZero(data) ? this.#zero(offset) : this.#page(offset, data)
   }
 
   /** Everything is in the image afterwards, though not on stable storage. */
   async finish(): Promise<void> {
-    if (this.#came) await this.#blankBase(this.#came)
+    if (this.#sent) await this.#blankBase(this.#sent)
     for (const chunk of [...this.#open.values()]) await this.#close(chunk)
     await Promise.all(this.#writing.values())
     if (this.#failure) throw this.#failure.error
@@ -111,30 +121,47 @@ export class RamWriter {
     await Promise.allSettled(this.#writing.values())
   }
 
-  async #page(offset: number, data: Uint8Array): Promise<void> {
-    const chunk = this.#chunkNow(offset) ?? (await this.#chunkAt(offset))
-    const at = offset % chunkSize
-    chunk.bytes.set(data, at)
-    chunk.present[at / this.pageSize] = 1
+  #page(offset: number, data: Uint8Array): Completion {
+    const chunk = this.#chunkAt(offset)
+    if (chunk instanceof Promise) return chunk.then((there) => this.#setPage(there, offset, data))
+    return this.#setPage(chunk, offset, data)
+  }
+
+  #setPage(chunk: Chunk, offset: number, data: Uint8Array): Completion {
+    chunk.bytes.set(data, offset % chunkSize)
     this.#nonZero.add(offset / this.pageSize)
+    return this.#came(chunk, offset)
   }
 
   /** A page that never was anything else needs no space. */
-  async #zero(offset: number): Promise<void> {
+  #zero(offset: number): Completion {
     const page = offset / this.pageSize
     const { base } = this.#target
     if (!this.#nonZero.has(page) && (!base || base.sums[page] === this.#pageSums.zero)) return
-    const chunk = this.#chunkNow(offset) ?? (await this.#chunkAt(offset))
+    const chunk = this.#chunkAt(offset)
+    if (chunk instanceof Promise) return chunk.then((there) => this.#setZero(there, offset))
+    return this.#setZero(chunk, offset)
+  }
+
+  #setZero(chunk: Chunk, offset: number): Completion {
     const at = offset % chunkSize
     chunk.bytes.fill(0, at, at + this.pageSize)
-    chunk.present[at / this.pageSize] = 1
-    this.#nonZero.delete(page)
+    this.#nonZero.delete(offset / this.pageSize)
+    return this.#came(chunk, offset)
+  }
+
+  /** A chunk that is whole is written while the processor's cache has it. */
+  #came(chunk: Chunk, offset: number): Completion {
+    const page = (offset % chunkSize) / this.pageSize
+    if (chunk.present[page] === 1) return
+    chunk.present[page] = 1
+    if (--chunk.missing === 0) return this.#close(chunk)
   }
 
   async #delta(offset: number, delta: Uint8Array): Promise<void> {
     // Waiting may move what the delta lies in.
     const kept = delta.slice()
-    const chunk = this.#chunkNow(offset) ?? (await this.#chunkAt(offset))
+    const chunk = await this.#chunkAt(offset)
     const at = offset % chunkSize
     const page = chunk.bytes.subarray(at, at + this.pageSize)
     if (chunk.present[at / this.pageSize] === 0) {
@@ -142,26 +169,33 @@ export class RamWriter {
       if (this.#nonZero.has(offset / this.pageSize)) {
         await this.#target.ram.read(offset, page, plainIo)
       } else page.fill(0)
-      chunk.present[at / this.pageSize] = 1
     }
     applyDelta(kept, page)
     this.#nonZero.add(offset / this.pageSize)
+    await this.#came(chunk, offset)
   }
 
-  #chunkNow(offset: number): Chunk | undefined {
-    return this.#open.get(Math.floor(offset / chunkSize))
-  }
-
-  async #chunkAt(offset: number): Promise<Chunk> {
+  #chunkAt(offset: number): Chunk | Promise<Chunk> {
     const index = Math.floor(offset / chunkSize)
+    const open = this.#open.get(index)
+    if (open) return open
+    return this.#open.size < maxOpenChunks ? this.#newChunk(index) : this.#chunkLater(index)
+  }
+
+  async #chunkLater(index: number): Promise<Chunk> {
     while (this.#open.size >= maxOpenChunks) {
       const [oldest] = this.#open.values()
       await this.#close(oldest)
     }
+    return this.#newChunk(index)
+  }
+
+  #newChunk(index: number): Chunk {
     const bytes = this.#spare.pop() ?? sys().alignedMemory(chunkSize, 4096)
     const chunk: Chunk = {
-      ...{ index, bytes, words: wordsOf(bytes) },
+      ...{ index, bytes },
       present: new Uint8Array(chunkSize / this.pageSize),
+      missing: chunkSize / this.pageSize,
       fresh: this.#written.add(index),
     }
     this.#open.set(index, chunk)
@@ -170,13 +204,11 @@ export class RamWriter {
 
   /** Begins to write a chunk; waits while too many are being written. */
   async #close(chunk: Chunk): Promise<void> {
-    const { index } = chunk
+    const { index, bytes, present } = chunk
     this.#open.delete(index)
-    const count = this.pageSize / 4
-    for (let page = 0; page < chunk.present.length; page++) {
-      if (chunk.present[page] === 0) continue
-      const sum = this.#pageSums.of(chunk.words, page * count)
-      this.sums[(index * chunkSize) / this.pageSize + page] = sum
+    for (const [first, end] of runsOf(present, 0)) {
+      const [from, to] = [first * this.pageSize, end * this.pageSize]
+      this.#pageSums.fill(this.sums, this.#firstPage(chunk) + first, bytes.subarray(from, to))
     }
     while (this.#writing.size >= maxWrites || this.#writing.has(index)) {
       await (this.#writing.get(index) ?? Promise.race(this.#writing.values()))
@@ -200,7 +232,9 @@ export class RamWriter {
     if (compressed && chunk.fresh && !this.#target.base) {
       return await this.#writeCompressed(chunk, compressed)
     }
-    for (const [first, end] of this.#runs(chunk)) {
+    const gap = chunk.fresh && !this.#target.base ? maxGap / this.pageSize : 0
+    for (const [firstPage, endPage] of runsOf(chunk.present, gap)) {
+      const [first, end] = [firstPage * this.pageSize, endPage * this.pageSize]
       this.#blankMissing(chunk, first, end)
       await this.#target.ram.write(start + first, chunk.bytes.subarray(first, end), plainWriteIo)
     }
@@ -230,7 +264,7 @@ export class RamWriter {
 
   /** Takes the pages out that are as they are in the base. */
   async #dropUnchanged(chunk: Chunk, base: BasePages): Promise<void> {
-    const firstPage = (chunk.index * chunkSize) / this.pageSize
+    const firstPage = this.#firstPage(chunk)
     // On a chunk that was written before, the base no longer shows through.
     if (!chunk.fresh) return
     let same = 0
@@ -250,30 +284,34 @@ export class RamWriter {
     }
   }
 
-  /** Runs of pages to be written; in a fresh chunk zeroes join neighbouring ones. */
-  *#runs({ present, fresh }: Chunk): Generator<[number, number]> {
-    const gap = fresh && !this.#target.base ? maxGap / this.pageSize : 0
-    for (let page = 0; page < present.length; page++) {
-      if (present[page] === 0) continue
-      let last = page
-      for (let next = page + 1; next < present.length && next - last <= gap + 1; next++) {
-        if (present[next] === 1) last = next
-      }
-      yield [page * this.pageSize, (last + 1) * this.pageSize]
-      page = last
-    }
+  /** Of the disk. */
+  #firstPage({ index }: Chunk): number {
+    return (index * chunkSize) / this.pageSize
   }
 
   /** Pages of the base that never came are not part of this snapshot. */
-  async #blankBase(came: PageSet): Promise<void> {
+  async #blankBase(sent: PageSet): Promise<void> {
     const sums = this.#target.base?.sums ?? this.sums
     for (const [index, { base, usedLength }] of this.blocks.entries()) {
       const end = (base + usedLength) / this.pageSize
       for (let page = base / this.pageSize; page < end; page++) {
-        if (came.has(page) || sums[page] === this.#pageSums.zero) continue
+        if (sent.has(page) || sums[page] === this.#pageSums.zero) continue
         if (!this.blocksSent[index]) continue
         await this.#zero(page * this.pageSize)
       }
     }
+  }
+}
+
+/** Runs of pages that are there, joined over gaps of up to so many others. */
+function* runsOf(present: Uint8Array, gap: number): Generator<[first: number, end: number]> {
+  for (let page = 0; page < present.length; page++) {
+    if (present[page] === 0) continue
+    let last = page
+    for (let next = page + 1; next < present.length && next - last <= gap + 1; next++) {
+      if (present[next] === 1) last = next
+    }
+    yield [page, last + 1]
+    page = last
   }
 }

@@ -4,6 +4,7 @@
  * but RAM, and the place of a table with the checksum of each page of RAM.
  */
 import { createHash } from 'node:crypto'
+import { endianness } from 'node:os'
 import { alignUp } from '../../bytes/range.ts'
 import { array, bytes, struct, u8, u32, u64 } from '../../bytes/struct.ts'
 import { BlockError } from '../../errors.ts'
@@ -97,8 +98,17 @@ export function decodeRecord(source: Uint8Array, blockCount: number): SnapshotRe
 }
 
 /** The table of checksums as it is stored: 32 bits each, big-endian. */
-export function encodeSums(sums: Uint32Array): Buffer {
-  const stored = Buffer.alloc(sums.length * 4)
-  for (const [index, sum] of sums.entries()) stored.writeUInt32BE(sum, index * 4)
-  return stored
+export function encodeSums(sums: Uint32Array): Uint8Array {
+  return bigEndian(Buffer.from(sums.slice().buffer))
+}
+
+/** Puts stored checksums into the table, from `first` on; the bytes are changed. */
+export function decodeSums(stored: Uint8Array, sums: Uint32Array, first: number): void {
+  const bytes = bigEndian(Buffer.from(stored.buffer, stored.byteOffset, stored.length))
+  new Uint8Array(sums.buffer).set(bytes, sums.byteOffset + first * 4)
+}
+
+/** Turns words of this machine's order into such, or the reverse. */
+function bigEndian(words: Buffer): Buffer {
+  return endianness() === 'BE' ? words : words.swap32()
 }

@@ -4,8 +4,8 @@
  * is read. Images of qemu-snap have no checksums: of them only the structure is checked.
  */
 import { createHash } from 'node:crypto'
-import { plainIo } from '../../block/layer.ts'
-import { MiB } from '../../bytes/range.ts'
+import { type Completion, plainIo } from '../../block/layer.ts'
+import { KiB, MiB } from '../../bytes/range.ts'
 import { viewOf } from '../../bytes/view.ts'
 import { isZero } from '../../bytes/zero.ts'
 import { BlockError, inContext } from '../../errors.ts'
@@ -19,10 +19,19 @@ import {
   stateHeader,
   stateMagic,
 } from './layout.ts'
-import { PageSums, wordsOf } from './page-sum.ts'
-import { decodeRecord, recordLength, recordOffset, type SnapshotRecord } from './record.ts'
+import { PageSums } from './page-sum.ts'
+import {
+  decodeRecord,
+  decodeSums,
+  recordLength,
+  recordOffset,
+  type SnapshotRecord,
+} from './record.ts'
 import type { SnapshotImage } from './snapshot-image.ts'
 import { stateHash } from './snapshot-writer.ts'
+
+/** Read at a time: so much the page cache gives on the spot, and the processor's cache holds. */
+const pieceLength = 256 * KiB
 
 /** Leader and device states, which are held in memory. */
 const maxStateBytes = 1024 * MiB
@@ -53,6 +62,8 @@ export class SnapshotReader {
   readonly normalPages: number
   readonly #image: SnapshotImage
   readonly #pageSums: PageSums
+  /** Checksums of what was read, until they are compared. */
+  readonly #found: Uint32Array
 
   private constructor(
     image: SnapshotImage,
@@ -70,6 +81,7 @@ export class SnapshotReader {
     this.record = record
     this.sums = sums
     this.#pageSums = new PageSums(this.pageSize)
+    this.#found = new Uint32Array(Math.ceil(pieceLength / this.pageSize))
   }
 
   /** The image stays its owner's. */
@@ -96,16 +108,49 @@ export class SnapshotReader {
     return this.sums && this.sums[page] === this.#pageSums.zero
   }
 
-  /** Fills `target`, whole pages of one block from a byte of the disk on, and checks them. */
-  async read(offset: number, target: Uint8Array): Promise<void> {
-    await this.#image.ram.read(offset, target, plainIo)
+  /**
+   * Fills `target`, whole pages of one block from a byte of the disk on, and checks them; on the
+   * spot where the page cache has them.
+   */
+  read(offset: number, target: Uint8Array): Completion {
+    for (let at = 0; at < target.length; at += pieceLength) {
+      const done = this.#readPiece(offset + at, target.subarray(at, at + pieceLength))
+      if (done) return this.#readRest(offset, target, at + pieceLength, done)
+    }
+  }
+
+  /** The pieces from `start` on, together; the target is its owner's again when all are done. */
+  async #readRest(
+    offset: number,
+    target: Uint8Array,
+    start: number,
+    before: Promise<void>,
+  ): Promise<void> {
+    const pending = [before]
+    for (let at = start; at < target.length; at += pieceLength) {
+      const piece = target.subarray(at, at + pieceLength)
+      pending.push((async () => this.#readPiece(offset + at, piece))())
+    }
+    for (const result of await Promise.allSettled(pending)) {
+      if (result.status === 'rejected') throw result.reason
+    }
+  }
+
+  #readPiece(offset: number, target: Uint8Array): Completion {
+    const done = this.#image.ram.read(offset, target, plainIo)
+    if (done) return done.then(() => this.#check(offset, target))
+    this.#check(offset, target)
+  }
+
+  #check(offset: number, pages: Uint8Array): void {
     if (!this.sums) return
-    const words = wordsOf(target)
     const first = offset / this.pageSize
-    const count = target.length / this.pageSize
+    const count = pages.length / this.pageSize
+    const found = this.#found.length < count ? new Uint32Array(count) : this.#found
+    this.#pageSums.fill(found, 0, pages)
     for (let index = 0; index < count; index++) {
-      const sum = this.#pageSums.of(words, (index * this.pageSize) / 4)
-      if (sum !== this.sums[first + index]) throw this.#damaged(offset + index * this.pageSize)
+      if (found[index] === this.sums[first + index]) continue
+      throw this.#damaged(offset + index * this.pageSize)
     }
   }
 
@@ -202,13 +247,12 @@ async function readSums(image: SnapshotImage, record: SnapshotRecord): Promise<U
   const sums = new Uint32Array(Math.ceil(record.ramEnd / record.pageSize))
   const hash = createHash('sha256')
   const piece = new Uint8Array(MiB)
-  const view = viewOf(piece)
   for (let done = 0; done < sums.length; ) {
     const count = Math.min(sums.length - done, piece.length / 4)
     const part = piece.subarray(0, count * 4)
     await image.state.read(record.sumsOffset + done * 4, part, plainIo)
     hash.update(part)
-    for (let index = 0; index < count; index++) sums[done + index] = view.getUint32(index * 4)
+    decodeSums(part, sums, done)
     done += count
   }
   if (Buffer.compare(hash.digest(), record.sumsHash) !== 0) {

@@ -5,7 +5,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { plainIo, plainWriteIo, type VmState } from '../../block/layer.ts'
 import { BlockError } from '../../errors.ts'
-import type { RamList, RamRecord } from '../stream/stream-item.ts'
+import type { RamList, RamRecords } from '../stream/stream-item.ts'
 import { endOf, maxLeaderBytes, placeBlocks, stateHeader, stateMagic } from './layout.ts'
 import { type BasePages, RamWriter } from './ram-writer.ts'
 import { encodeRecord, encodeSums, recordLength, recordOffset } from './record.ts'
@@ -72,7 +72,7 @@ export class SnapshotWriter {
     await ram.flush(plainIo)
   }
 
-  async records(records: readonly RamRecord[]): Promise<void> {
+  async records(records: RamRecords): Promise<void> {
     await this.#ram?.put(records)
   }
 

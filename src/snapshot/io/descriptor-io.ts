@@ -1,7 +1,7 @@
 /** Streams over descriptors that were handed over: pipes, sockets and files. */
-import { read, write } from 'node:fs'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { systemError } from '../../errors.ts'
+import { read, readSync, write } from 'node:fs'
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
+import { errnoOf, systemError } from '../../errors.ts'
 import { sys } from '../../sys/current.ts'
 import { patiently } from '../../sys/patiently.ts'
 import type { ByteSource } from '../stream/window.ts'
@@ -19,10 +19,18 @@ const pauseMs = 1
  */
 const smallRead = 32 * 1024
 
+/** For how long, in ms, reads may follow each other without a turn of the event loop. */
+const longestStretch = 5
+
+/**
+ * What has arrived is read on the spot, which saves two trips between threads for each read; only
+ * waiting is left to the thread pool.
+ */
 export class DescriptorSource implements ByteSource {
   readonly name: string
   readonly #fd: number
   #small = 0
+  #turned = performance.now()
 
   constructor(fd: number, name: string) {
     this.#fd = fd
@@ -30,18 +38,47 @@ export class DescriptorSource implements ByteSource {
     sys().growPipe(fd, pipeLength)
   }
 
-  async read(target: Uint8Array): Promise<number> {
-    if (this.#small > 4) {
-      this.#small = 0
-      await sleep(pauseMs)
+  read(target: Uint8Array): number | Promise<number> {
+    if (this.#small > 4 || performance.now() - this.#turned > longestStretch) {
+      return this.#readLater(target)
     }
+    return sys().isReadable(this.#fd) ? this.#readNow(target) : this.#readInPool(target)
+  }
+
+  async #readLater(target: Uint8Array): Promise<number> {
+    if (this.#small > 4) await sleep(pauseMs)
+    else await turn()
+    this.#small = 0
+    this.#turned = performance.now()
+    return await this.read(target)
+  }
+
+  #readNow(target: Uint8Array): number | Promise<number> {
+    try {
+      return this.#counted(readSync(this.#fd, target, 0, target.length, null))
+    } catch (error) {
+      if (errnoOf(error) === 'EAGAIN') return this.#readInPool(target)
+      throw this.#fault(error)
+    }
+  }
+
+  async #readInPool(target: Uint8Array): Promise<number> {
     const count = await patiently((done) =>
       read(this.#fd, target, 0, target.length, null, done),
     ).catch((error) => {
-      throw systemError(error, `Could not read ${this.name}`, { path: this.name })
+      throw this.#fault(error)
     })
+    this.#turned = performance.now()
+    return this.#counted(count)
+  }
+
+  #counted(count: number): number {
     this.#small = count < smallRead ? this.#small + 1 : 0
     return count
+  }
+
+  #fault(error: unknown) {
+    return systemError(error, `Could not read ${this.name}`, { path: this.name })
   }
 }
 

@@ -10,6 +10,7 @@ import {
   footer,
   header,
   itemsOf,
+  type KeptItem,
   page,
   ramPart,
   ramStart,
@@ -19,7 +20,7 @@ import {
   u32,
   u64,
 } from '../../../test/support/migration.ts'
-import type { RamRecord, StreamItem } from './stream-item.ts'
+import type { RamRecord } from './stream-item.ts'
 
 const start = Buffer.concat([header, configuration('pc-test')])
 const ram = ramStart([
@@ -29,11 +30,11 @@ const ram = ramStart([
 const timer = device(0, 'timer', Buffer.alloc(24, 1))
 const end = ending({ timer: 24 })
 
-function find<K extends StreamItem['kind']>(items: readonly StreamItem[], kind: K) {
-  return items.filter((item): item is Extract<StreamItem, { kind: K }> => item.kind === kind)
+function find<K extends KeptItem['kind']>(items: readonly KeptItem[], kind: K) {
+  return items.filter((item): item is Extract<KeptItem, { kind: K }> => item.kind === kind)
 }
 
-function recordsOf(items: readonly StreamItem[]): RamRecord[] {
+function recordsOf(items: readonly KeptItem[]): RamRecord[] {
   return find(items, 'ram').flatMap(({ records }) => [...records])
 }
 

@@ -2,14 +2,13 @@
 import { inflateSync } from 'node:zlib'
 import { BlockError } from '../../errors.ts'
 import { ramFlag } from './format.ts'
+import { RamBatch } from './ram-batch.ts'
 import type { RamBlock } from './ram-list.ts'
-import type { RamRecord, StreamItem } from './stream-item.ts'
+import type { StreamItem } from './stream-item.ts'
 import type { Window } from './window.ts'
 
 /** Records handed out together. */
 const maxBatch = 1024
-
-const nothing = new Uint8Array(0)
 
 const {
   RAM_SAVE_FLAG_ZERO,
@@ -32,7 +31,7 @@ export class RamRecordReader {
   readonly #byName: ReadonlyMap<string, number>
   /** The block named last; `CONTINUE` means it, also in the next section. */
   #block = -1
-  #batch: RamRecord[] = []
+  readonly #batch = new RamBatch(maxBatch)
   #ended = false
 
   constructor(window: Window, blocks: readonly RamBlock[], pageSize: number) {
@@ -45,15 +44,13 @@ export class RamRecordReader {
   /** All records of one section, to its end mark. */
   async *read(): AsyncGenerator<StreamItem, void> {
     const window = this.#window
+    const batch = this.#batch
     this.#ended = false
     while (!this.#ended) {
+      batch.begin(window.memory)
       let missing = 0
-      while (!this.#ended && missing === 0 && this.#batch.length < maxBatch) missing = this.#next()
-      if (this.#batch.length > 0) {
-        const records = this.#batch
-        this.#batch = []
-        yield { kind: 'ram', records }
-      }
+      while (!this.#ended && missing === 0 && !batch.isFull) missing = this.#next()
+      if (batch.length > 0) yield { kind: 'ram', records: batch }
       if (missing > 0) await window.need(missing, what)
     }
   }
@@ -98,13 +95,16 @@ export class RamRecordReader {
     switch (kind) {
       case RAM_SAVE_FLAG_PAGE:
         if (window.length < head + size) return head + size
-        this.#push(block, offset, 'page', window.slice(head, size), head + size)
+        this.#take(block, offset, 'page', head, size)
         return 0
       case RAM_SAVE_FLAG_ZERO: {
         if (window.length < head + 1) return head + 1
         const fill = window.u8(head)
-        if (fill === 0) this.#push(block, offset, 'zero', nothing, head + 1)
-        else this.#push(block, offset, 'page', new Uint8Array(size).fill(fill), head + 1)
+        if (fill !== 0) this.#make(block, offset, new Uint8Array(size).fill(fill), head + 1)
+        else {
+          this.#take(block, offset, 'zero', head, 0)
+          window.skip(1)
+        }
         return 0
       }
       case RAM_SAVE_FLAG_XBZRLE: {
@@ -113,7 +113,7 @@ export class RamRecordReader {
         if (window.u8(head) !== 1) throw this.#fault('a compressed page (XBZRLE) of unknown kind')
         if (length > size) throw this.#fault(`a compressed page (XBZRLE) of ${length} bytes`)
         if (window.length < head + 3 + length) return head + 3 + length
-        this.#push(block, offset, 'delta', window.slice(head + 3, length), head + 3 + length)
+        this.#take(block, offset, 'delta', head + 3, length)
         return 0
       }
       case RAM_SAVE_FLAG_COMPRESS_PAGE: {
@@ -122,7 +122,7 @@ export class RamRecordReader {
         if (length > 2 * size) throw this.#fault(`a compressed page of ${length} bytes`)
         if (window.length < head + 4 + length) return head + 4 + length
         const page = this.#inflate(window.slice(head + 4, length))
-        this.#push(block, offset, 'page', page, head + 4 + length)
+        this.#make(block, offset, page, head + 4 + length)
         return 0
       }
       default:
@@ -130,15 +130,23 @@ export class RamRecordReader {
     }
   }
 
-  #push(
+  /** A record whose data is `length` bytes, `start` bytes from here. */
+  #take(
     block: number,
     offset: number,
-    kind: RamRecord['kind'],
-    data: Uint8Array,
+    kind: 'page' | 'zero' | 'delta',
+    start: number,
     length: number,
   ): void {
     this.#block = block
-    this.#batch.push({ block, offset, kind, data })
+    this.#batch.add(block, offset, kind, this.#window.start + start, length)
+    this.#window.skip(start + length)
+  }
+
+  /** A page that was made of a record of `length` bytes. */
+  #make(block: number, offset: number, page: Uint8Array, length: number): void {
+    this.#block = block
+    this.#batch.addApart(block, offset, page)
     this.#window.skip(length)
   }
 

@@ -7,7 +7,7 @@ export type StreamItem =
   | Configuration
   | Command
   | RamList
-  | { readonly kind: 'ram'; readonly records: readonly RamRecord[] }
+  | { readonly kind: 'ram'; readonly records: RamRecords }
   /** A PART or the END of the section `ram` is over. */
   | { readonly kind: 'ram-part'; readonly last: boolean; readonly length: number }
   | DeviceSection
@@ -59,6 +59,15 @@ export interface DeviceSection {
   readonly bytes: Uint8Array
   /** It came before the first page of RAM, for the loader to read early. */
   readonly early: boolean
+}
+
+/** What has arrived together, in order; by number, or as objects. */
+export interface RamRecords extends Iterable<RamRecord> {
+  readonly length: number
+  block(index: number): number
+  offset(index: number): number
+  kind(index: number): RamRecord['kind']
+  data(index: number): Uint8Array
 }
 
 /** New content of one target page. */

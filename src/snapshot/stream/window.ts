@@ -8,8 +8,11 @@ import { BlockError } from '../../errors.ts'
 export interface ByteSource {
   /** For messages. */
   readonly name: string
-  /** Puts at least one byte into `target` and says how many; 0 at the end. */
-  read(target: Uint8Array): Promise<number>
+  /**
+   * Puts at least one byte into `target` and says how many; 0 at the end. A source that answers at
+   * once lets the event loop turn now and then.
+   */
+  read(target: Uint8Array): number | Promise<number>
 }
 
 /** Bytes; a pipe holds 64 KiB, or 1 MiB where it was enlarged. */
@@ -44,6 +47,15 @@ export class Window {
   /** Bytes in memory. */
   get length(): number {
     return this.#end - this.#start
+  }
+
+  /** Where they lie: from `start` of `memory` on, until the next wait. */
+  get memory(): Uint8Array {
+    return this.#buffer
+  }
+
+  get start(): number {
+    return this.#start
   }
 
   /** All of them; valid until the next wait. */
