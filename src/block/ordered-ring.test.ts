@@ -22,6 +22,20 @@ describe('the ordered ring', () => {
     expect(most).toBe(8)
   })
 
+  it('begins nothing while what comes next is there at once', async () => {
+    const begun: number[] = []
+    const ring = orderedRing(numbers, 8, (item) => {
+      begun.push(item)
+      return item < 5 ? item : Promise.resolve(item)
+    })
+    const results: number[] = []
+    for await (const result of ring) {
+      if (result < 5) expect(begun.at(-1)).toBe(result)
+      results.push(result)
+    }
+    expect(results).toEqual(numbers)
+  })
+
   it('gives a slot to one request at a time, until its result was consumed', async () => {
     const slots = new Array<number | undefined>(4).fill(undefined)
     const ring = orderedRing(numbers, 4, async (item, slot) => {

@@ -7,6 +7,7 @@
 import type { RateLimit } from '../../block/rate-limit.ts'
 import { BlockError } from '../../errors.ts'
 import type { SnapshotReader } from '../image/snapshot-reader.ts'
+import { Outbox } from '../io/outbox.ts'
 import type { ByteSink } from '../io/sink.ts'
 import { command as commands, token } from '../stream/format.ts'
 import {
@@ -66,7 +67,7 @@ export async function recoverLoad(
 
 class Loader {
   readonly #snapshot: SnapshotReader
-  readonly #sink: ByteSink
+  readonly #outbox: Outbox
   readonly #options: LoadOptions
   readonly #plan: RamPlan
   readonly #sender: RamSender
@@ -75,7 +76,7 @@ class Loader {
 
   constructor(snapshot: SnapshotReader, sink: ByteSink, options: LoadOptions) {
     this.#snapshot = snapshot
-    this.#sink = sink
+    this.#outbox = new Outbox(sink)
     this.#options = options
     this.#plan = new RamPlan(snapshot)
     this.#sender = new RamSender(snapshot, this.#plan)
@@ -92,6 +93,7 @@ class Loader {
       const { devices, tail } = this.#snapshot.parts
       for (const { bytes } of devices) await this.#send(bytes)
       await this.#send(tail)
+      await this.#outbox.flush()
       onPhase?.('done')
       return this.#summary
     }
@@ -171,12 +173,15 @@ class Loader {
         const next = await this.#serveUntil(pieces.next(), path)
         if (next.done) break
         if (rate) await this.#serveUntil(rate.take(next.value.piece.length, signal), path)
+        // What is asked for meanwhile comes before this piece.
+        await this.#serveUntil(this.#outbox.flush(), path)
         await this.#sendPiece(next.value)
       }
     } finally {
       await pieces.return()
     }
     await this.#send(Buffer.of(token.QEMU_VM_EOF))
+    await this.#outbox.flush()
     const verdict = await path.shut()
     if (verdict !== 0) throw new BlockError('PEER', 'QEMU reports that loading has failed')
     this.#options.onPhase?.('done')
@@ -223,7 +228,7 @@ class Loader {
 
   async #send(bytes: Uint8Array): Promise<void> {
     this.#options.signal.throwIfAborted()
-    await this.#sink.write(bytes)
+    await this.#outbox.put(bytes)
   }
 
   get #summary(): LoadSummary {

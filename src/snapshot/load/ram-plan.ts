@@ -74,8 +74,9 @@ export class RamPlan {
     return { block, offset: start, length: Math.ceil((end - start) / unit) * unit }
   }
 
-  isSent(block: number, offset: number): boolean {
-    return this.#sent.has((this.blocks[block].base + offset) / this.pageSize)
+  /** Marks a page, counted on the disk, as sent; false where it was before. */
+  takePage(page: number): boolean {
+    return this.#sent.add(page)
   }
 
   markSent(block: number, offset: number): void {

@@ -33,7 +33,8 @@ export class RamSender {
   readonly #snapshot: SnapshotReader
   readonly #plan: RamPlan
   readonly #names: readonly Uint8Array[]
-  readonly #part: RamPart
+  /** One is filled while the other is on its way. */
+  #parts: readonly [RamPart, RamPart]
   readonly #buffers: Uint8Array[] = []
 
   constructor(snapshot: SnapshotReader, plan: RamPlan) {
@@ -41,7 +42,9 @@ export class RamSender {
     this.#plan = plan
     this.#names = plan.blocks.map(({ name }) => Buffer.from(name, 'utf8'))
     const { sectionId } = snapshot.parts.ramList
-    this.#part = new RamPart(sectionId, plan.pageSize, sectionBytes / plan.pageSize)
+    const pages = sectionBytes / plan.pageSize
+    const part = () => new RamPart(sectionId, plan.pageSize, pages)
+    this.#parts = [part(), part()]
   }
 
   /** The pieces in order, read ahead. What was sent meanwhile is left out. */
@@ -61,18 +64,21 @@ export class RamSender {
   }
 
   /** Reads a piece, into the buffer of a slot. */
-  async load(piece: Piece, slot: number): Promise<Loaded> {
+  load(piece: Piece, slot: number): Loaded | Promise<Loaded> {
     if (this.#isBlank(piece)) return { piece, bytes: undefined }
     const { block, offset, length } = piece
     if ((this.#buffers[slot]?.length ?? 0) < length) {
       this.#buffers[slot] = sys().alignedMemory(length, 4096)
     }
     const bytes = this.#buffers[slot].subarray(0, length)
-    await this.#snapshot.read(this.#plan.blocks[block].base + offset, bytes)
-    return { piece, bytes }
+    const done = this.#snapshot.read(this.#plan.blocks[block].base + offset, bytes)
+    return done ? done.then(() => ({ piece, bytes })) : { piece, bytes }
   }
 
-  /** The sections of a piece's pages that were not sent yet; each is valid until the next. */
+  /**
+   * The sections of a piece's pages that were not sent yet; each is valid until the next but one
+   * is asked for.
+   */
   *sections({ piece, bytes }: Loaded): Generator<Uint8Array> {
     const { block, offset, length } = piece
     for (let at = 0; at < length; at += sectionBytes) {
@@ -89,20 +95,26 @@ export class RamSender {
     end: number,
     bytes: Uint8Array | undefined,
   ): Uint8Array | undefined {
-    const { pageSize } = this.#plan
-    const part = this.#part
+    const { pageSize, blocks } = this.#plan
+    const [part, other] = this.#parts
     part.begin(this.#names[block])
+    const firstPage = (blocks[block].base + offset) / pageSize
     for (let at = start; at < end; at += pageSize) {
-      if (this.#plan.isSent(block, offset + at)) continue
-      this.#plan.markSent(block, offset + at)
+      if (!this.#plan.takePage(firstPage + at / pageSize)) continue
       const page = bytes?.subarray(at, at + pageSize)
-      if (!page || isZero(page)) part.zero(offset + at)
+      if (!page || this.#isZero(firstPage + at / pageSize, page)) part.zero(offset + at)
       else {
         part.page(offset + at, page)
         this.normalPages++
       }
     }
-    return part.isEmpty ? undefined : part.finish()
+    if (part.isEmpty) return undefined
+    this.#parts = [other, part]
+    return part.finish()
+  }
+
+  #isZero(number: number, page: Uint8Array): boolean {
+    return this.#snapshot.isZeroPage(number) ?? isZero(page)
   }
 
   /** Pages that are not zero, or may not be. */
