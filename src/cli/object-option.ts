@@ -1,5 +1,6 @@
 /** `--object TYPE,id=ID,…` of the tools: secrets and, for those who take them, credentials. */
 import { BlockError } from '../errors.ts'
+import { parseJson } from '../wire/qmp/parser.ts'
 import type { NamedIo } from './command.ts'
 import { parseKeyval } from './keyval.ts'
 
@@ -12,7 +13,7 @@ export interface ObjectOption {
 /** Takes JSON too. */
 export function parseObjectOption(text: string): ObjectOption {
   const all: Record<string, unknown> = text.startsWith('{')
-    ? parseJson(text)
+    ? parseObject(text)
     : parseKeyval(text, 'qom-type')
   const { 'qom-type': type, ...options } = all
   if (typeof type === 'string') return { type, options }
@@ -54,17 +55,11 @@ const knownToQemu = [
   'main-loop',
 ]
 
-function parseJson(text: string): Record<string, unknown> {
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch (cause) {
-    throw new BlockError('INVALID_ARGUMENT', 'JSON parse error', { errno: 'EINVAL', cause })
-  }
-  if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
-    return value as Record<string, unknown>
-  }
-  throw invalid('Expected a JSON object')
+function parseObject(text: string): Record<string, unknown> {
+  const parsed = parseJson(text)
+  if ('error' in parsed) throw invalid(parsed.error)
+  // It begins with a brace.
+  return parsed.value as Record<string, unknown>
 }
 
 function invalid(message: string): BlockError {

@@ -3,6 +3,7 @@ import { statSync } from 'node:fs'
 import path from 'node:path'
 import type { BlockDriver, NodeOptions } from '../block/driver.ts'
 import { BlockError } from '../errors.ts'
+import { parseJson } from '../wire/qmp/parser.ts'
 
 /** `name:` at the start, unless a slash comes first: the mark of a protocol. */
 const protocolPrefix = /^([A-Za-z0-9+.-]+):/
@@ -65,20 +66,17 @@ function isDevice(filename: string): boolean {
 }
 
 function parseJsonName(filename: string): NodeOptions {
-  try {
-    const options: unknown = JSON.parse(filename.slice('json:'.length))
-    if (typeof options === 'object' && options !== null && !Array.isArray(options)) {
-      return options as NodeOptions
-    }
-  } catch (cause) {
-    throw new BlockError('INVALID_ARGUMENT', 'Could not parse the JSON options', {
-      path: filename,
-      errno: 'EINVAL',
-      cause,
-    })
+  const parsed = parseJson(filename.slice('json:'.length))
+  if ('error' in parsed) {
+    throw invalidName(filename, `Could not parse the JSON options: ${parsed.error}`)
   }
-  throw new BlockError('INVALID_ARGUMENT', 'Invalid JSON object given', {
-    path: filename,
-    errno: 'EINVAL',
-  })
+  const options = parsed.value
+  if (typeof options === 'object' && options !== null && !Array.isArray(options)) {
+    return options as NodeOptions
+  }
+  throw invalidName(filename, 'Invalid JSON object given')
+}
+
+function invalidName(filename: string, message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { path: filename, errno: 'EINVAL' })
 }

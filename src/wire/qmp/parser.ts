@@ -64,6 +64,12 @@ export class JsonStream implements TokenSink {
     }
   }
 
+  /** What is wrong with the message that has begun and not ended, were this the end. */
+  get unfinished(): string | undefined {
+    if (this.#tokens === 0 && this.#lexer.pending === 0) return undefined
+    return `JSON parse error, ${this.#error ?? 'premature EOI'}`
+  }
+
   structural(code: number): void {
     if (code === openBrace) this.#braces++
     else if (code === closeBrace) this.#braces--
@@ -209,12 +215,15 @@ export class JsonStream implements TokenSink {
   }
 }
 
-/** Reads one value from a text; the error's text is QEMU's. */
+/** Reads the one value of a text; the error's text is QEMU's. */
 export function parseJson(text: string): JsonMessage {
   const stream = new JsonStream()
   // White space ends a number or keyword.
-  const [first] = stream.push(Buffer.from(`${text}\n`))
-  return first ?? { error: 'JSON parse error, premature EOI' }
+  const [first, second] = stream.push(Buffer.from(`${text}\n`))
+  if (first && 'error' in first) return { error: first.error.replace(/\n'$/, "'") }
+  if (stream.unfinished) return { error: stream.unfinished }
+  if (!first) return { error: 'Expecting a JSON value' }
+  return second ? { error: 'Expecting at most one JSON value' } : first
 }
 
 const keywords: Readonly<Record<string, Json>> = { true: true, false: false, null: null }
