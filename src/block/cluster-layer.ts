@@ -166,10 +166,11 @@ export class ClusterLayer implements BlockLayer {
   async truncate(size: number, io: ResizeIo): Promise<void> {
     await this.#alone(io, async () => {
       const before = this.#map.size
+      const taken = (io.preallocation ?? 'off') !== 'off'
+      if (size < before && taken) throw shrinkingPreallocation()
       await this.#map.truncate(size, io)
       // Neither what the last cluster held behind the former end, from before the disk was cut off
       // there, nor what the backing file holds behind it was part of this disk.
-      const taken = (io.preallocation ?? 'off') !== 'off'
       const shown = taken ? 0 : (this.#backing?.size ?? 0)
       const stale = Math.max(alignUp(before, this.#map.clusterSize), shown)
       const end = Math.min(size, stale)
@@ -513,6 +514,12 @@ export function readBacking(
   const inside = Math.min(target.length, Math.max(0, (backing?.size ?? 0) - offset))
   if (inside < target.length) target.fill(0, inside)
   if (backing && inside > 0) return backing.read(offset, target.subarray(0, inside), io)
+}
+
+function shrinkingPreallocation(): BlockError {
+  return new BlockError('INVALID_ARGUMENT', "Preallocation can't be used for shrinking an image", {
+    errno: 'EINVAL',
+  })
 }
 
 function slowZeroes(offset: number): BlockError {

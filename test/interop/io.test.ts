@@ -591,6 +591,18 @@ qemuIo.describe('qcow2', () => {
     ['-U and reading', (image) => ['-U', '-r', '-c', 'length', image]],
     ['-t none', (image) => ['-n', '-c', 'write 1 1', '-c', 'read -v 0 4', image]],
     ['reopen', (image) => commands('close', `open -o driver=qcow2 ${image}`, 'length', 'info')],
+    ...[
+      ['reopen -o lazy-refcounts=on', 'write 0 512'],
+      ['reopen -o overlap-check=all,cache-clean-interval=3', 'write 0 512'],
+      ['reopen -o data-file=x'],
+      ['truncate -m falloc 2M', 'length', 'map'],
+      ['truncate -m full 2M', 'length', 'map'],
+      ['truncate -m metadata 2M', 'length', 'map'],
+      ['truncate -m falloc 4k', 'length'],
+    ].map((lines): [string, (image: string) => string[]] => [
+      lines[0],
+      (image) => ['-f', 'qcow2', ...commands(...lines), image],
+    ]),
   ])('%s', async (_, args) => {
     const make = async (path: string) => {
       raw(`${path}.base`)

@@ -1,6 +1,7 @@
 /** The image that a session works on, with what the tool adds to a node. */
 import {
   type Extent,
+  type Preallocation,
   plainIo,
   plainWriteIo,
   type VmState,
@@ -8,6 +9,7 @@ import {
   type ZeroIo,
 } from '../../block/layer.ts'
 import { alignUp, isAligned } from '../../bytes/range.ts'
+import { drivers } from '../../drivers.ts'
 import { BlockError } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { Graph } from '../../graph/graph.ts'
@@ -176,8 +178,8 @@ export class OpenedImage implements AsyncDisposable {
     await this.#edge.flush()
   }
 
-  async truncate(size: number): Promise<void> {
-    await this.#edge.truncate(size)
+  async truncate(size: number, preallocation: Preallocation): Promise<void> {
+    await this.#edge.truncate(size, { preallocation })
   }
 
   /** Runs of what this image has, or leaves to its backing file; neighbours of a kind joined. */
@@ -264,7 +266,7 @@ function changed(settings: ImageSettings, changes: Changes): ImageSettings {
   }
 }
 
-/** Options that `reopen -o` can change. */
+/** Options that `reopen -o` can change, besides those that the driver names. */
 const changeable = ['cache.direct', 'cache.no-flush', 'discard', 'detect-zeroes']
 
 function changedOptions(
@@ -275,8 +277,9 @@ function changedOptions(
   const { driver = node.driver, ...options } = parseOptionString(text).options
   const names = Object.keys(options)
   if (driver !== node.driver) names.unshift('driver')
+  const own = drivers.find(({ name }) => name === node.driver)?.changeable ?? []
   for (const name of names) {
-    if (!changeable.includes(name)) {
+    if (!changeable.includes(name) && !own.includes(name)) {
       throw new BlockError('UNSUPPORTED', `Cannot change the option '${name}'`)
     }
   }

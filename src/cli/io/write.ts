@@ -1,5 +1,7 @@
 /** `write`, `writev`, `discard` and `truncate`. */
+
 import { readFileSync } from 'node:fs'
+import type { Preallocation } from '../../block/layer.ts'
 import { BlockError, errnoOf, strerror } from '../../errors.ts'
 import { CommandError, requestError, SynopsisRequest } from './outcome.ts'
 import { announce, checkSectors, defaultPattern, givenPattern } from './request.ts'
@@ -189,7 +191,7 @@ export const discard: IoCommand = {
   },
 }
 
-const preallocationModes = ['off', 'metadata', 'falloc', 'full']
+const preallocationModes: readonly Preallocation[] = ['off', 'metadata', 'falloc', 'full']
 
 export const truncate: IoCommand = {
   name: 'truncate',
@@ -203,13 +205,13 @@ export const truncate: IoCommand = {
     const { options, rest } = parseWords(words, 'm:', session)
     const fail = (message: string) =>
       new CommandError(`${session.io.program}: ${message}`, 'stderr')
-    const mode = options.get('m') ?? 'off'
-    if (!preallocationModes.includes(mode)) throw fail(`Invalid preallocation mode '${mode}'`)
+    const wantedMode = options.get('m') ?? 'off'
+    const mode = preallocationModes.find((known) => known === wantedMode)
+    if (!mode) throw fail(`Invalid preallocation mode '${wantedMode}'`)
     if (rest.length === 0) throw new SynopsisRequest()
     const wanted = size(rest[0], session)
-    if (mode !== 'off') throw fail(`Unsupported preallocation mode: ${mode}`)
     try {
-      await session.image.truncate(wanted)
+      await session.image.truncate(wanted, mode)
     } catch (error) {
       if (error instanceof BlockError) throw fail(withoutPath(error))
       throw error

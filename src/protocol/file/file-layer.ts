@@ -145,6 +145,7 @@ export class FileLayer implements BlockLayer {
     const { preallocation = 'off' } = io
     if (preallocation === 'metadata') throw this.#noMetadata()
     const before = this.#size
+    if (size < before && preallocation !== 'off') throw this.#noPreallocation()
     try {
       await this.#setSize(size)
       if (size > before) await this.#takeSpace(before, size, preallocation, io)
@@ -171,6 +172,12 @@ export class FileLayer implements BlockLayer {
     if (preallocation === 'off') return
     if (preallocation === 'falloc' && (await reserve(this.#file, from, to - from))) return
     await this.#writeZeroBytes(from, to - from, { ...plainZeroIo, signal: io.signal })
+  }
+
+  #noPreallocation(): BlockError {
+    const { path, node } = this.#file
+    const message = 'Cannot use preallocation for shrinking files'
+    return new BlockError('INVALID_ARGUMENT', message, { path, node, errno: 'EINVAL' })
   }
 
   #noMetadata(): BlockError {
