@@ -75,6 +75,19 @@ export interface OpenContext extends Io {
   readonly chain?: (child: BlockLayer, bottom: string) => ChainProbe
 }
 
+/** How nodes of a driver are called where people are shown file names. */
+export interface Naming {
+  /** Its own options that make it another disk; with one of them the name is `json:{…}`. */
+  readonly strong: readonly string[]
+  /**
+   * The plain name: the child's unless given, or none, or made of the strong options and the plain
+   * names of children.
+   */
+  readonly plain?:
+    | 'none'
+    | ((strong: NodeOptions, child: (name: string) => string | undefined) => string | undefined)
+}
+
 export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
   /** `qcow2`, `throttle`: as in QEMU. */
   readonly name: string
@@ -85,6 +98,8 @@ export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
   probe?(head: Uint8Array): boolean
   /** Options for a file name or URL that belongs to this protocol, or undefined. */
   parseFilename?(filename: string): NodeOptions | undefined
+  /** Unless given, nodes are called as what they lie in, or as their layer says. */
+  readonly naming?: Naming
   /** On failure everything that it opened itself is closed again. */
   open(options: Options, context: OpenContext): Promise<BlockLayer>
   /**

@@ -1,8 +1,8 @@
 /** A node, as `query-named-block-nodes` describes it. */
 import { snapshotInfo } from '../block/snapshot-info.ts'
 import { alignUp } from '../bytes/range.ts'
-import { filenameOf } from '../graph/chain.ts'
 import type { BlockNode } from '../graph/node.ts'
+import { shownFilename } from '../graph/shown-filename.ts'
 import { backingOf, filteredChild } from '../graph/status.ts'
 import { snapshotInfoList } from './schema/snapshot-types.ts'
 import {
@@ -81,13 +81,13 @@ export const namedNodeInfo = object('BlockDeviceInfo', {
 
 export async function nodeInfo(node: BlockNode, { flat }: { readonly flat: boolean }) {
   const chain = backingChain(node)
-  const filename = filenameOf(node)
+  const filename = shownFilename(node)
   return {
     file: filename,
     'node-name': node.name,
     ro: node.readOnly,
     drv: node.driver,
-    backing_file: chain.length > 0 ? filenameOf(chain[0]) : undefined,
+    backing_file: chain.length > 0 && !node.isFilter ? shownFilename(chain[0]) : undefined,
     backing_file_depth: flat ? 0 : chain.length,
     encrypted: node.layer.image?.encrypted ?? false,
     detect_zeroes: node.detectZeroes,
@@ -134,14 +134,14 @@ async function describeImages(
   const recorded = backingLink?.recorded
   const snapshots = (await image?.snapshots?.()) ?? []
   return {
-    filename: filenameOf(node),
+    filename: shownFilename(node),
     format: node.driver,
     'virtual-size': alignUp(node.size, sectorSize),
     'actual-size': await image?.allocatedSize?.(),
     'cluster-size': image?.clusterSize,
     'dirty-flag': image?.dirty ?? (bottomOf(node).driver.startsWith('null-') ? undefined : false),
     'backing-filename': recorded?.filename,
-    'full-backing-filename': recorded && below ? filenameOf(below) : recorded?.filename,
+    'full-backing-filename': recorded && below ? shownFilename(below) : recorded?.filename,
     'backing-filename-format': recorded?.format,
     'format-specific': image?.specific?.(),
     snapshots: snapshots.length > 0 ? snapshots.map(snapshotInfo) : undefined,

@@ -250,6 +250,7 @@ function isSectorSize(size: number): boolean {
 export const blklogwrites: BlockDriver<LogOptions> = {
   name: 'blklogwrites',
   kind: 'filter',
+  naming: { strong: ['log-sector-size', 'log-append'], plain: 'none' },
   parse(options) {
     const reader = new OptionReader(options)
     const parsed = {

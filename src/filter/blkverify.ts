@@ -122,6 +122,13 @@ async function both(
 export const blkverify: BlockDriver<BlkverifyOptions> = {
   name: 'blkverify',
   kind: 'filter',
+  naming: {
+    strong: [],
+    plain: (_, child) => {
+      const [raw, test] = [child('raw'), child('test')]
+      return raw && test && `blkverify:${raw}:${test}`
+    },
+  },
   /** `blkverify:RAW:IMAGE` */
   parseFilename(filename): NodeOptions | undefined {
     const prefix = 'blkverify:'

@@ -72,6 +72,7 @@ function unsupported({ driver = '' }: BlockLayer): BlockError {
 export const compress: BlockDriver<{ readonly file: NodeReference }> = {
   name: 'compress',
   kind: 'filter',
+  naming: { strong: [], plain: 'none' },
   parse: parseFileOnly,
   async open({ file }, context) {
     const next = await context.child('filtered', file)

@@ -87,6 +87,7 @@ function isHere(run: Extent): boolean {
 export const copyOnRead: BlockDriver<CopyOnReadOptions> = {
   name: 'copy-on-read',
   kind: 'filter',
+  naming: { strong: [], plain: 'none' },
   parse(options) {
     const reader = new OptionReader(options)
     const parsed = { file: takeFile(reader), bottom: reader.string('bottom') }

@@ -99,6 +99,7 @@ class Preallocate extends Filter {
 export const preallocate: BlockDriver<PreallocateOptions> = {
   name: 'preallocate',
   kind: 'filter',
+  naming: { strong: [], plain: 'none' },
   parse(options) {
     const reader = new OptionReader(options)
     const parsed = {

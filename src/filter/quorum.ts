@@ -307,6 +307,10 @@ function commonLimits(all: readonly Limits[]): Limits {
 export const quorum: BlockDriver<QuorumOptions> = {
   name: 'quorum',
   kind: 'filter',
+  naming: {
+    strong: ['vote-threshold', 'blkverify', 'rewrite-corrupted', 'read-pattern'],
+    plain: 'none',
+  },
   parse(options) {
     const reader = new OptionReader(options)
     const children = (reader.list('children') ?? []) as readonly NodeReference[]

@@ -92,6 +92,7 @@ class Throttle extends Filter {
 export const throttle: BlockDriver<ThrottleOptions> = {
   name: 'throttle',
   kind: 'filter',
+  naming: { strong: ['throttle-group'], plain: 'none' },
   changeable: ['throttle-group'],
   parse(options) {
     const reader = new OptionReader(options)

@@ -161,6 +161,7 @@ function checkWindow(
 export const raw: BlockDriver<RawOptions> = {
   name: 'raw',
   kind: 'format',
+  naming: { strong: ['offset', 'size'] },
   changeable: ['offset', 'size'],
   parse(options) {
     const reader = new OptionReader(options)

@@ -191,8 +191,8 @@ export class NodeOpener {
     let layer: L | undefined
     try {
       layer = await open(this.#context(name, common, flags, lineage, children))
-      const kind = this.#drivers.find((each) => each.name === driver)?.kind ?? 'filter'
-      const settings: NodeSettings = { ...common, name, driver, kind, flags, options }
+      const { kind = 'filter', naming } = this.#drivers.find((each) => each.name === driver) ?? {}
+      const settings: NodeSettings = { ...common, name, driver, kind, naming, flags, options }
       const node = new BlockNode(settings, layer)
       if (!common.active) node.wanted = common
       // A check looks at the image as it is; of an inactive one they would soon be out of date.

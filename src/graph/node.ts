@@ -8,7 +8,7 @@
  */
 import diagnostics from 'node:diagnostics_channel'
 import type { DebugEvent } from '../block/debug.ts'
-import type { BlockDriver, NodeOptions, OpenFlags } from '../block/driver.ts'
+import type { BlockDriver, Naming, NodeOptions, OpenFlags } from '../block/driver.ts'
 import { joinExtents } from '../block/extent.ts'
 import {
   type BlockLayer,
@@ -58,6 +58,7 @@ export interface NodeSettings {
   readonly detectZeroes: DetectZeroes
   /** The driver's own options, as given; none of a layer that was made by code. */
   readonly options?: NodeOptions
+  readonly naming?: Naming
 }
 
 /** What `reopen` can change of a node. */
@@ -68,6 +69,7 @@ export class BlockNode implements AsyncDisposable {
   readonly driver: string
   /** Whether it shows its child's data unchanged, at the same place. */
   readonly isFilter: boolean
+  readonly naming: Naming | undefined
   readonly statistics = new NodeStatistics()
   readonly layer: BlockLayer
   /** Edges by name: `file`, `backing`, … Changed by the graph only. */
@@ -94,6 +96,7 @@ export class BlockNode implements AsyncDisposable {
     this.name = settings.name
     this.driver = settings.driver
     this.isFilter = settings.kind === 'filter'
+    this.naming = settings.naming
     this.blockers = new OperationBlockers(settings.name)
     this.#settings = settings
     this.layer = layer

@@ -157,6 +157,7 @@ export function requiredSize(reader: OptionReader, name = 'size'): number {
 export const memory: BlockDriver<{ size: number }> = {
   name: 'memory',
   kind: 'protocol',
+  naming: { strong: ['size'], plain: 'none' },
   changeable: [],
   parse(options) {
     const reader = new OptionReader(options)

@@ -124,6 +124,10 @@ function nullDriver(name: 'null-co' | 'null-aio'): BlockDriver<NullOptions> {
   return {
     name,
     kind: 'protocol',
+    naming: {
+      strong: ['size', 'read-zeroes'],
+      plain: (strong) => (Object.keys(strong).length === 0 ? `${name}://` : undefined),
+    },
     changeable: [],
     parse: parseNullOptions,
     parseFilename: (filename) => (filename === `${name}://` ? { driver: name } : undefined),

@@ -12,6 +12,7 @@ export interface VmaOptions {
 export const vma: BlockDriver<VmaOptions> = {
   name: 'vma',
   kind: 'format',
+  naming: { strong: ['device'] },
   parse(options) {
     const reader = new OptionReader(options)
     const file = reader.take('file') as NodeReference | undefined

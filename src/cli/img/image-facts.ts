@@ -4,6 +4,7 @@ import { type SnapshotInfo, snapshotInfo } from '../../block/snapshot-info.ts'
 import { alignUp } from '../../bytes/range.ts'
 import { resolveRecorded } from '../../graph/filename.ts'
 import type { BlockNode } from '../../graph/node.ts'
+import { shownFilename } from '../../graph/shown-filename.ts'
 import { sizeText } from './size-text.ts'
 import { describeSnapshots } from './snapshot-facts.ts'
 
@@ -37,7 +38,7 @@ export async function imageInfo(node: BlockNode): Promise<ImageInfo> {
     snapshots: snapshots.length > 0 ? snapshots.map(snapshotInfo) : undefined,
     'backing-filename-format': backing?.format,
     'virtual-size': alignUp(node.size, sectorSize),
-    filename,
+    filename: shownFilename(node),
     'cluster-size': image?.clusterSize,
     format: node.driver,
     'actual-size': await image?.allocatedSize?.(),

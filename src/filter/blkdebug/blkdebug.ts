@@ -6,7 +6,7 @@ import diagnostics from 'node:diagnostics_channel'
 import { constants } from 'node:os'
 import { setImmediate } from 'node:timers/promises'
 import type { DebugEvent } from '../../block/debug.ts'
-import type { BlockDriver } from '../../block/driver.ts'
+import type { BlockDriver, NodeOptions } from '../../block/driver.ts'
 import { Filter } from '../../block/filter.ts'
 import type {
   BlockLayer,
@@ -198,9 +198,32 @@ function overridden(below: Limits, limits: LimitOverrides): Limits {
   }
 }
 
+const strongOptions = [
+  'config',
+  'inject-error',
+  'set-state',
+  'align',
+  'max-transfer',
+  'opt-write-zero',
+  'max-write-zero',
+  'opt-discard',
+  'max-discard',
+]
+
+/** As `parseBlkdebugFilename` takes it. */
+function plainName(
+  { config = '', ...others }: NodeOptions,
+  child: (name: string) => string | undefined,
+): string | undefined {
+  const image = child('image')
+  if (image === undefined || Object.keys(others).length > 0) return undefined
+  return `blkdebug:${config}:${image}`
+}
+
 export const blkdebug: BlockDriver<BlkdebugOptions> = {
   name: 'blkdebug',
   kind: 'filter',
+  naming: { strong: strongOptions, plain: plainName },
   parse: parseBlkdebugOptions,
   parseFilename: parseBlkdebugFilename,
   async open(options, context) {

@@ -65,6 +65,7 @@ const amendOptionInfo: readonly CreateOptionInfo[] = [
 export const luks: BlockDriver<LuksOptions, LuksCreateOptions> = {
   name: 'luks',
   kind: 'format',
+  naming: { strong: ['key-secret'] },
   probe: isLuks,
   amendOptions: amendOptionInfo,
   parse(options) {

@@ -23,6 +23,7 @@ import { internalSnapshots } from './snapshots.ts'
 export const qcow2: BlockDriver<Qcow2Options, Qcow2CreateOptions> = {
   name: 'qcow2',
   kind: 'format',
+  naming: { strong: ['encrypt'] },
   parse: parseOptions,
   probe: isQcow2,
   changeable,
