@@ -1,4 +1,6 @@
 /** `img measure` against the real one: the same numbers, the same texts. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { expect, it } from 'vitest'
 import { peer } from '../peers.ts'
 import { Pair, runOurs, runTheirs } from '../support/img.ts'
@@ -126,6 +128,9 @@ qemu.describe('img measure', () => {
       }
       await run('qemu-img', 'snapshot', '-c', 's1', 'a.qcow2')
       await run('qemu-io', '-c', 'write 0 3M', 'a.qcow2')
+      // Where a file has unwritten extents, Linux calls those pages a hole that nobody has read yet:
+      // whoever came second saw more data than the first.
+      for (const name of ['base.raw', 'a.qcow2']) readFileSync(join(pair.ours, name))
       for (const into of [
         '-O raw',
         '-O qcow2',
