@@ -1,5 +1,4 @@
 /** Streams over a socket, in both directions. */
-import { once } from 'node:events'
 import type { Socket } from 'node:net'
 import { BlockError, systemError } from '../../errors.ts'
 import type { ByteSource } from '../stream/window.ts'
@@ -66,8 +65,10 @@ export class SocketSink implements ByteSink {
   async end(): Promise<void> {
     const socket = this.#socket
     if (socket.destroyed || socket.writableEnded) return
-    const closed = once(socket, 'finish').catch(() => {})
-    socket.end()
-    await closed
+    await new Promise<void>((resolve) => {
+      // Whoever destroys it meanwhile ends it, too.
+      socket.once('close', () => resolve())
+      socket.end(() => resolve())
+    })
   }
 }
