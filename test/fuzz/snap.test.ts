@@ -4,18 +4,22 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { run } from '../../src/cli/snap.ts'
 import { BlockError } from '../../src/errors.ts'
+import { mappedRamSource } from '../../src/snapshot/convert/mapped-ram.ts'
 import { ReturnPath } from '../../src/snapshot/load/return-path.ts'
 import { readStream } from '../../src/snapshot/stream/parser.ts'
 import { runCommand } from '../support/cli.ts'
 import { scratchFolder } from '../support/folder.ts'
-import { capture, sourceOf, text, u16, u32, u64 } from '../support/migration.ts'
+import { capture, mappedCapture, sourceOf, text, u16, u32, u64 } from '../support/migration.ts'
 import { Random, runSeed, seedNote } from '../support/random.ts'
 import { ramOf, saved } from '../support/snapshot.ts'
 
 const rounds = process.env.VARVE_LONG === '1' ? 5000 : 300
 const folder = scratchFolder('snap-fuzz')
 
-const captures = ['tiny', 'tiny-background', 'tiny-return-path', 'tiny-uuid', 'tiny-shared']
+const captures = [
+  ...['tiny', 'tiny-background', 'tiny-return-path', 'tiny-uuid', 'tiny-shared'],
+  ...['tiny-10', 'tiny-10-memory', 'tiny-10-multifd'],
+]
 
 /** Flips bits, moves, repeats and removes bytes, mostly near the places where sections begin. */
 function damaged(stream: Buffer, random: Random): Buffer {
@@ -38,6 +42,25 @@ describe('a damaged stream', () => {
       const step = 1 + random.below(100_000)
       try {
         for await (const _ of readStream(sourceOf(stream, step), { patienceMs: 1 }));
+      } catch (error) {
+        expect(error, `round ${round}`).toBeInstanceOf(BlockError)
+      }
+    }
+  })
+
+  it(`of a mapped-ram file, too (${seedNote})`, async () => {
+    const random = new Random(runSeed)
+    const whole = mappedCapture('tiny-10-mapped')
+    for (let round = 0; round < rounds / 10; round++) {
+      const bytes = damaged(whole, random)
+      const file = {
+        name: 'mapped',
+        size: bytes.length,
+        read: async (at: number, target: Uint8Array) =>
+          bytes.copy(target, 0, Math.min(at, bytes.length)),
+      }
+      try {
+        for await (const _ of readStream(await mappedRamSource(file)));
       } catch (error) {
         expect(error, `round ${round}`).toBeInstanceOf(BlockError)
       }

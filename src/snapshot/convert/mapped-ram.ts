@@ -125,7 +125,9 @@ async function readBlock(file: RandomFile, at: number, addressed: boolean): Prom
     throw fault(file, at, `version ${header.version} of mapped-ram`)
   }
   const bitmapEnd = header.bitmapOffset + bitmapLength(usedLength / header.pageSize)
-  if (header.bitmapOffset < at || bitmapEnd > header.pagesOffset || bitmapEnd > file.size) {
+  // The footer of the list follows the last page, so the file has room for all of them.
+  const pagesEnd = header.pagesOffset + usedLength
+  if (header.bitmapOffset < at || bitmapEnd > header.pagesOffset || pagesEnd > file.size) {
     throw fault(file, at, 'a block whose parts overlap, or lie outside the file')
   }
   return {
