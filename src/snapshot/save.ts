@@ -19,6 +19,8 @@ export interface SaveOptions extends WriterOptions {
   /** Save the guest as running although it was stopped. */
   readonly asRunning?: boolean
   readonly onProgress?: (streamBytes: number) => void
+  /** `end`: of the item, in the stream. */
+  readonly onItem?: (item: StreamItem, end: number) => void
   readonly signal?: AbortSignal
 }
 
@@ -36,6 +38,7 @@ export async function saveSnapshot(
     for await (const item of reader) {
       options.signal?.throwIfAborted()
       if (reader.usesMultifd) throw elsewhere(reader)
+      options.onItem?.(item, reader.offset)
       await take(item, writer, options)
       options.onProgress?.(reader.offset)
     }

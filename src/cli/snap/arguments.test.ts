@@ -49,7 +49,7 @@ describe('the command line', () => {
     [['take', 'f'], '--qmp=SOCKET is required for take', true],
     [['--uri=fd:1', 'load', '/dev/null'], '', false],
     [['--disk', 'x', '--qmp', 'q', 'take', 'f'], "Invalid disk 'x'", false],
-    [['-c', '--base=b', ...save], '--compress and --base cannot be used together', false],
+    [['--aio=native', ...save], 'aio=native was specified, but it requires cache.direct=on', false],
     [['-O', 'tar', 'convert', 'a', 'b'], "Invalid format 'tar'", false],
   ])('refuses %j', async (words, message, hint) => {
     const { status, stdout, stderr } = await runCommand(run, words)

@@ -37,6 +37,8 @@ export interface SnapArguments {
   /** Bytes a second, of pages that nobody waits for. */
   readonly speed?: number
   readonly recover: boolean
+  /** Tell on standard error what happens. */
+  readonly trace: boolean
   readonly noDescription: boolean
   readonly json: boolean
   /** Whose pages a new image shares. */
@@ -93,7 +95,7 @@ const rules: readonly OptionRule[] = [
     argument: 'required',
     commands: ['save', 'load', 'take', 'resume', 'verify', 'convert'],
   },
-  { name: 'trace', short: 't', commands: ['save', 'load'] },
+  { name: 'trace', short: 't', commands: ['save', 'load', 'take', 'resume'] },
   { name: 'uri', argument: 'required', commands: ['save', 'load'] },
   { name: 'speed', argument: 'required', commands: ['load', 'resume'] },
   { name: 'recover', commands: ['load'] },
@@ -173,7 +175,7 @@ function settled(command: CommandName, files: readonly string[], given: Given): 
   if ((command === 'take' || command === 'resume') && !given.has('qmp')) {
     throw new SnapFailure(`--qmp=SOCKET is required for ${command}`, true)
   }
-  checkAio(given.get('aio'))
+  checkAio(given.get('aio'), cache(given))
   return {
     command,
     files,
@@ -184,10 +186,11 @@ function settled(command: CommandName, files: readonly string[], given: Given): 
     uri: given.get('uri'),
     speed: speed(given.get('speed')),
     recover: given.has('recover'),
+    trace: given.has('trace'),
     noDescription: given.has('no-description'),
     json: given.has('json'),
     base: given.get('base'),
-    compress: compressed(given),
+    compress: given.has('compress'),
     format: conversion(given.get('format')),
     snapshot: given.get('snapshot'),
     qmp: given.get('qmp'),
@@ -211,13 +214,6 @@ function size(name: string, text: string | undefined): number | undefined {
   }
   if (bytes <= 0) throw new SnapFailure(`The ${what} has to be greater than 0`)
   return bytes
-}
-
-function compressed(given: Given): boolean {
-  if (given.has('compress') && given.has('base')) {
-    throw new SnapFailure('--compress and --base cannot be used together')
-  }
-  return given.has('compress')
 }
 
 function conversion(text = 'image'): Conversion {
@@ -275,7 +271,14 @@ function cache(given: Given): CacheMode | undefined {
   return mode
 }
 
-function checkAio(mode: string | undefined): void {
-  if (mode === undefined || ['native', 'io_uring', 'threads'].includes(mode)) return
-  throw new SnapFailure(`Invalid aio mode '${mode}'`)
+/** All of them are served by the thread pool; what QEMU demands of one is demanded here. */
+function checkAio(mode: string | undefined, cache: CacheMode | undefined): void {
+  if (mode === undefined) return
+  if (!['native', 'io_uring', 'threads'].includes(mode)) {
+    throw new SnapFailure(`Invalid aio mode '${mode}'`)
+  }
+  if (mode !== 'native' || cache?.direct) return
+  throw new SnapFailure(
+    'aio=native was specified, but it requires cache.direct=on, which was not specified.',
+  )
 }

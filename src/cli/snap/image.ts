@@ -117,11 +117,15 @@ export class NewSnapshotFile {
  */
 function formatOptions(path: string, { size, base, compress }: NewSnapshotOptions) {
   const common = { size, compat: 'v3', lazy_refcounts: true }
-  if (compress) return { ...common, cluster_size: 64 * KiB, compression_type: 'zstd' }
-  if (base === undefined) return { ...common, cluster_size: MiB, refcount_bits: 8 }
-  // As the image names it: from its own folder.
-  const name = isAbsolute(base) ? base : relative(dirname(path), base)
-  return { ...common, cluster_size: 4 * KiB, backing_file: name, backing_fmt: 'qcow2' }
+  const packed = compress ? { compression_type: 'zstd' } : {}
+  if (base !== undefined) {
+    // As the image names it: from its own folder.
+    const name = isAbsolute(base) ? base : relative(dirname(path), base)
+    const backing = { backing_file: name, backing_fmt: 'qcow2' }
+    return { ...common, ...packed, ...backing, cluster_size: 4 * KiB }
+  }
+  if (compress) return { ...common, ...packed, cluster_size: 64 * KiB }
+  return { ...common, cluster_size: MiB, refcount_bits: 8 }
 }
 
 /** Replacing a device or a pipe by a file is nobody's wish. */

@@ -8,6 +8,7 @@ import type { NamedIo } from '../command.ts'
 import type { SnapArguments } from './arguments.ts'
 import { closedEarly, openChannel } from './channel.ts'
 import { openSnapshotImage } from './image.ts'
+import { tracedLoad } from './trace.ts'
 
 export async function load(settings: SnapArguments, io: NamedIo): Promise<number> {
   const [filename] = settings.files
@@ -37,6 +38,7 @@ export async function loadOver(
       postcopyPercent: settings.postcopy,
       returnPath: () => new ReturnPath(channel.source),
       rate,
+      ...tracedLoad(settings, io),
       signal: io.signal ?? neverAborted,
     })
   } catch (error) {

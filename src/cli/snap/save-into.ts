@@ -9,8 +9,10 @@ import type { ByteSource } from '../../snapshot/stream/window.ts'
 import type { NamedIo } from '../command.ts'
 import type { SnapArguments } from './arguments.ts'
 import { type NewSnapshotFile, openSnapshotImage } from './image.ts'
+import { tracedSave } from './trace.ts'
 
-type Settings = Pick<SnapArguments, 'base' | 'compress' | 'pageSize' | 'noDescription' | 'cache'>
+type Settings = Pick<SnapArguments, 'base' | 'compress' | 'pageSize' | 'noDescription' | 'cache'> &
+  Partial<Pick<SnapArguments, 'trace'>>
 
 export async function saveInto(
   file: NewSnapshotFile,
@@ -22,9 +24,10 @@ export async function saveInto(
   const { pageSize, noDescription, base, compress, cache } = settings
   const reader =
     'read' in source ? readStream(source, { pageSize, withoutDescription: noDescription }) : source
-  const common = { signal: io.signal ?? neverAborted, ...options, compress }
+  const traced = tracedSave(settings, io)
+  const common = { signal: io.signal ?? neverAborted, ...traced, ...options, compress }
   if (base === undefined) return await saveSnapshot(reader, file.image, common)
   await using image = await openSnapshotImage(base, io, { readOnly: true, cache })
-  const below = baseOf(await SnapshotReader.open(image))
+  const below = await baseOf(await SnapshotReader.open(image))
   return await saveSnapshot(reader, file.image, { ...common, base: below })
 }

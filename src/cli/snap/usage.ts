@@ -39,11 +39,11 @@ All:
   -S, --page-size=SIZE      bytes of a page of the guest, where it does not say so (default 4096)
   -n, --nocache             bypass the page cache, as --cache=none
       --cache=MODE          none, writeback (default), writethrough, directsync or unsafe
-      --aio=MODE            threads, native or io_uring; accepted, and of no effect
+      --aio=MODE            threads, native (with --cache=none) or io_uring; all use threads
       --uri=URI             fd:N, unix:PATH or tcp:HOST:PORT instead of standard input and output;
                             save listens there, load connects
       --json                describe the result as a JSON object (save, load: on standard error)
-  -t, --trace               accepted, and of no effect
+  -t, --trace               tell on standard error what happens (save, load, take, resume)
 
 SIZE and RATE may have k, M, G, T, P or E behind them.
 `

@@ -5,14 +5,16 @@ import type { SnapshotReader } from './snapshot-reader.ts'
 import type { WriterOptions } from './snapshot-writer.ts'
 
 /** Throws when the snapshot cannot be built on. It stays its owner's, until the new one is committed. */
-export function baseOf(snapshot: SnapshotReader): NonNullable<WriterOptions['base']> {
+export async function baseOf(
+  snapshot: SnapshotReader,
+): Promise<NonNullable<WriterOptions['base']>> {
   const { sums, record, name } = snapshot
   if (!sums || !record) {
     throw new BlockError('UNSUPPORTED', `${name}: a snapshot without checksums is no base`)
   }
   return {
     id: record.id,
-    sums,
+    sums: await sums.whole(),
     read: (offset, target) => snapshot.read(offset, target),
     checkSame: (list) => checkSame(list, snapshot),
   }

@@ -60,6 +60,8 @@ async function differingRanges(
   const right = new Uint8Array(pieceLength)
   for (let at = 0; at < common; at += pieceLength) {
     const length = Math.min(pieceLength, common - at)
+    await one.prepare(a.base + at, length)
+    await other.prepare(b.base + at, length)
     if (sameSums(one, a.base + at, other, b.base + at, length)) continue
     await one.read(a.base + at, left.subarray(0, length))
     await other.read(b.base + at, right.subarray(0, length))

@@ -5,6 +5,7 @@
  */
 import type { BlockLayer, Completion } from '../../block/layer.ts'
 import { plainIo, plainWriteIo } from '../../block/layer.ts'
+import { alignDown } from '../../bytes/range.ts'
 import { isZero } from '../../bytes/zero.ts'
 import { sys } from '../../sys/current.ts'
 import { PageSet } from '../page-set.ts'
@@ -25,7 +26,7 @@ const maxWrites = 2
 const maxGap = 64 * 1024
 
 export interface RamTarget {
-  readonly ram: Pick<BlockLayer, 'read' | 'write' | 'compressed'>
+  readonly ram: Pick<BlockLayer, 'size' | 'read' | 'write' | 'compressed'>
   /** What the pages were in the snapshot that this one builds on. */
   readonly base?: BasePages
   /** Store whole clusters compressed. */
@@ -226,38 +227,52 @@ export class RamWriter {
   }
 
   async #write(chunk: Chunk): Promise<void> {
-    if (this.#target.base) await this.#dropUnchanged(chunk, this.#target.base)
-    const start = chunk.index * chunkSize
-    const compressed = this.#target.compress ? this.#target.ram.compressed : undefined
-    if (compressed && chunk.fresh && !this.#target.base) {
-      return await this.#writeCompressed(chunk, compressed)
-    }
-    const gap = chunk.fresh && !this.#target.base ? maxGap / this.pageSize : 0
-    for (const [firstPage, endPage] of runsOf(chunk.present, gap)) {
-      const [first, end] = [firstPage * this.pageSize, endPage * this.pageSize]
-      this.#blankMissing(chunk, first, end)
-      await this.#target.ram.write(start + first, chunk.bytes.subarray(first, end), plainWriteIo)
-    }
+    const { base, compress, ram } = this.#target
+    if (base) await this.#dropUnchanged(chunk, base)
+    const compressed = compress && chunk.fresh ? ram.compressed : undefined
+    if (compressed) return await this.#writeCompressed(chunk, compressed)
+    const gap = chunk.fresh && !base ? maxGap / this.pageSize : 0
+    for (const [first, end] of runsOf(chunk.present, gap)) await this.#writeRun(chunk, first, end)
   }
 
+  /** Pages `first` to `end` of a chunk. */
+  async #writeRun(chunk: Chunk, first: number, end: number): Promise<void> {
+    const [from, to] = [first * this.pageSize, end * this.pageSize]
+    this.#blankMissing(chunk, from, to)
+    const offset = chunk.index * chunkSize + from
+    await this.#target.ram.write(offset, chunk.bytes.subarray(from, to), plainWriteIo)
+  }
+
+  /** Whole units; of one that the base shows in parts, the pages that came. */
   async #writeCompressed(
     chunk: Chunk,
     compressed: NonNullable<BlockLayer['compressed']>,
   ): Promise<void> {
+    const { base, ram } = this.#target
     const start = chunk.index * chunkSize
-    const end = Math.min(chunkSize, endOf(this.blocks) - start)
-    this.#blankMissing(chunk, 0, chunkSize)
+    const end = Math.min(chunkSize, ram.size - start)
+    const pages = Math.max(1, compressed.unit / this.pageSize)
     const writes: unknown[] = []
     for (let at = 0; at < end; at += compressed.unit) {
-      const unit = chunk.bytes.subarray(at, at + compressed.unit)
-      if (!isZero(unit)) writes.push(compressed.write(start + at, unit, plainWriteIo))
+      const first = Math.floor(at / this.pageSize)
+      const there = chunk.present.subarray(first, first + pages)
+      if (!there.includes(1)) continue
+      if (base && there.includes(0)) {
+        for (const [from, to] of runsOf(there, 0)) {
+          writes.push(this.#writeRun(chunk, first + from, first + to))
+        }
+        continue
+      }
+      const unit = chunk.bytes.subarray(at, Math.min(at + compressed.unit, end))
+      this.#blankMissing(chunk, at, at + unit.length)
+      if (base || !isZero(unit)) writes.push(compressed.write(start + at, unit, plainWriteIo))
     }
     await Promise.all(writes)
   }
 
   /** Pages between others that never came are zero, unlike what was in the memory before. */
   #blankMissing({ bytes, present }: Chunk, first: number, end: number): void {
-    for (let at = first; at < end; at += this.pageSize) {
+    for (let at = alignDown(first, this.pageSize); at < end; at += this.pageSize) {
       if (present[at / this.pageSize] === 0) bytes.fill(0, at, at + this.pageSize)
     }
   }

@@ -4,7 +4,6 @@
  * but RAM, and the place of a table with the checksum of each page of RAM.
  */
 import { createHash } from 'node:crypto'
-import { endianness } from 'node:os'
 import { alignUp } from '../../bytes/range.ts'
 import { array, bytes, struct, u8, u32, u64 } from '../../bytes/struct.ts'
 import { BlockError } from '../../errors.ts'
@@ -34,7 +33,9 @@ const fixedPart = struct('big', {
 })
 
 const magicText = 'varvsnap'
-const recordVersion = 1
+/** In the second the table of checksums is hashed in pieces; see `sum-table.ts`. */
+const wholeVersion = 1
+const piecesVersion = 2
 
 export interface SnapshotRecord {
   readonly pageSize: number
@@ -44,6 +45,8 @@ export interface SnapshotRecord {
   readonly created: number
   readonly ramEnd: number
   readonly sumsOffset: number
+  /** `sumsHash` is that of the hashes of the table's pieces, not of the table. */
+  readonly hashedInPieces: boolean
   /** Whether any page of a block came: those that the source left out are not sent either. */
   readonly blocksSent: readonly boolean[]
   readonly stateHash: Uint8Array
@@ -64,7 +67,7 @@ export function encodeRecord(record: SnapshotRecord): Uint8Array {
   const { pageSize, created, ramEnd, sumsOffset, stateHash, sumsHash, blocksSent } = record
   const head = fixedPart.encode({
     magic: Buffer.from(magicText),
-    version: recordVersion,
+    version: record.hashedInPieces ? piecesVersion : wholeVersion,
     id: Buffer.from(record.id, 'hex'),
     baseId: Buffer.from(record.baseId ?? '', 'hex'),
     blockCount: blocksSent.length,
@@ -84,31 +87,17 @@ export function decodeRecord(source: Uint8Array, blockCount: number): SnapshotRe
     throw new BlockError('CORRUPT_IMAGE', 'the record of the snapshot is damaged')
   }
   const fields = fixedPart.decode(body)
-  if (fields.version !== recordVersion || fields.blockCount !== blockCount) {
+  const known = fields.version === wholeVersion || fields.version === piecesVersion
+  if (!known || fields.blockCount !== blockCount) {
     throw new BlockError('UNSUPPORTED', `a snapshot record of version ${fields.version}`)
   }
   const { pageSize, created, ramEnd, sumsOffset, stateHash, sumsHash } = fields
   const baseId = Buffer.from(fields.baseId).toString('hex')
   return {
     ...{ pageSize, created, ramEnd, sumsOffset, stateHash, sumsHash },
+    hashedInPieces: fields.version === piecesVersion,
     id: Buffer.from(fields.id).toString('hex'),
     baseId: /^0*$/.test(baseId) ? undefined : baseId,
     blocksSent: Array.from(body.subarray(fixedPart.size), (byte) => byte === 1),
   }
-}
-
-/** The table of checksums as it is stored: 32 bits each, big-endian. */
-export function encodeSums(sums: Uint32Array): Uint8Array {
-  return bigEndian(Buffer.from(sums.slice().buffer))
-}
-
-/** Puts stored checksums into the table, from `first` on; the bytes are changed. */
-export function decodeSums(stored: Uint8Array, sums: Uint32Array, first: number): void {
-  const bytes = bigEndian(Buffer.from(stored.buffer, stored.byteOffset, stored.length))
-  new Uint8Array(sums.buffer).set(bytes, sums.byteOffset + first * 4)
-}
-
-/** Turns words of this machine's order into such, or the reverse. */
-function bigEndian(words: Buffer): Buffer {
-  return endianness() === 'BE' ? words : words.swap32()
 }

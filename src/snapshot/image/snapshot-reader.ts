@@ -20,15 +20,10 @@ import {
   stateMagic,
 } from './layout.ts'
 import { PageSums } from './page-sum.ts'
-import {
-  decodeRecord,
-  decodeSums,
-  recordLength,
-  recordOffset,
-  type SnapshotRecord,
-} from './record.ts'
+import { decodeRecord, recordLength, recordOffset, type SnapshotRecord } from './record.ts'
 import type { SnapshotImage } from './snapshot-image.ts'
 import { stateHash } from './snapshot-writer.ts'
+import { SumTable } from './sum-table.ts'
 
 /** Read at a time: so much the page cache gives on the spot, and the processor's cache holds. */
 const pieceLength = 256 * KiB
@@ -56,8 +51,8 @@ export class SnapshotReader {
   readonly pageSize: number
   /** Undefined for an image of qemu-snap. */
   readonly record: SnapshotRecord | undefined
-  /** Checksum of each page of the disk. */
-  readonly sums: Uint32Array | undefined
+  /** Checksums of the pages of the disk. */
+  readonly sums: SumTable | undefined
   /** Pages that are not zero, as the source counted them. */
   readonly normalPages: number
   readonly #image: SnapshotImage
@@ -70,7 +65,7 @@ export class SnapshotReader {
     parts: SnapshotParts,
     normalPages: number,
     record: SnapshotRecord | undefined,
-    sums: Uint32Array | undefined,
+    sums: SumTable | undefined,
   ) {
     this.#image = image
     this.name = image.name
@@ -103,9 +98,15 @@ export class SnapshotReader {
     return this.record ? this.record.blocksSent[block] : true
   }
 
+  /** Loads what `isZeroPage` needs to tell of a part of the disk. */
+  prepare(offset: number, length: number): Completion {
+    return this.sums?.load(Math.floor(offset / this.pageSize), Math.ceil(length / this.pageSize))
+  }
+
   /** Whether a page of the disk is zero; undefined where only its content tells. */
   isZeroPage(page: number): boolean | undefined {
-    return this.sums && this.sums[page] === this.#pageSums.zero
+    const sum = this.sums?.get(page)
+    return sum === undefined ? undefined : sum === this.#pageSums.zero
   }
 
   /**
@@ -137,8 +138,20 @@ export class SnapshotReader {
   }
 
   #readPiece(offset: number, target: Uint8Array): Completion {
+    const loaded = this.prepare(offset, target.length)
     const done = this.#image.ram.read(offset, target, plainIo)
-    if (done) return done.then(() => this.#check(offset, target))
+    if (!loaded && !done) return this.#check(offset, target)
+    return this.#checkLater([loaded, done], offset, target)
+  }
+
+  async #checkLater(
+    both: readonly Completion[],
+    offset: number,
+    target: Uint8Array,
+  ): Promise<void> {
+    for (const result of await Promise.allSettled(both)) {
+      if (result.status === 'rejected') throw result.reason
+    }
     this.#check(offset, target)
   }
 
@@ -149,7 +162,7 @@ export class SnapshotReader {
     const found = this.#found.length < count ? new Uint32Array(count) : this.#found
     this.#pageSums.fill(found, 0, pages)
     for (let index = 0; index < count; index++) {
-      if (found[index] === this.sums[first + index]) continue
+      if (found[index] === this.sums.get(first + index)) continue
       throw this.#damaged(offset + index * this.pageSize)
     }
   }
@@ -163,6 +176,7 @@ export class SnapshotReader {
     const end = offset + length
     for (let at = offset; at < end; at += buffer.length) {
       const piece = buffer.subarray(0, Math.min(buffer.length, end - at))
+      await this.prepare(at, piece.length)
       if (this.#isBlank(at, piece.length)) continue
       await this.read(at, piece)
       let start = 0
@@ -199,7 +213,7 @@ async function openReader(
     parts: SnapshotParts,
     normalPages: number,
     record: SnapshotRecord | undefined,
-    sums: Uint32Array | undefined,
+    sums: SumTable | undefined,
   ) => SnapshotReader,
 ): Promise<SnapshotReader> {
   const { state, ram } = image
@@ -239,26 +253,7 @@ async function openReader(
   if (record.ramEnd !== endOf(blocks) || record.pageSize !== head.pageSize) {
     corrupt('the record of the snapshot contradicts the list of RAM blocks')
   }
-  return made(parts, head.normalPages, record, await readSums(image, record))
-}
-
-/** The table of checksums, a piece at a time. */
-async function readSums(image: SnapshotImage, record: SnapshotRecord): Promise<Uint32Array> {
-  const sums = new Uint32Array(Math.ceil(record.ramEnd / record.pageSize))
-  const hash = createHash('sha256')
-  const piece = new Uint8Array(MiB)
-  for (let done = 0; done < sums.length; ) {
-    const count = Math.min(sums.length - done, piece.length / 4)
-    const part = piece.subarray(0, count * 4)
-    await image.state.read(record.sumsOffset + done * 4, part, plainIo)
-    hash.update(part)
-    decodeSums(part, sums, done)
-    done += count
-  }
-  if (Buffer.compare(hash.digest(), record.sumsHash) !== 0) {
-    corrupt('the checksums of RAM are not what was saved')
-  }
-  return sums
+  return made(parts, head.normalPages, record, await SumTable.open(state, record))
 }
 
 /** Parses what was saved as the stream that it is, without its RAM. */

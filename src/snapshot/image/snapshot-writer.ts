@@ -8,8 +8,9 @@ import { BlockError } from '../../errors.ts'
 import type { RamList, RamRecords } from '../stream/stream-item.ts'
 import { endOf, maxLeaderBytes, placeBlocks, stateHeader, stateMagic } from './layout.ts'
 import { type BasePages, RamWriter } from './ram-writer.ts'
-import { encodeRecord, encodeSums, recordLength, recordOffset } from './record.ts'
+import { encodeRecord, recordLength, recordOffset } from './record.ts'
 import type { SnapshotImage } from './snapshot-image.ts'
+import { writeSums } from './sum-table.ts'
 
 export interface WriterOptions {
   readonly base?: BasePages & { readonly id: string; checkSame(list: RamList): void }
@@ -97,19 +98,18 @@ export class SnapshotWriter {
       ...{ ramListOffset: this.#ramListOffset, deviceOffset: this.#leaderLength, eofOffset },
     })
     const id = randomBytes(16).toString('hex')
-    const sums = encodeSums(ram.sums)
     const at = recordOffset(end)
     const sumsOffset = recordOffset(at + recordLength(ram.blocks.length))
+    const hashed = await writeSums(state, sumsOffset, ram.sums)
     const record = encodeRecord({
       ...{ pageSize: ram.pageSize, id, baseId: this.#options.base?.id },
       ...{ created: Math.floor(Date.now() / 1000), ramEnd: endOf(ram.blocks), sumsOffset },
       blocksSent: ram.blocksSent,
       stateHash: stateHash(header, devices.digest()),
-      sumsHash: createHash('sha256').update(sums).digest(),
+      ...hashed,
     })
     await state.write(end, new Uint8Array(at - end), plainWriteIo)
     await state.write(at, record, plainWriteIo)
-    await state.write(sumsOffset, sums, plainWriteIo)
     await this.#image.ram.flush(plainIo)
     await state.write(0, header, plainWriteIo)
     await this.#image.ram.flush(plainIo)

@@ -1,4 +1,5 @@
 /** Reads pieces of RAM from a snapshot, several at a time, and makes sections of them. */
+import type { Completion } from '../../block/layer.ts'
 import { orderedRing } from '../../block/ordered-ring.ts'
 import { MiB } from '../../bytes/range.ts'
 import { isZero } from '../../bytes/zero.ts'
@@ -51,11 +52,12 @@ export class RamSender {
   ahead({ length, pages, depth = precopyDepth }: Ahead): AsyncGenerator<Loaded, void> {
     const plan = this.#plan
     const sender = this
-    const pieces = function* () {
+    const pieces = async function* () {
       let count = 0
       while (pages === undefined || count < pages) {
         const piece = plan.next(length)
         if (!piece) return
+        await sender.#prepare(piece)
         if (pages !== undefined) count += sender.#countNormal(piece)
         if (!plan.isDone(piece)) yield piece
       }
@@ -65,6 +67,8 @@ export class RamSender {
 
   /** Reads a piece, into the buffer of a slot. */
   load(piece: Piece, slot: number): Loaded | Promise<Loaded> {
+    const prepared = this.#prepare(piece)
+    if (prepared) return prepared.then(() => this.load(piece, slot))
     if (this.#isBlank(piece)) return { piece, bytes: undefined }
     const { block, offset, length } = piece
     if ((this.#buffers[slot]?.length ?? 0) < length) {
@@ -126,6 +130,10 @@ export class RamSender {
       if (this.#snapshot.isZeroPage(page) !== true) count++
     }
     return count
+  }
+
+  #prepare({ block, offset, length }: Piece): Completion {
+    return this.#snapshot.prepare(this.#plan.blocks[block].base + offset, length)
   }
 
   #isBlank({ block, offset, length }: Piece): boolean {

@@ -9,6 +9,8 @@ export interface PageRequest {
   readonly block: string
   readonly offset: number
   readonly length: number
+  /** When it came: `performance.now()`. */
+  readonly cameAt: number
 }
 
 /** Which pages of a block QEMU has, a bit each, the lowest of a byte first. */
@@ -140,7 +142,8 @@ export class ReturnPath {
     const length = view.getUint32(8)
     if (type === returnMessage.MIG_RP_MSG_REQ_PAGES_ID) this.#lastBlock = nameAt(payload, 12)
     if (this.#lastBlock === '') throw peerFault('a request for pages of no block')
-    this.#requests.push({ block: this.#lastBlock, offset, length })
+    const cameAt = performance.now()
+    this.#requests.push({ block: this.#lastBlock, offset, length, cameAt })
   }
 
   async #receiveBitmap(block: string): Promise<void> {
