@@ -21,9 +21,10 @@ interface CopyOnReadOptions {
   readonly bottom?: string
 }
 
-class CopyOnRead extends Filter {
+export class CopyOnRead extends Filter {
   readonly #chain: ChainProbe | undefined
 
+  /** `chain`: where what is copied comes from; all that is below unless given. Released in the end. */
   constructor(next: BlockLayer, chain: ChainProbe | undefined) {
     super(next)
     this.#chain = chain

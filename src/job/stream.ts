@@ -1,14 +1,17 @@
 /**
  * The stream job: an image takes over what its backing files provide, down to a base, and then no
  * longer needs those in between. Guests see the same data all the time; a guest's write to a range
- * that is being taken over waits for it, since otherwise old data could replace new.
+ * that is being taken over waits for it, since otherwise old data could replace new. What guests read
+ * meanwhile is taken over at once, by a copy-on-read filter.
  */
 import { Bitset } from '../bitmap/bitset.ts'
-import { type Io, plainIo, plainZeroIo } from '../block/layer.ts'
+import type { ChainProbe } from '../block/driver.ts'
+import { type Capabilities, type Io, plainIo, plainZeroIo } from '../block/layer.ts'
 import { CopyError } from '../block/transfer.ts'
 import { SpareBuffers } from '../bytes/spare-buffers.ts'
 import { isZero } from '../bytes/zero.ts'
 import { BlockError } from '../errors.ts'
+import { CopyOnRead } from '../filter/copy-on-read.ts'
 import { chainOf, edgeBelow, skipFilters } from '../graph/chain.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
@@ -16,7 +19,7 @@ import { changeRecords, recordOf } from '../graph/record.ts'
 import { chainExtentAt } from '../graph/status.ts'
 import { type Copier, type CopyStatus, runCopyLoop } from './copy-loop.ts'
 import type { ErrorPolicy } from './error-policy.ts'
-import { JobFilter, JobGround } from './ground.ts'
+import { JobGround } from './ground.ts'
 import type { Job, JobControl, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'
 
@@ -47,7 +50,12 @@ export async function startStream(
   const ground = new JobGround(graph, options.id, 'stream')
   try {
     await ground.makeWritable(node)
-    await ground.addFilter('copy-on-read', options.filterName, node, (next) => new JobFilter(next))
+    await ground.addFilter(
+      'copy-on-read',
+      options.filterName,
+      node,
+      (next) => new StreamFilter(next, chainAbove(node, base)),
+    )
     await ground.insertFilter(node)
     ground.use(node, ['consistentRead', 'writeUnchanged'])
     // Nobody may change what is taken over.
@@ -97,6 +105,25 @@ function innerNodes(node: BlockNode, base: BlockNode | undefined): BlockNode[] {
     `Node '${base.name}' is not a backing image of '${node.name}'`,
     { node: base.name, errno: 'EINVAL' },
   )
+}
+
+/** What guests read of the images between is taken over then and there. */
+class StreamFilter extends CopyOnRead {
+  override get capabilities(): Capabilities {
+    return { ...super.capabilities, resize: false }
+  }
+}
+
+/** The images that the stream takes from; the job itself keeps them in their places. */
+function chainAbove(node: BlockNode, base: BlockNode | undefined): ChainProbe {
+  const end = base && skipFilters(base)
+  return {
+    async extentAt(offset, length, io) {
+      const run = await chainExtentAt(node, offset, length, io, end)
+      return { length: run.length, allocated: run.depth !== undefined }
+    },
+    release() {},
+  }
 }
 
 /** What the image lacks and the images between provide. */

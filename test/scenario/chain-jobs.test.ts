@@ -116,6 +116,28 @@ describe('stream', () => {
     await graph[Symbol.asyncDispose]()
   })
 
+  test('what a guest reads is taken over at once, but nothing of the base', async () => {
+    const graph = new Graph({ drivers })
+    const jobs = new JobTable()
+    const base = await memoryImage(graph, 'base', { size })
+    await write(graph, base, 0, new Uint8Array(size).fill(1))
+    const mid = await memoryImage(graph, 'mid', { size, backing: base })
+    await write(graph, mid, 30 * 65536, new Uint8Array(8 * 65536).fill(2))
+    const top = await memoryImage(graph, 'top', { size, backing: mid })
+    const guest = attach(graph, top, ['consistentRead'])
+    const job = await startStream(graph, jobs, { id: 's', node: top, base, speed: 1 })
+    await guest.read(35 * 65536 + 512, Buffer.alloc(65536))
+    await guest.read(10 * 65536, Buffer.alloc(65536))
+    await job.cancel()
+    const taken = []
+    for await (const { kind, offset, length } of top.extents()) {
+      if (kind === 'data' && offset >= 34 * 65536) taken.push([offset / 65536, length / 65536])
+      if (kind === 'data') expect(offset).toBeGreaterThanOrEqual(30 * 65536)
+    }
+    expect(taken).toEqual([[35, 2]])
+    await graph[Symbol.asyncDispose]()
+  })
+
   test('an image without a backing file has nothing to do', async () => {
     const graph = new Graph({ drivers })
     const jobs = new JobTable()
