@@ -122,6 +122,7 @@ export class MirrorCopy {
   async finish(io: Io): Promise<void> {
     for (let piece = await this.#pick(io); piece; piece = await this.#pick(io)) {
       await this.#perform(piece, io)
+      this.#inFlight -= piece.length
     }
   }
 
@@ -186,10 +187,7 @@ export class MirrorCopy {
       piece = await control.during(() => this.#pick(io))
       this.report(control)
       if (!piece) return false
-      if (!piece.zero) await control.throttle(piece.length)
-      const taken = piece
-      await control.during(() => this.#perform(taken, io))
-      control.advance(piece.length)
+      control.advance(await this.#deal(piece, io, control))
       this.report(control)
     } catch (error) {
       if (!(error instanceof CopyError)) throw error
@@ -198,6 +196,22 @@ export class MirrorCopy {
       if (answer === 'ignore') await pause(ignoredErrorDelayMs, signal)
     }
     return true
+  }
+
+  /**
+   * Copies a piece that was picked, when speed and pauses allow, and returns its length; or else it
+   * is dirty again.
+   */
+  async #deal(piece: Piece, io: Io, control: JobControl): Promise<number> {
+    try {
+      if (!piece.zero) await control.throttle(piece.length)
+      return await control.during(() => this.#perform(piece, io))
+    } catch (error) {
+      this.bitmap.add(piece.offset, piece.length)
+      throw error
+    } finally {
+      this.#inFlight -= piece.length
+    }
   }
 
   /** Takes the next dirty piece, one caller after the other; undefined when there is none. */
@@ -246,22 +260,28 @@ export class MirrorCopy {
     return Math.min(reach, this.#pieceLength - (offset % granularity), alignUp(found, granularity))
   }
 
-  async #perform(piece: Piece, io: Io): Promise<void> {
+  /** Returns the bytes that are the same on both sides now: all of the piece, or none. */
+  async #perform(piece: Piece, io: Io): Promise<number> {
     const { offset, length } = piece
     const span = alignUp(length, this.bitmap.granularity)
-    try {
-      await this.#lock.during(offset, span, true, io.signal, async () => {
-        if (!piece.zero) await this.#transfer.copy(offset, length, io)
-        else if (await this.#isZero(offset, length, io)) await this.#zero(offset, length, io)
-        else return this.bitmap.add(offset, length)
-        this.#done += length
-      })
-    } catch (error) {
-      this.bitmap.add(offset, length)
-      throw error
-    } finally {
-      this.#inFlight -= length
-    }
+    return await this.#lock.during(offset, span, true, io.signal, async () => {
+      try {
+        if (!piece.zero) {
+          await this.#transfer.copy(offset, length, io)
+        } else if (await this.#isZero(offset, length, io)) {
+          await this.#zero(offset, length, io)
+        } else {
+          this.bitmap.add(offset, length)
+          return 0
+        }
+      } catch (error) {
+        // Before a guest's write that waits for the range asks whether it differs.
+        this.bitmap.add(offset, length)
+        throw error
+      }
+      this.#done += length
+      return length
+    })
   }
 
   /**
