@@ -4,6 +4,8 @@
  * cancel leaves them where they are, and the target as it is then. An active commit is a mirror
  * from the top of a chain to its base.
  */
+import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
+import { checkUsable } from '../bitmap/usable.ts'
 import {
   type ChildRole,
   type Completion,
@@ -12,24 +14,32 @@ import {
   type WriteIo,
   type ZeroIo,
 } from '../block/layer.ts'
-import { CopyError } from '../block/transfer.ts'
 import { isPowerOfTwo, MiB } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 import { chainOf, filteredEdge, skipFilters } from '../graph/chain.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
-import { backingOf, chainExtentAt } from '../graph/status.ts'
+import { backingOf } from '../graph/status.ts'
 import { JobFilter, JobGround } from './ground.ts'
 import type { Job, JobControl, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'
 import { MirrorCopy } from './mirror-copy.ts'
+import { type MirrorScope, markDifferences } from './mirror-scope.ts'
+import { type BitmapMode, SyncBitmap } from './sync-bitmap.ts'
 
 export interface MirrorOptions extends Omit<JobOptions, 'type'> {
   readonly source: BlockNode
   /** Of the same size; what it holds is replaced. */
   readonly target: BlockNode
-  /** `full`: all; `top`: what the topmost image holds; `none`: only what is written from now on. */
-  readonly sync: 'full' | 'top' | 'none'
+  /**
+   * `full`: all; `top`: what the topmost image holds; `none`: only what is written from now on;
+   * `bitmap`: what `bitmap` says; `incremental`: the same, with the mode `on-success`.
+   */
+  readonly sync: 'full' | 'top' | 'none' | 'incremental' | 'bitmap'
+  /** A bitmap of the source; what it does not say is the same on both sides already. */
+  readonly bitmap?: DirtyBitmap
+  /** What becomes of it; `on-success` unless given. */
+  readonly bitmapMode?: BitmapMode
   /** Bytes that are copied for a changed one; a power of two from 512 to 64 MiB. */
   readonly granularity?: number
   /** Bytes in flight at most; 16 MiB unless given. */
@@ -63,9 +73,6 @@ export interface MirrorWork
   readonly scope: MirrorScope
 }
 
-/** What differs in the beginning. `above`: what images above a base hold, for a commit into it. */
-export type MirrorScope = { readonly sync: 'full' | 'top' | 'none' } | { readonly above: BlockNode }
-
 const defaultGranularity = 64 * 1024
 const minGranularity = 512
 const maxGranularity = 64 * MiB
@@ -82,13 +89,13 @@ export async function startMirror(
   if (source === target) throw invalid("Can't mirror node into itself")
   checkGranularity(options.granularity)
   if (replaces) checkReplaces(source, replaces)
-  // Without a backing file there is nothing below the top.
-  const sync = options.sync === 'top' && !backingOf(source) ? 'full' : options.sync
+  const scope = scopeOf(options)
+  const granularity = options.granularity || options.bitmap?.granularity
   return await startMirrorWork(
     graph,
     jobs,
     { ...options, type: 'mirror' },
-    { ...options, scope: { sync } },
+    { ...options, granularity, scope },
   )
 }
 
@@ -99,9 +106,14 @@ export async function startMirrorWork(
   work: MirrorWork,
 ): Promise<Job> {
   const mirror = await Mirror.open(graph, jobOptions, work)
-  const job = jobs.start(jobOptions, mirror)
-  mirror.ground.job = job
-  return job
+  try {
+    const job = jobs.start(jobOptions, mirror)
+    mirror.ground.job = job
+    return job
+  } catch (error) {
+    await mirror.abort()
+    throw error
+  }
 }
 
 class Mirror {
@@ -158,12 +170,17 @@ class Mirror {
       unmap: work.unmap ?? true,
     })
     if (filter.blocking) filter.both = { copy: this.#copy, target }
+    if (!('bitmap' in work.scope)) return
+    const { bitmap } = work.scope
+    // Followed from now on, so that a write is in the bitmap or in the copy's, or in both.
+    bitmap.freeze()
+    this.#copy.bitmap.merge(bitmap.bitmap)
   }
 
   async run(control: JobControl): Promise<void> {
     this.#control = control
     this.#checkSizes()
-    await this.#begin(control)
+    await markDifferences(control, { ...this.#work, bitmap: this.#copy.bitmap })
     this.#copy.marked()
     this.#copy.report(control)
     let ready = false
@@ -202,7 +219,7 @@ class Mirror {
         const attaches = pivots && pivotBacking && target.layer.setBacking !== undefined
         const backing = attaches ? { of: target, to: pivotBacking } : undefined
         shape.change({ moves, leaving: filter, dropped: this.ground.edges, backing })
-        this.#copy.stop()
+        this.#stop(true)
         return {
           edges: this.ground.edges,
           nodes: [this.ground.filterLeft()!, ...(pivots ? [source] : [])],
@@ -218,8 +235,15 @@ class Mirror {
   }
 
   async abort(): Promise<void> {
-    this.#copy.stop()
+    this.#stop(false)
     await this.ground.release()
+  }
+
+  /** In one turn, so that a guest's write is either followed or for the bitmap to know. */
+  #stop(succeeded: boolean): void {
+    const { scope } = this.#work
+    this.#copy.stop()
+    if ('bitmap' in scope) scope.bitmap.endFollowed(succeeded, this.#copy.bitmap.runs())
   }
 
   #checkSizes(): void {
@@ -229,40 +253,6 @@ class Mirror {
       node: target.name,
       errno: 'EINVAL',
     })
-  }
-
-  /** Marks what differs. */
-  async #begin(control: JobControl): Promise<void> {
-    const { source, target, scope } = this.#work
-    const { bitmap } = this.#copy
-    if ('above' in scope) return await this.#markAllocated(control, scope.above)
-    if (scope.sync === 'none') return
-    if (scope.sync === 'top') return await this.#markAllocated(control, backingOf(source))
-    if (!canDeallocate(target)) return bitmap.add(0, source.size)
-    // Cheaper than zeroing between the data.
-    await retried(control, 'write', async () => {
-      await control.during(async () => {
-        await target.writeZeroes(0, target.size, { signal: control.signal, mayUnmap: true })
-      })
-    })
-    await this.#markAllocated(control, undefined)
-  }
-
-  /** Guests write meanwhile: what they change is marked by themselves. */
-  async #markAllocated(control: JobControl, base: BlockNode | undefined): Promise<void> {
-    const { source } = this.#work
-    const end = base && skipFilters(base)
-    const io = { signal: control.signal, background: true }
-    for (let at = 0; at < source.size; ) {
-      await control.pausePoint()
-      const offset = at
-      const run = await retried(control, 'read', () =>
-        chainExtentAt(source, offset, source.size - offset, io, end),
-      )
-      if (!run) throw new CopyError('source', offset, new Error('the status is not known'))
-      if (run.depth !== undefined) this.#copy.bitmap.add(at, run.length)
-      at += run.length
-    }
   }
 }
 
@@ -302,25 +292,6 @@ class MirrorTop extends JobFilter {
   }
 }
 
-/** Runs work until it succeeds or the policy gives up; undefined when it passes over. */
-async function retried<T>(
-  control: JobControl,
-  operation: 'read' | 'write',
-  work: () => Promise<T>,
-): Promise<T | undefined> {
-  for (;;) {
-    try {
-      return await work()
-    } catch (error) {
-      if ((await control.failed(error, operation)) === 'ignore') return undefined
-    }
-  }
-}
-
-function canDeallocate(target: BlockNode): boolean {
-  return target.discardMode === 'unmap' && target.layer.capabilities.writeZeroes === 'native'
-}
-
 function granularityFor(target: BlockNode): number {
   const { clusterSize } = target.layer.image ?? {}
   return clusterSize === undefined ? defaultGranularity : Math.max(4096, clusterSize)
@@ -338,6 +309,25 @@ function checkGranularity(granularity: number | undefined): void {
     throw invalid("Parameter 'granularity' expects a value in range [512B, 64MB]")
   }
   if (!isPowerOfTwo(granularity)) throw invalid("Parameter 'granularity' expects a power of 2")
+}
+
+function scopeOf({ source, sync, bitmap, bitmapMode, id }: MirrorOptions): MirrorScope {
+  if (sync !== 'bitmap' && sync !== 'incremental') {
+    if (bitmap || bitmapMode) throw invalid(`a mirror with '${sync}' does not use a bitmap`)
+    // Without a backing file there is nothing below the top.
+    return { sync: sync === 'top' && !backingOf(source) ? 'full' : sync }
+  }
+  if (!bitmap) throw invalid(`a mirror with '${sync}' needs a bitmap`)
+  if (sync === 'incremental' && bitmapMode && bitmapMode !== 'on-success') {
+    throw invalid("Bitmap sync mode must be 'on-success' when using sync mode 'incremental'")
+  }
+  if (source.bitmaps.get(bitmap.name) !== bitmap) {
+    throw invalid(`bitmap '${bitmap.name}' does not belong to node '${source.name}'`)
+  }
+  checkUsable(bitmap, { readOnly: true })
+  return {
+    bitmap: new SyncBitmap(source.bitmaps, bitmap, bitmapMode ?? 'on-success', `job '${id}'`),
+  }
 }
 
 /** Only what shows the very same data may be replaced by a copy of it. */
