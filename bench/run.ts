@@ -8,6 +8,7 @@ import path from 'node:path'
 import { parseArgs } from 'node:util'
 import type { Comparison } from './pairs.ts'
 import { run } from './process.ts'
+import { backupLatency } from './rows/backup-latency.ts'
 import { compress } from './rows/compress.ts'
 import { convert } from './rows/convert.ts'
 import { img } from './rows/img.ts'
@@ -17,7 +18,7 @@ import { qcow2Write } from './rows/qcow2-write.ts'
 import type { Row } from './rows/row.ts'
 import { snap } from './rows/snap.ts'
 
-const rows: readonly Row[] = [convert, compress, img, jobs, nbd, qcow2Write, snap]
+const rows: readonly Row[] = [convert, compress, img, jobs, backupLatency, nbd, qcow2Write, snap]
 
 const { values } = parseArgs({
   options: {
