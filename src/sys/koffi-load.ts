@@ -23,6 +23,7 @@ export interface Libc {
   readonly poll: Call
   /** Absent from musl before 1.2.5. */
   readonly preadv2?: Call
+  readonly sync_file_range?: Call
   /** The errno of the last synchronous call. */
   errno(): number
   /** Address of the first byte. */
@@ -86,6 +87,7 @@ function bind(koffi: Koffi): Libc {
     syscall: libc.func('syscall', 'long', ['long', 'int', 'int', 'void *', 'size_t']) as Call,
     poll: libc.func('poll', 'int', ['void *', 'ulong', 'int']) as Call,
     preadv2: optional('preadv2', 'int64', ['int', 'uintptr_t', 'int', 'int64', 'int']),
+    sync_file_range: optional('sync_file_range', 'int', ['int', 'int64', 'int64', 'uint']),
     errno: koffi.errno as () => number,
     address: koffi.address,
   }

@@ -31,6 +31,9 @@ const F_RDLCK = 0
 const F_WRLCK = 1
 const F_UNLCK = 2
 
+/** sync_file_range(2) */
+const SYNC_FILE_RANGE_WRITE = 2
+
 const F_SETPIPE_SZ = 1031
 
 /** poll(2) */
@@ -99,6 +102,17 @@ class KoffiSys implements Sys {
 
   async fallocate(fd: number, mode: AllocateMode, offset: number, length: number): Promise<void> {
     await this.#callInPool('fallocate', fd, fallocateFlags[mode], offset, length)
+  }
+
+  async startWriteback(fd: number, offset: number, length: number): Promise<void> {
+    const { sync_file_range } = this.#libc
+    if (!sync_file_range) return
+    await this.#pool.pass(
+      () =>
+        new Promise<void>((resolve) =>
+          sync_file_range.async(fd, offset, length, SYNC_FILE_RANGE_WRITE, () => resolve()),
+        ),
+    )
   }
 
   readCached(fd: number, target: Uint8Array, offset: number): number {

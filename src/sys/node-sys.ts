@@ -35,6 +35,7 @@ export const nodeSys: Sys = {
   fallocate: async () => {
     throw notSupported('fallocate')
   },
+  startWriteback: async () => {},
   readCached: () => notOffered,
   shareLock: () => {
     throw notSupported('fcntl')

@@ -56,6 +56,14 @@ for (const [name, sys] of implementations) {
       closeSync(fd)
     })
 
+    it('takes the hint to write out, whatever the file', async () => {
+      const fd = open()
+      writeSync(fd, 'varve')
+      await s.startWriteback(fd, 0, MiB)
+      closeSync(fd)
+      await s.startWriteback(fd, 0, MiB)
+    })
+
     it('refuses by errno what it cannot do', async () => {
       const fd = open()
       const calls: [boolean, () => unknown][] = [

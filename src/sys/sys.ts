@@ -42,6 +42,12 @@ export interface Sys {
   fallocate(fd: number, mode: AllocateMode, offset: number, length: number): Promise<void>
 
   /**
+   * Begins to bring what has been written to a range to the disk; a hint, which never fails. Settles
+   * when it has begun, which takes as long as the disk's queue is full.
+   */
+  startWriteback(fd: number, offset: number, length: number): Promise<void>
+
+  /**
    * Reads as much from the start of the range as the page cache holds and never waits for a disk.
    * Returns the number of bytes (0 at the end of the file), `wouldWait` when the first is not
    * cached, or `notOffered` when this file system cannot tell.

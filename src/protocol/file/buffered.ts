@@ -2,15 +2,18 @@
  * Data through the page cache. A read asks the cache first, on the spot; only what is not there
  * goes to the thread pool. A small write is copied into the cache on the spot too, until writes
  * turn out to wait (`pace.ts`); then they use the pool for a while. So do reads where the cache
- * cannot be asked.
+ * cannot be asked. Long writes queue up for it (`write-queue.ts`), and what jobs write is sent to the
+ * disk early (`early-writeback.ts`).
  */
 import fs from 'node:fs'
 import type { Completion, Io, WriteIo } from '../../block/layer.ts'
 import { KiB } from '../../bytes/range.ts'
 import { notOffered } from '../../sys/sys.ts'
+import { EarlyWriteback } from './early-writeback.ts'
 import type { OpenFile } from './open-file.ts'
 import { Pace } from './pace.ts'
 import { readInPool, tookNothing, writeInPool } from './pool-io.ts'
+import { WriteQueue } from './write-queue.ts'
 
 /** How bytes get into and out of the file; offsets and lengths are aligned to the limits. */
 export interface Transfer {
@@ -34,9 +37,12 @@ export class BufferedTransfer implements Transfer {
   readonly #reads = new Pace()
   readonly #writes = new Pace()
   #cachedReads: boolean
+  readonly #queue = new WriteQueue()
+  readonly #writeback: EarlyWriteback
 
   constructor(file: OpenFile) {
     this.#file = file
+    this.#writeback = new EarlyWriteback(file)
     this.#cachedReads = file.sys.supported.cachedReads
   }
 
@@ -50,13 +56,19 @@ export class BufferedTransfer implements Transfer {
   }
 
   write(offset: number, source: Uint8Array, io: WriteIo): Completion {
+    if (io.background) this.#writeback.writes(offset, source.length)
     if (io.blocking) return this.#writeOnTheSpot(offset, source, 0)
     if (source.length <= longestWrite) {
       const now = performance.now()
       if (this.#writes.allows(now)) return this.#writeOnTheSpot(offset, source, now)
     }
     if (io.signal.aborted) throw io.signal.reason
-    return writeInPool(this.#file, source, 0, offset)
+    if (source.length <= longestWrite) return writeInPool(this.#file, source, 0, offset)
+    const background = io.background === true
+    return this.#queue.pass(background, async () => {
+      io.signal.throwIfAborted()
+      await writeInPool(this.#file, source, 0, offset)
+    })
   }
 
   /** Returns how many bytes were in the page cache. */
