@@ -7,7 +7,7 @@
 
 import { Bitset } from '../bitmap/bitset.ts'
 import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
-import { alignDown, alignUp } from '../bytes/range.ts'
+import { alignDown, alignUp, MiB } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 import type { DiskCopy } from './disk-copy.ts'
 import type { Completion, Io } from './layer.ts'
@@ -26,11 +26,8 @@ export interface BlockCopyOptions {
   readonly compress?: boolean
 }
 
-/**
- * Longest piece that is copied at once. A guest write waits until the piece that holds its cluster
- * is stored, so longer ones cost latency: with 1 MiB the 99th percentile was five times as long.
- */
-export const maxCopyLength = 256 * 1024
+/** Longest piece that is copied at once, and that a guest's write may have to wait for. */
+export const maxCopyLength = MiB
 
 export class BlockCopy implements DiskCopy {
   readonly clusterSize: number

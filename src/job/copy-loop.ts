@@ -5,15 +5,16 @@
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Bitset } from '../bitmap/bitset.ts'
-import { CopyError, maxCopyLength } from '../block/block-copy.ts'
+import { CopyError } from '../block/block-copy.ts'
 import type { Io } from '../block/layer.ts'
 import { GiB } from '../bytes/range.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { chainExtentAt } from '../graph/status.ts'
+import { CopyPace, runWorkers } from './copy-pace.ts'
 import type { JobControl } from './job.ts'
 
-/** Pieces in flight. */
-const workers = 8
+/** Most pieces in flight. */
+const maxWorkers = 8
 
 /** Pause before pieces of which the policy has ignored an error are tried again. */
 const retryDelayMs = 100
@@ -80,9 +81,9 @@ class CopyLoop {
   readonly #io: Io
   /** First byte that no worker has taken yet. */
   #cursor = 0
-  #failure: { readonly error: unknown } | undefined
   /** The first error that was ignored in this pass. */
   #ignored: { readonly error: unknown } | undefined
+  readonly #pace = new CopyPace(maxWorkers)
 
   constructor(options: CopyLoopOptions) {
     this.#options = options
@@ -92,8 +93,7 @@ class CopyLoop {
   async run(): Promise<void> {
     const { signal, ignored = 'retry' } = this.#options
     for (;;) {
-      await Promise.all(Array.from({ length: workers }, () => this.#work()))
-      if (this.#failure) throw this.#failure.error
+      await runWorkers(this.#pace, () => this.#step())
       signal.throwIfAborted()
       if (!this.#ignored) return
       if (ignored === 'fail') throw this.#ignored.error
@@ -104,27 +104,17 @@ class CopyLoop {
     }
   }
 
-  async #work(): Promise<void> {
-    const { control, signal } = this.#options
-    try {
-      while (!this.#failure && !signal.aborted) {
-        await control.pausePoint()
-        await this.#options.turn?.()
-        if (!(await this.#step())) return
-      }
-    } catch (error) {
-      this.#failure ??= { error }
-    }
-  }
-
   /** Takes the next piece and deals with it; false when there is none. */
   async #step(): Promise<boolean> {
-    const { copy } = this.#options
+    const { copy, control, signal, turn } = this.#options
+    if (signal.aborted) return false
+    await control.pausePoint()
+    await turn?.()
     const { clusterSize, size } = copy
     const first = copy.todo.next(Math.floor(this.#cursor / clusterSize))
     if (first >= copy.todo.capacity) return false
     const offset = first * clusterSize
-    const length = Math.min(maxCopyLength, size - offset)
+    const length = Math.min(this.#pace.pieceLength, size - offset)
     // Taken before anything is awaited, so that no two workers take the same piece.
     this.#cursor = offset + alignedLength(length, clusterSize)
     await this.#deal(offset, length)
@@ -170,6 +160,7 @@ class CopyLoop {
     const part = Math.min(length, alignedLength(run.length, clusterSize))
     await control.throttle(part)
     await control.during(() => copy.copy(offset, part, this.#io))
+    this.#pace.copied(part)
     return part
   }
 

@@ -14,10 +14,11 @@ import { CopyError, Transfer } from '../block/transfer.ts'
 import { alignDown, alignUp, type ByteRange, GiB, MiB } from '../bytes/range.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { chainExtentAt } from '../graph/status.ts'
+import { CopyPace, runWorkers } from './copy-pace.ts'
 import { deferred } from './deferred.ts'
 import type { JobControl } from './job.ts'
 
-/** Pieces in flight. */
+/** Most pieces in flight. */
 const maxWorkers = 16
 
 /** Longest piece that is read; zeroes are passed over in longer ones. */
@@ -48,7 +49,7 @@ export class MirrorCopy {
   readonly #lock = new RangeLock()
   readonly #transfer: Transfer
   readonly #pieceLength: number
-  readonly #workers: number
+  readonly #pace: CopyPace
   readonly #untrack: () => void
   #marking = true
   /** Settles when something has become dirty. */
@@ -66,7 +67,8 @@ export class MirrorCopy {
     this.bitmap = new DirtyBitmap({ granularity, size: source.size })
     const shortest = Math.max(granularity, target.layer.image?.clusterSize ?? 0)
     this.#pieceLength = alignUp(Math.max(maxPieceLength, bufferSize / maxWorkers), shortest)
-    this.#workers = Math.max(1, Math.min(maxWorkers, Math.floor(bufferSize / this.#pieceLength)))
+    const most = Math.max(1, Math.min(maxWorkers, Math.floor(bufferSize / this.#pieceLength)))
+    this.#pace = new CopyPace(most)
     this.#transfer = new Transfer({
       ...options,
       clusterSize: Math.max(granularity, 64 * 1024),
@@ -104,18 +106,7 @@ export class MirrorCopy {
 
   /** Copies until nothing is dirty and nothing in flight. */
   async converge(control: JobControl): Promise<void> {
-    while (!this.clean) {
-      const failures: unknown[] = []
-      const work = async () => {
-        try {
-          while (failures.length === 0 && (await this.#copyNext(control)));
-        } catch (error) {
-          failures.push(error)
-        }
-      }
-      await Promise.all(Array.from({ length: this.#workers }, work))
-      if (failures.length > 0) throw failures[0]
-    }
+    while (!this.clean) await runWorkers(this.#pace, () => this.#copyNext(control))
   }
 
   /** As `converge`, while the source is drained and nobody but this works on it. */
@@ -268,6 +259,7 @@ export class MirrorCopy {
       try {
         if (!piece.zero) {
           await this.#transfer.copy(offset, length, io)
+          this.#pace.copied(length)
         } else if (await this.#isZero(offset, length, io)) {
           await this.#zero(offset, length, io)
         } else {

@@ -5,6 +5,7 @@
  * meanwhile is taken over at once, by a copy-on-read filter.
  */
 import { Bitset } from '../bitmap/bitset.ts'
+import { maxCopyLength } from '../block/block-copy.ts'
 import type { ChainProbe } from '../block/driver.ts'
 import { type Capabilities, type Io, plainIo, plainZeroIo } from '../block/layer.ts'
 import { CopyError } from '../block/transfer.ts'
@@ -203,7 +204,7 @@ class StreamCopier implements Copier {
   }
 
   async #fill(offset: number, length: number, io: Io): Promise<void> {
-    const buffer = this.#spare.take(length)
+    const buffer = this.#spare.take(Math.max(length, maxCopyLength))
     try {
       await this.#eachLacking(offset, length, io, (at, bytes) =>
         this.#take(at, buffer.subarray(0, bytes), io),
