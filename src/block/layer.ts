@@ -191,6 +191,11 @@ export interface Abilities {
    */
   setReadOnly?(readOnly: boolean, io: Io): Promise<void>
   /**
+   * Begins or ceases to go past the page cache, and to flush. Runs alone; when it rejects everything
+   * is as before. Absent where that makes no difference.
+   */
+  setCache?(mode: { readonly direct: boolean; readonly noFlush: boolean }, io: Io): Promise<void>
+  /**
    * Drops everything that was read and kept, since another process may have changed the image,
    * its size included. Only called while the layer is read-only and nothing is in flight.
    */

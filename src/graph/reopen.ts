@@ -9,6 +9,7 @@ import type { BlockDriver, NodeOptions } from '../block/driver.ts'
 import { plainIo } from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
 import { switchAccess } from './access.ts'
+import { switchCache } from './cache-mode.ts'
 import type { Edge } from './edge.ts'
 import type { BlockNode } from './node.ts'
 import { type CommonOptions, nested, rootDefaults, takeCommonOptions } from './node-options.ts'
@@ -83,7 +84,6 @@ function planChange(
   const changed = changedOptions(node, rest)
   const refused = changed.find((option) => !driver.changeable?.includes(option))
   if (refused !== undefined) throw unchangeable(refused)
-  refuseFlags(node, common)
   // Values that make no sense are refused before anything is touched.
   driver.parse(rest)
   return { node, driver, common, options: rest, moves, backing, changed }
@@ -105,7 +105,9 @@ function childFor(
   const before = node.options[role]
   if (typeof before !== 'object' || before === null) throw unchangeable(`${role}.driver`)
   // The options of a child that was opened along with the node: they stay.
-  const option = differing(before as NodeOptions, reference as NodeOptions)
+  // How they use the cache is inherited unless it is said.
+  const { cache, ...others } = nested(reference as NodeOptions)
+  const option = differing(before as NodeOptions, others)
   if (option !== undefined) throw unchangeable(option)
   return undefined
 }
@@ -145,15 +147,6 @@ function sameValue(one: unknown, other: unknown): boolean {
   const text = (value: unknown) =>
     typeof value === 'object' ? JSON.stringify(value) : value === undefined ? value : String(value)
   return text(one) === text(other)
-}
-
-function refuseFlags({ flags, name }: BlockNode, common: CommonOptions): void {
-  if (flags.direct !== common.direct) {
-    throw new BlockError('UNSUPPORTED', `${name}: 'cache.direct' cannot change while it is open`, {
-      node: name,
-      errno: 'ENOTSUP',
-    })
-  }
 }
 
 /** Steps, each with what undoes it. */
@@ -199,6 +192,9 @@ async function applyOptions(
     await switchAccess(shape, node, common.readOnly)
     undo.push(() => switchAccess(shape, node, readOnly))
   }
+  const { direct, noFlush } = node.flags
+  await switchCache(shape, node, common, options)
+  undo.push(() => switchCache(shape, node, { direct, noFlush }, node.options))
   const before = node.settings
   const layer = node.layer
   if (changed.length > 0) {
@@ -206,7 +202,7 @@ async function applyOptions(
     undo.push(() => layer.reopen?.(driver.parse(before.options ?? {}), plainIo))
   }
   node.configure({
-    flags: { ...node.flags, noFlush: common.noFlush, forceShare: common.forceShare },
+    flags: { ...node.flags, forceShare: common.forceShare },
     discard: common.discard,
     detectZeroes: common.detectZeroes,
     options,

@@ -118,6 +118,25 @@ qsd.describe('blockdev-reopen', () => {
     await sameNodes()
   })
 
+  it('changes how the page cache is used, of children that were opened along too', async () => {
+    const file = { driver: 'file', filename: 'i.qcow2' }
+    const whole = { driver: 'qcow2', 'node-name': 'i' }
+    const direct = { direct: true }
+    await same([reopen({ ...whole, file, cache: { ...direct, 'no-flush': true } })])
+    await sameNodes()
+    await same([reopen({ ...whole, file: { ...file, cache: { direct: false } }, cache: direct })])
+    await sameNodes()
+    await same([
+      reopen({ ...whole, file }),
+      reopen({ driver: 'raw', 'node-name': 'r', file: 'fr', cache: direct }),
+    ])
+    await sameNodes()
+    await same([reopen({ ...storage('fr', 'r.raw'), cache: direct })])
+    await sameNodes()
+    await same([reopen(storage('fr', 'r.raw'))])
+    await sameNodes()
+  })
+
   it('moves children', async () => {
     await same([
       reopen(qcow2('b', { backing: null })),

@@ -23,6 +23,8 @@ it('keeps what a guest writes while the options change', async () => {
   const variants = [
     { 'l2-cache-size': 128 * 1024 },
     { 'lazy-refcounts': true },
+    { cache: { direct: true } },
+    { cache: { direct: true, 'no-flush': true }, 'l2-cache-size': 64 * 1024 },
     { 'overlap-check': 'all' },
     { discard: 'unmap', 'cache-clean-interval': 1 },
     {},

@@ -124,3 +124,8 @@ async function accepts(file: OpenFile, memory: Uint8Array, at: number): Promise<
     throw error
   }
 }
+
+export function noDirect(names: { path: string; node: string }, cause?: unknown): BlockError {
+  const message = `Could not open '${names.path}': filesystem does not support O_DIRECT`
+  return new BlockError('UNSUPPORTED', message, { ...names, cause })
+}

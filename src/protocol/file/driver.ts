@@ -9,7 +9,7 @@ import { sys as currentSys } from '../../sys/current.ts'
 import type { Sys } from '../../sys/sys.ts'
 import { type FileCreateOptions, fileCreator } from './create.ts'
 import { deviceSize } from './device.ts'
-import { probeAlignment } from './direct.ts'
+import { noDirect, probeAlignment } from './direct.ts'
 import { FileLayer } from './file-layer.ts'
 import { OpenFile } from './open-file.ts'
 import { type FileOptions, parseFileOptions } from './options.ts'
@@ -103,11 +103,6 @@ async function openOrExplain(
     if (direct && errnoOf(error) === 'EINVAL') throw noDirect(names, error)
     throw systemError(error, `Could not open '${names.path}'`, names)
   }
-}
-
-function noDirect(names: { path: string; node: string }, cause?: unknown): BlockError {
-  const message = `Could not open '${names.path}': filesystem does not support O_DIRECT`
-  return new BlockError('UNSUPPORTED', message, { ...names, cause })
 }
 
 async function sizeOf(kind: 'file' | 'device', opened: OpenFile): Promise<number> {

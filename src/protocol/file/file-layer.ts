@@ -21,11 +21,11 @@ import {
 } from '../../block/layer.ts'
 import { GiB, MiB } from '../../bytes/range.ts'
 import { zeroes } from '../../bytes/zero.ts'
-import { BlockError, systemError } from '../../errors.ts'
+import { BlockError, errnoOf, systemError } from '../../errors.ts'
 import { BufferedTransfer, type Transfer } from './buffered.ts'
 import { reserve } from './create.ts'
 import { discardOnDevice } from './device.ts'
-import { DirectTransfer } from './direct.ts'
+import { DirectTransfer, noDirect, probeAlignment } from './direct.ts'
 import { Flusher } from './flusher.ts'
 import { Holes } from './holes.ts'
 import { FileLocks } from './image-locks.ts'
@@ -55,15 +55,17 @@ const zeroChunk = MiB
  * a device is `NO_SPACE`.
  */
 export class FileLayer implements BlockLayer {
-  readonly limits: Limits
   readonly image: ImageFacts
   readonly locks?: FileLocks
   readonly #file: OpenFile
   readonly #options: FileLayerOptions
-  readonly #transfer: Transfer
   readonly #flusher: Flusher
   readonly #holes: Holes
   readonly #zeroing: Zeroing
+  #transfer!: Transfer
+  #limits!: Limits
+  #directAlignment: number | undefined
+  #noFlush: boolean
   #readOnly: boolean
   #size: number
   #disposing: Promise<void> | undefined
@@ -74,18 +76,21 @@ export class FileLayer implements BlockLayer {
     this.#options = options
     this.#readOnly = options.readOnly
     this.#size = options.size
-    const alignment = options.directAlignment
-    this.#transfer = alignment ? new DirectTransfer(file, alignment) : new BufferedTransfer(file)
+    this.#noFlush = options.noFlush
+    this.#useAlignment(options.directAlignment)
     this.#flusher = new Flusher(file)
     this.#holes = new Holes(file)
     this.#zeroing = new Zeroing(file)
-    this.limits = fileLimits(alignment ?? 1, options.kind)
     this.image = { filename: file.path, allocatedSize: () => this.#allocatedSize() }
     if (options.locking) this.locks = new FileLocks(file)
   }
 
   get size(): number {
     return this.#size
+  }
+
+  get limits(): Limits {
+    return this.#limits
   }
 
   get capabilities(): Capabilities {
@@ -194,17 +199,48 @@ export class FileLayer implements BlockLayer {
 
   async setReadOnly(readOnly: boolean): Promise<void> {
     if (readOnly) await this.#flush()
-    const { directAlignment } = this.#options
-    const access = readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR
-    const flags = directAlignment === undefined ? access : access + fs.constants.O_DIRECT
+    await this.#reopen(readOnly, this.#directAlignment !== undefined)
+    this.#readOnly = readOnly
+  }
+
+  async setCache({ direct, noFlush }: { direct: boolean; noFlush: boolean }): Promise<void> {
+    const isDirect = this.#directAlignment !== undefined
+    if (direct !== isDirect) await this.#setDirect(direct)
+    this.#noFlush = noFlush
+  }
+
+  async #setDirect(direct: boolean): Promise<void> {
+    await this.#flush()
+    await this.#reopen(this.#readOnly, direct)
     try {
+      this.#useAlignment(direct ? await probeAlignment(this.#file, this.#size) : undefined)
+    } catch (error) {
+      await this.#reopen(this.#readOnly, !direct)
+      throw error
+    }
+  }
+
+  #useAlignment(alignment: number | undefined): void {
+    const file = this.#file
+    this.#directAlignment = alignment
+    this.#transfer = alignment ? new DirectTransfer(file, alignment) : new BufferedTransfer(file)
+    this.#limits = fileLimits(alignment ?? 1, this.#options.kind)
+  }
+
+  async #reopen(readOnly: boolean, direct: boolean): Promise<void> {
+    const { O_RDONLY, O_RDWR, O_DIRECT } = fs.constants
+    const { path, node } = this.#file
+    // Systems other than Linux have no such flag.
+    if (direct && !O_DIRECT) throw noDirect({ path, node })
+    const access = readOnly ? O_RDONLY : O_RDWR
+    try {
+      const flags = direct ? access + O_DIRECT : access
       await this.#file.reopen(flags, (_, next) => this.locks?.moveTo(next))
     } catch (error) {
       if (error instanceof BlockError) throw error
-      const { path, node } = this.#file
+      if (direct && errnoOf(error) === 'EINVAL') throw noDirect({ path, node }, error)
       throw systemError(error, `Could not reopen '${path}'`, { path, node })
     }
-    this.#readOnly = readOnly
   }
 
   extentAt(offset: number, length: number, _io: Io): Extent {
@@ -230,7 +266,7 @@ export class FileLayer implements BlockLayer {
   }
 
   #flush(): Completion {
-    if (!this.#options.noFlush) return this.#flusher.flush()
+    if (!this.#noFlush) return this.#flusher.flush()
   }
 
   async #settleWrite(writing: Promise<void>, end: number, io: WriteIo): Promise<void> {
@@ -260,7 +296,7 @@ export class FileLayer implements BlockLayer {
    * appended.
    */
   async #growTo(end: number, io: ZeroIo): Promise<void> {
-    const { alignment } = this.limits
+    const { alignment } = this.#limits
     await this.#transfer.write(end - alignment, zeroes.subarray(0, alignment), io)
     this.#wrote(end)
   }
