@@ -119,16 +119,33 @@ async function untilStatus(side: QmpTalk, status: string): Promise<Message[]> {
 }
 
 /** Commands whose lists have the order of a hash table in QEMU. */
-const unordered = /^(qom-list.*|query-chardev.*|x-debug-query-block-graph)$/
+const unordered = /^(qom-list.*|query-chardev.*)$/
 
-function inOrder(step: Message, replies: readonly Message[]): unknown {
-  if (!unordered.test(String(step.execute))) return replies
-  const text = (value: unknown) => JSON.stringify(Object.entries(value as object).sort())
+function inOrder({ execute }: Message, replies: readonly Message[]): unknown {
+  if (execute === 'x-debug-query-block-graph') return replies.map(graphByName)
+  if (!unordered.test(String(execute))) return replies
   return replies.map((reply) => {
     const { return: list } = reply
-    if (!Array.isArray(list)) return reply
-    return { ...reply, return: list.toSorted((a, b) => (text(a) < text(b) ? -1 : 1)) }
+    return Array.isArray(list) ? { ...reply, return: sorted(list) } : reply
   })
+}
+
+/** Numbers in the description of a graph are given anew with each answer. */
+function graphByName(reply: Message): unknown {
+  const graph = reply.return as { nodes: Message[]; edges: Message[] } | undefined
+  if (!graph) return reply
+  const names = new Map(graph.nodes.map(({ id, type, name }) => [id, `${type} ${name}`]))
+  const edges = graph.edges.map((edge) => ({
+    ...edge,
+    parent: names.get(edge.parent),
+    child: names.get(edge.child),
+  }))
+  return { nodes: [...names.values()].sort(), edges: sorted(edges) }
+}
+
+function sorted(list: readonly unknown[]): unknown[] {
+  const text = (value: unknown) => JSON.stringify(Object.entries(value as object).sort())
+  return list.toSorted((a, b) => (text(a) < text(b) ? -1 : 1))
 }
 
 /**

@@ -4,6 +4,7 @@ import { amendCommands } from './amend.ts'
 import { backupCommands } from './backup.ts'
 import { bitmapCommands } from './bitmaps.ts'
 import { blockCommands } from './block.ts'
+import { blockGraphCommands } from './block-graph.ts'
 import { chardevCommands } from './chardevs.ts'
 import { commitCommands } from './commit.ts'
 import { createCommands } from './create.ts'
@@ -22,6 +23,7 @@ import { transactionCommands } from './transaction.ts'
 const all: readonly Command[] = [
   ...monitorCommands,
   ...blockCommands,
+  ...blockGraphCommands,
   ...bitmapCommands,
   ...nodeChangeCommands,
   ...createCommands,
