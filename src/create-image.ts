@@ -56,7 +56,8 @@ export async function createImage(graph: Graph, image: NewImage): Promise<void> 
   const protocol = protocolOf(image.filename)
   const storage = creating(protocol.driver, `Protocol driver '${protocol.driver.name}'`)
   checkSize(image)
-  const known = new Set(format.creator.options.map(({ name }) => name))
+  const { options, takesOver = [] } = format.creator
+  const known = new Set([...options.map(({ name }) => name), ...takesOver])
   if (image.format === 'raw' || image.format === storage.name) {
     // A raw image is nothing but its storage.
     const size = alignUp(Number(image.options.size), sectorSize)

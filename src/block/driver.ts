@@ -116,6 +116,8 @@ export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
 export interface ImageCreator<CreateOptions> {
   /** What `create -o help` lists, in its order. */
   readonly options: readonly CreateOptionInfo[]
+  /** Names of options, the storage's by right, that are for this format where it lies on one. */
+  readonly takesOver?: readonly string[]
   /** Checks and types; values may be typed (QMP) or text (`-o name=value`). */
   parse(options: Readonly<Record<string, unknown>>): CreateOptions
   /** Formats get a writable child `file`; protocols make the file itself. */

@@ -18,6 +18,9 @@ export interface EventDefinition {
   readonly data: ObjectType
 }
 
+const ioOperation = enumeration('IoOperationType', ['read', 'write'])
+const errorAction = enumeration('BlockErrorAction', ['ignore', 'report', 'stop'])
+
 const blockJob = {
   type: required(jobType, 'Kind of the job.'),
   device: required(str, 'Its id.'),
@@ -58,11 +61,8 @@ export const events: readonly EventDefinition[] = [
     doc: 'A request of a job failed.',
     data: object('BlockJobErrorData', {
       device: required(str, 'The job.'),
-      operation: required(enumeration('IoOperationType', ['read', 'write']), 'What failed.'),
-      action: required(
-        enumeration('BlockErrorAction', ['ignore', 'report', 'stop']),
-        'What the job does about it, as its error policies say.',
-      ),
+      operation: required(ioOperation, 'What failed.'),
+      action: required(errorAction, 'What the job does about it, as its error policies say.'),
     }),
   },
   {
@@ -83,6 +83,26 @@ export const events: readonly EventDefinition[] = [
       offset: optional(int, 'Byte of the file.'),
       size: optional(int, 'Bytes that were not written.'),
       fatal: required(bool, 'True: the image cannot be used further.'),
+    }),
+  },
+  {
+    name: 'BLOCK_IO_ERROR',
+    doc: "A guest's request failed. Never sent: clients of exports are told themselves.",
+    data: object('BlockIoErrorData', {
+      device: required(str, 'The device.'),
+      'node-name': optional(str, 'The node.'),
+      operation: required(ioOperation, 'What failed.'),
+      action: required(errorAction, 'What is done about it.'),
+      nospace: optional(bool, 'Whether space was lacking.'),
+      reason: required(str, 'Why.'),
+    }),
+  },
+  {
+    name: 'VSERPORT_CHANGE',
+    doc: 'A guest has opened or closed a port of its virtual serial device. Never sent: no guests.',
+    data: object('VserportChangeData', {
+      id: required(str, 'The port.'),
+      open: required(bool, 'Whether it is open now.'),
     }),
   },
   {

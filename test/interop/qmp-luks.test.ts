@@ -27,6 +27,8 @@ const amend = (id: string, node: string, options: Message, force?: boolean) => (
 const amendments = [
   amend('j0', 'l', { driver: 'luks', state: 'inactive', keyslot: 5 }),
   amend('j1', 'l', { driver: 'luks', state: 'active' }),
+  amend('j1b', 'l', { driver: 'luks', state: 'active', 'new-secret': 's', secret: 'w' }),
+  amend('j1c', 'l', { driver: 'luks', state: 'active', 'new-secret': 's', secret: 'nope' }),
   amend('j2', 'l', { driver: 'luks', state: 'inactive', 'old-secret': 'w' }),
   amend('j3', 'l', { driver: 'luks', state: 'inactive', 'old-secret': 's' }),
   amend('j4', 'l', { driver: 'luks', state: 'inactive', 'old-secret': 'x' }),

@@ -24,6 +24,7 @@ const keySlots = {
   ),
   'new-secret': optional(str, 'Id of the `secret` with the new password; for `active`.'),
   'old-secret': optional(str, 'Which slots to erase: those that this password opens.'),
+  secret: optional(str, "Id of the `secret` that opens the image; the node's unless given."),
   keyslot: optional(int, 'The slot, 0 to 7; for `active` the first that is free unless given.'),
   'iter-time': optional(int, 'Milliseconds that one try of the password takes; 2000 unless given.'),
 }

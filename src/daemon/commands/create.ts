@@ -70,6 +70,7 @@ const luksParts = {
 const luksOptions = object('BlockdevCreateOptionsLUKS', {
   file: required(blockdevReference, 'The node to write the image into; its size is changed.'),
   size: required(size, 'Bytes that a guest will see.'),
+  preallocation,
   ...luksParts,
 })
 

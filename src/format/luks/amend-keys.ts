@@ -12,6 +12,8 @@ interface KeyAmendment {
   readonly state: 'active' | 'inactive'
   readonly newSecret?: string
   readonly oldSecret?: string
+  /** Names the password that the key is taken out by; the one that opened the disk unless given. */
+  readonly secret?: string
   readonly slot?: number
   readonly iterTimeMs?: number
 }
@@ -34,6 +36,7 @@ function parseKeyAmendment(options: Readonly<Record<string, unknown>>): KeyAmend
   const amendment = {
     newSecret: reader.string('new-secret'),
     oldSecret: reader.string('old-secret'),
+    secret: reader.string('secret'),
     slot: reader.integer('keyslot'),
     iterTimeMs: parseIterTime(reader, ''),
   }
@@ -44,8 +47,8 @@ function parseKeyAmendment(options: Readonly<Record<string, unknown>>): KeyAmend
 
 async function activate(
   keys: KeySlots,
-  { newSecret, oldSecret, slot, iterTimeMs = defaultIterTimeMs }: KeyAmendment,
-  keySecret: string | undefined,
+  { newSecret, oldSecret, secret, slot, iterTimeMs = defaultIterTimeMs }: KeyAmendment,
+  openedBy: string | undefined,
   secrets: SecretSource | undefined,
   force: boolean,
 ): Promise<void> {
@@ -62,6 +65,7 @@ async function activate(
   const target = slot ?? keys.header.slots.findIndex(({ active }) => !active)
   if (target < 0) throw invalid("Can't add a keyslot - all keyslots are in use")
   const password = await findSecret(secrets, newSecret)
+  const keySecret = secret ?? openedBy
   if (keySecret === undefined) throw invalid("Parameter 'key-secret' is required for cipher")
   const key = await keys.unlock(await findSecret(secrets, keySecret))
   try {

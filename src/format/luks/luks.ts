@@ -3,6 +3,7 @@
  * QEMU make and open them. Everything that ciphers is loaded when an image is opened or made.
  */
 import type { BlockDriver, CreateOptionInfo, NodeReference } from '../../block/driver.ts'
+import type { Preallocation } from '../../block/layer.ts'
 import { missing, OptionReader } from '../../block/options.ts'
 import { findSecret } from '../../block/secrets.ts'
 import { alignUp } from '../../bytes/range.ts'
@@ -22,6 +23,7 @@ interface LuksCreateOptions extends NewHeader {
   /** Bytes of the disk. */
   readonly size: number
   readonly keySecret?: string
+  readonly preallocation: Preallocation
 }
 
 /** QEMU counts disks in sectors. */
@@ -88,14 +90,17 @@ export const luks: BlockDriver<LuksOptions, LuksCreateOptions> = {
   },
   creator: {
     options: createOptionInfo,
+    // Space is taken for the disk, of whose size the storage knows nothing.
+    takesOver: ['preallocation'],
     parse(options) {
       const reader = new OptionReader(options)
       const size = reader.bytes('size')
       if (size === undefined) throw missing('size')
       const keySecret = reader.string('key-secret')
+      const preallocation = parsePreallocation(reader)
       const header = parseLuksOptions(reader, '')
       reader.finish()
-      return { size: alignUp(size, sectorSize), keySecret, ...header }
+      return { size: alignUp(size, sectorSize), keySecret, preallocation, ...header }
     },
     async measure(options, { size: asked }) {
       const reader = new OptionReader(options)
@@ -105,7 +110,7 @@ export const luks: BlockDriver<LuksOptions, LuksCreateOptions> = {
       const required = payloadOffsetOf(spec) + asked
       return { required, fullyAllocated: required }
     },
-    async create({ size, keySecret, ...header }, { file, secrets, signal }) {
+    async create({ size, keySecret, preallocation, ...header }, { file, secrets, signal }) {
       if (!file) throw new TypeError('a LUKS image is created in a file')
       const password = await passwordOf(keySecret, secrets)
       const { newVolume } = await import('./new-volume.ts')
@@ -114,7 +119,7 @@ export const luks: BlockDriver<LuksOptions, LuksCreateOptions> = {
       const length = volume.payloadOffset + size
       if (file.capabilities.resize) {
         await file.truncate(0, { signal })
-        await file.truncate(length, { signal })
+        await file.truncate(length, { signal, preallocation })
       } else if (file.size < length) {
         throw new BlockError('NO_SPACE', `${length} bytes do not fit into ${file.size}`, {
           errno: 'ENOSPC',
@@ -123,6 +128,14 @@ export const luks: BlockDriver<LuksOptions, LuksCreateOptions> = {
       await volume.write(fileStorage(file))
     },
   },
+}
+
+/** There is no metadata to allocate but the header, which is always there. */
+function parsePreallocation(reader: OptionReader): Preallocation {
+  const mode = reader.string('preallocation') ?? 'off'
+  if (mode === 'falloc' || mode === 'full') return mode
+  if (mode === 'off' || mode === 'metadata') return 'off'
+  throw new BlockError('INVALID_ARGUMENT', `invalid parameter value: ${mode}`, { errno: 'EINVAL' })
 }
 
 async function passwordOf(
