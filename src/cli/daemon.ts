@@ -1,11 +1,12 @@
 /** `varve daemon`: the command line of qemu-storage-daemon. */
-import { rm, writeFile } from 'node:fs/promises'
 import { StorageDaemon } from '../daemon/storage-daemon.ts'
-import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { BlockError } from '../errors.ts'
 import { inBackground, reportRunning, startInBackground } from './background.ts'
 import type { CliIo, NamedCliIo } from './command.ts'
 import { reportCorruption } from './corruption-report.ts'
+import { HelpAsked } from './daemon/help.ts'
 import { type Step, steps } from './daemon/options.ts'
+import { Pidfile } from './daemon/pidfile.ts'
 import { usage } from './daemon/usage.ts'
 import { OptionParser } from './getopt.ts'
 
@@ -22,10 +23,8 @@ const longOptions = [
   { name: 'version', as: 'V' },
 ]
 
-const objectTypes = 'List of user creatable objects:\n  iothread\n  secret\n  tls-creds-x509\n'
-
 interface Plan {
-  readonly answer?: 'help' | 'version' | 'objects'
+  readonly answer?: 'help' | 'version'
   /** In the order given, each with what messages call it. */
   readonly steps: readonly { readonly option: string; readonly argument: string }[]
   readonly daemonize: boolean
@@ -43,8 +42,12 @@ export async function run(args: string[], shared: CliIo): Promise<number> {
     if (plan.answer !== undefined) return await answer(plan.answer, io)
     const background = inBackground(io)
     if (plan.daemonize && !background) return await startInBackground('daemon', args, io)
-    return await serve(plan, io, background ? reportRunning : () => {})
+    return await serve(plan, io, background)
   } catch (error) {
+    if (error instanceof HelpAsked) {
+      io.stdout.write(error.text)
+      return error.status
+    }
     if (!(error instanceof CommandLineError || error instanceof BlockError)) throw error
     io.stderr.write(`${io.program}: ${error.message}\n`)
     return 1
@@ -64,7 +67,6 @@ function readArguments(args: readonly string[]): Plan {
     else if (name === 'V') answer ??= 'version'
     else if (name === 'daemonize') daemonize = true
     else if (name === 'pidfile') pidfile = argument
-    else if (name === 'object' && argument === 'help') answer ??= 'objects'
     else if (name !== 'T') given.push({ option: name, argument })
   }
   const [stray] = parser.rest
@@ -74,7 +76,6 @@ function readArguments(args: readonly string[]): Plan {
 
 async function answer(what: NonNullable<Plan['answer']>, io: NamedCliIo): Promise<number> {
   if (what === 'help') io.stdout.write(usage(io.program))
-  else if (what === 'objects') io.stdout.write(objectTypes)
   else {
     const { version } = await import('./version.ts')
     io.stdout.write(`${io.program} version ${version}\n`)
@@ -82,24 +83,26 @@ async function answer(what: NonNullable<Plan['answer']>, io: NamedCliIo): Promis
   return 0
 }
 
-async function serve(plan: Plan, io: NamedCliIo, onRunning: () => void): Promise<number> {
+async function serve(plan: Plan, io: NamedCliIo, background: boolean): Promise<number> {
   const stopped = abortion(io.signal)
-  let pidfile: string | undefined
+  let pidfile: Pidfile | undefined
   reportCorruption(io)
-  const stdio = () => ({ input: io.stdin, output: io.stdout })
+  const stdio = () => {
+    if (!background) return { input: io.stdin, output: io.stdout }
+    throw new BlockError('INVALID_ARGUMENT', 'cannot use stdio with -daemonize')
+  }
   const daemon = new StorageDaemon({ stdio })
   try {
     // A step may wait, for a client or a peer; a signal ends that wait.
     await Promise.race([takeSteps(daemon, plan, io), daemon.quitting, stopped])
     if (plan.pidfile !== undefined && !io.signal?.aborted) {
-      await writePidfile(plan.pidfile)
-      pidfile = plan.pidfile
+      pidfile = await Pidfile.write(plan.pidfile)
     }
-    onRunning()
+    if (background) reportRunning()
     await Promise.race([daemon.quitting, stopped])
   } finally {
     await daemon[Symbol.asyncDispose]()
-    if (pidfile !== undefined) await rm(pidfile, { force: true })
+    await pidfile?.[Symbol.asyncDispose]()
   }
   return 0
 }
@@ -115,15 +118,6 @@ async function takeSteps(daemon: StorageDaemon, plan: Plan, io: NamedCliIo): Pro
       if (!(error instanceof BlockError)) throw error
       throw new CommandLineError(`--${option} ${argument}: ${error.message}`)
     }
-  }
-}
-
-async function writePidfile(path: string): Promise<void> {
-  try {
-    await writeFile(path, `${process.pid}\n`, { mode: 0o600 })
-  } catch (error) {
-    const reason = strerror(errnoOf(error) ?? 'EIO')
-    throw new CommandLineError(`cannot create PID file: Could not create '${path}': ${reason}`)
   }
 }
 

@@ -10,10 +10,21 @@ import { BlockError } from '../errors.ts'
 
 export type KeyvalValue = string | KeyvalValue[] | { [key: string]: KeyvalValue }
 
-/** Throws `INVALID_ARGUMENT` with QEMU's text. A key given twice: the last one counts. */
-export function parseKeyval(text: string, impliedKey?: string): Record<string, KeyvalValue> {
+/**
+ * Throws `INVALID_ARGUMENT` with QEMU's text. A key given twice: the last one counts. `onHelp` is
+ * called when help is asked for: by `help` or `?`, on its own between commas.
+ */
+export function parseKeyval(
+  text: string,
+  impliedKey?: string,
+  onHelp?: () => void,
+): Record<string, KeyvalValue> {
   const flat = new Map<string, string>()
   for (const [index, pair] of splitPairs(text).entries()) {
+    if (onHelp && (pair === 'help' || pair === '?')) {
+      onHelp()
+      continue
+    }
     const implied = index === 0 ? impliedKey : undefined
     const [key, value] = keyAndValue(pair, implied)
     flat.set(key, value)

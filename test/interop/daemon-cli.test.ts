@@ -67,6 +67,38 @@ qsd.describe('command lines are refused alike', () => {
     ['--object', 'secret,id=a,data=b,foo=1'],
     ['--object', 'secret,id=a,file=/nonexistent'],
     ['--pidfile', '/nonexistent/a'],
+    ['--pidfile', folder],
+    ['--object', 'iothread,id=a,poll-max-ns=x'],
+    ['--object', 'iothread,id=a,poll-max-ns=-1'],
+    ['--object', 'iothread,id=a', '--object', '{"qom-type":"iothread","id":"a"}'],
+    ['--object', '{"qom-type":"iothread"}'],
+    ['--object', 'secret_keyring,id=a,serial=1'],
+    ['--object', 'throttle-group,id=a,limits.iops-total=x'],
+    ['--object', 'throttle-group,id=a,x-iops-total=-5'],
+    ...['iothread', 'main-loop', 'secret', 'secret_keyring', 'throttle-group'].map((type) => [
+      '--object',
+      `${type},help`,
+    ]),
+    ['--object', 'iothread,id=1,?'],
+    ['--object', 'iothread,help=x'],
+    ['--object', 'help,foo'],
+    ['--object', '{"qom-type":"help"}'],
+    ['--blockdev', 'help'],
+    ['--blockdev', 'null-co,node-name=a,help'],
+    ['--export', 'help,foo=1'],
+    ['--monitor', 'x,help'],
+    ['--nbd-server', '?'],
+    ['--nbd-server', 'help,x'],
+    ['--nbd-server', nbd, '--nbd-server', nbd],
+    ['--chardev', 'null,id=a,help'],
+    ['--chardev', 'null,id=a', '--monitor', 'chardev=a,mode=readline'],
+    ['--chardev', 'null,id=a', '--monitor', '{"chardev":"a","mode":"control","foo":1}'],
+    ['--export', '{"type":"nbd","id":"e"}'],
+    ['--export', 'nbd,id=e,node-name=x,foo=1'],
+    ['--export', 'nbd,id=e,node-name=x,writable=maybe'],
+    ['--daemonize', '--chardev', 'stdio,id=a'],
+    ['--daemonize=1'],
+    ['--pidfile'],
     ['--foo'],
     ['foo'],
     ['-x'],
@@ -126,6 +158,24 @@ qsd.describe('character devices of command lines are taken and refused alike', (
     const expected = await qsd.try(...args)
     const stderr = expected.stderr.replaceAll(/\S*qemu-storage-daemon/g, 'varve-storage-daemon')
     expect(await ours(args)).toEqual({ ...expected, stderr })
+  })
+})
+
+qsd.describe('a file with a process id', () => {
+  it.each(['theirs', 'ours'])('is left to the daemon that has it: %s', async (whose) => {
+    const home = join(folder, `pid-${whose}`)
+    mkdirSync(home)
+    const pidfile = join(home, 'pid')
+    const command = whose === 'ours' ? varveDaemon : [qsd.path as string]
+    await using talk = await QmpTalk.start(command, home, ['--pidfile', pidfile])
+    // It is written after the monitor listens.
+    while (!existsSync(pidfile)) await sleep(5)
+    const text = `${talk.process.pid}\n`
+    while (readFileSync(pidfile, 'utf8') !== text) await sleep(5)
+    const refused = 'cannot create PID file: Cannot lock pid file: Resource temporarily unavailable'
+    expect((await ours(['--pidfile', pidfile])).stderr).toBe(`varve-storage-daemon: ${refused}\n`)
+    expect((await qsd.try('--pidfile', pidfile)).stderr).toContain(refused)
+    expect(readFileSync(pidfile, 'utf8')).toBe(text)
   })
 })
 

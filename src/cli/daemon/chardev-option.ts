@@ -8,6 +8,7 @@ import { chardevBackend } from '../../daemon/schema/chardev-backend.ts'
 import { check } from '../../daemon/schema/check.ts'
 import { BlockError } from '../../errors.ts'
 import { parseOptionString } from '../keyval.ts'
+import { chardevHelp } from './help.ts'
 
 export interface ChardevOption {
   readonly id: string
@@ -17,18 +18,20 @@ export interface ChardevOption {
   readonly warnings: readonly string[]
 }
 
+type OptionType = 'bool (on/off)' | 'num' | 'size' | 'str'
+
+const typed = (type: OptionType, ...names: string[]) =>
+  Object.fromEntries(names.map((name) => [name, type]))
+
 /** Every option may be given for every backend; those it does not know have no effect. */
-const names = {
-  switches: [
-    ...['abstract', 'append', 'clipboard', 'delay', 'ipv4', 'ipv6', 'logappend', 'mouse', 'mux'],
-    ...['nodelay', 'server', 'signal', 'telnet', 'tight', 'tn3270', 'wait', 'websocket'],
-  ],
-  numbers: ['cols', 'debug', 'height', 'reconnect', 'rows', 'to', 'width'],
-  sizes: ['size'],
-  texts: [
-    ...['backend', 'chardev', 'fd', 'host', 'localaddr', 'localport', 'logfile', 'name', 'path'],
-    ...['port', 'tls-authz', 'tls-creds'],
-  ],
+export const chardevOptionTypes: Readonly<Record<string, OptionType>> = {
+  ...typed('bool (on/off)', 'abstract', 'append', 'clipboard', 'delay', 'ipv4', 'ipv6'),
+  ...typed('bool (on/off)', 'logappend', 'mouse', 'mux', 'nodelay', 'server', 'signal'),
+  ...typed('bool (on/off)', 'telnet', 'tight', 'tn3270', 'wait', 'websocket'),
+  ...typed('num', 'cols', 'debug', 'height', 'reconnect', 'rows', 'to', 'width'),
+  ...typed('size', 'size'),
+  ...typed('str', 'backend', 'chardev', 'fd', 'host', 'localaddr', 'localport', 'logfile'),
+  ...typed('str', 'name', 'path', 'port', 'tls-authz', 'tls-creds'),
 }
 
 const aliases: Readonly<Record<string, string>> = { tty: 'serial', parport: 'parallel' }
@@ -40,6 +43,10 @@ type Data = Readonly<Record<string, unknown>>
 export function parseChardev(argument: string): ChardevOption {
   const { options, shortForms } = parseOptionString(argument, 'backend')
   const { id, ...given } = options
+  const asked = ['help', '?']
+  if (asked.includes(given.backend) || shortForms.some(({ written }) => asked.includes(written))) {
+    throw chardevHelp(given.backend, backendNames, chardevOptionTypes)
+  }
   if (id !== undefined && !isIdentifier(id)) throw badIdentifier()
   for (const [name, value] of Object.entries(given)) checkOption(name, value)
   const warnings = shortForms.map(
@@ -61,22 +68,23 @@ export function parseChardev(argument: string): ChardevOption {
 }
 
 function checkOption(name: string, value: string): void {
-  if (names.switches.includes(name)) {
-    if (value !== 'on' && value !== 'off') {
+  const type = Object.hasOwn(chardevOptionTypes, name) ? chardevOptionTypes[name] : undefined
+  switch (type) {
+    case undefined:
+      throw invalid(`Invalid parameter '${name}'`)
+    case 'bool (on/off)':
+      if (value === 'on' || value === 'off') return
       throw invalid(`Parameter '${name}' expects 'on' or 'off'`)
-    }
-  } else if (names.numbers.includes(name)) {
-    if (!/^\d{1,15}$/.test(value)) throw invalid(`Parameter '${name}' expects a number`)
-  } else if (names.sizes.includes(name)) {
-    if (parseSize(value) === undefined) {
+    case 'num':
+      if (/^\d{1,15}$/.test(value)) return
+      throw invalid(`Parameter '${name}' expects a number`)
+    case 'size':
+      if (parseSize(value) !== undefined) return
       throw invalid(
         `Parameter '${name}' expects a non-negative number below 2^64\n` +
           'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
           'and exabytes, respectively.',
       )
-    }
-  } else if (!names.texts.includes(name)) {
-    throw invalid(`Invalid parameter '${name}'`)
   }
 }
 

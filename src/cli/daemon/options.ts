@@ -26,6 +26,7 @@ import { parseJson } from '../../wire/qmp/parser.ts'
 import type { NamedIo } from '../command.ts'
 import { parseKeyval } from '../keyval.ts'
 import { parseChardev } from './chardev-option.ts'
+import { type HelpAsked, objectHelp } from './help.ts'
 
 export type Step = (daemon: StorageDaemon, io: NamedIo) => void | Promise<void>
 
@@ -48,7 +49,9 @@ export const steps: Readonly<Record<string, (argument: string) => Step>> = {
     return (daemon) => addNode(daemon, options)
   },
   object: (argument) => {
-    const options = read(objectOptions, argument, 'qom-type')
+    const options = read(objectOptions, argument, 'qom-type', ({ 'qom-type': kind }) =>
+      objectHelp(String(kind)),
+    )
     return (daemon) => addObject(daemon, options)
   },
   'nbd-server': (argument) => {
@@ -81,9 +84,25 @@ export const steps: Readonly<Record<string, (argument: string) => Step>> = {
 }
 
 /** In JSON, or as keys and values. */
-function read<T>(type: Type<T>, argument: string, impliedKey?: string): T {
-  if (!argument.startsWith('{')) return check(type, parseKeyval(argument, impliedKey), 'keyval')
+function read<T>(
+  type: Type<T>,
+  argument: string,
+  impliedKey?: string,
+  help?: (given: Readonly<Record<string, unknown>>) => HelpAsked,
+): T {
+  if (!argument.startsWith('{')) {
+    let helpAsked = false
+    const given = parseKeyval(argument, impliedKey, () => {
+      helpAsked = true
+    })
+    if (helpAsked) throw help?.(given) ?? noHelp()
+    return check(type, given, 'keyval')
+  }
   const message = parseJson(argument)
   if ('error' in message) throw new BlockError('INVALID_ARGUMENT', message.error)
   return check(type, message.value)
+}
+
+function noHelp(): BlockError {
+  return new BlockError('INVALID_ARGUMENT', 'Help is not available for this option')
 }

@@ -16,8 +16,12 @@ Serves disk images, and backs them up, under the command of QMP clients.
 
   --chardev socket,id=<id>,path=<path>[,server=on|off][,wait=on|off]
   --chardev socket,id=<id>,host=<host>,port=<port>[,server=on|off][,wait=on|off]
-  --chardev stdio,id=<id>
-                         make a character device
+  --chardev stdio|pty|null,id=<id>
+  --chardev file|pipe|serial,id=<id>,path=<path>
+  --chardev udp,id=<id>,host=<host>,port=<port>
+  --chardev ringbuf,id=<id>[,size=<size>]
+                         make a character device; all take [,mux=on|off]
+                         [,logfile=<path>][,logappend=on|off]
 
   --daemonize            run in the background, and return once startup is
                          complete
@@ -36,9 +40,12 @@ Serves disk images, and backs them up, under the command of QMP clients.
                          start the NBD server
 
   --object help          list object types that can be added
+  --object <type>,help   list properties of objects of a type
   --object secret,id=<id>,data=<text>|file=<path>[,format=raw|base64]
   --object tls-creds-x509,id=<id>,endpoint=server,dir=<folder>[,verify-peer=on|off]
-  --object iothread,id=<id>
+  --object secret_keyring,id=<id>,serial=<n>[,format=raw|base64]
+  --object throttle-group,id=<id>[,limits.<limit>=<n>...]
+  --object iothread|main-loop,id=<id>
                          make an object
 
   --pidfile <path>       write process ID to a file after startup

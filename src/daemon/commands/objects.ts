@@ -82,6 +82,9 @@ const objectType = enumeration('ObjectType', [
   'tls-creds-x509',
 ])
 
+/** What `qom-type` may be. */
+export const creatableTypes: readonly string[] = objectType.values
+
 /** The options of `object-add` and of `--object`. */
 export const objectOptions = union(
   'ObjectOptions',
