@@ -106,8 +106,10 @@ function checkBucket({ rate, max, maxLength }: BucketLimits): void {
     throw invalid(`bps/iops/max values must be within [0, ${highestRate}]`)
   }
   if (maxLength === 0) throw invalid('the burst length cannot be 0')
-  if (maxLength > 1 && max === 0) throw invalid('burst length set without burst rate')
-  if (maxLength > longestBurst || (max !== 0 && maxLength > highestRate / max)) {
+  // QEMU takes a negative length for a very large one.
+  const isLong = maxLength > 1 || maxLength < 0
+  if (isLong && max === 0) throw invalid('burst length set without burst rate')
+  if (maxLength < 0 || maxLength > longestBurst || (max !== 0 && maxLength > highestRate / max)) {
     throw invalid('burst length too high for this burst rate')
   }
   if (max !== 0 && rate === 0)

@@ -6,7 +6,8 @@ import { NbdServer, type NbdServerOptions } from '../export/nbd/server.ts'
 import { Writethrough } from '../export/nbd/writethrough.ts'
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
-import { bindError } from './bind-error.ts'
+import { bindError, portError } from './bind-error.ts'
+import { resolveInet } from './chardev/socket-address.ts'
 import type { SocketAddress } from './schema/socket-address.ts'
 
 export interface NbdExportOptions {
@@ -161,40 +162,31 @@ function exportOf(edge: Edge, options: NbdExportOptions, bitmaps: ShownBitmaps) 
 }
 
 async function listen(address: SocketAddress, limits: ServerLimits): Promise<NbdServer> {
-  const where = listenOptions(address)
+  const where = await listenOptions(address)
   try {
     return await NbdServer.listen({ ...where, ...limits })
   } catch (error) {
-    const name = where.path ?? (where.fd === undefined ? `${where.host}:${where.port}` : 'fd')
-    throw bindError(error, name)
+    throw address.type === 'inet' ? portError(error) : bindError(error, where.path ?? 'fd')
   }
 }
 
 /** Refuses, by name, what our server has no means for. */
-function listenOptions(address: SocketAddress): NbdServerOptions {
+async function listenOptions(address: SocketAddress): Promise<NbdServerOptions> {
   switch (address.type) {
     case 'unix':
       if (address.abstract) throw unsupported('abstract')
       return { path: address.path }
-    case 'inet':
+    case 'inet': {
       if (address.to !== undefined) throw unsupported('to')
-      for (const name of ['keep-alive', 'mptcp'] as const)
-        if (address[name]) throw unsupported(name)
-      for (const name of ['ipv4', 'ipv6'] as const) {
-        if (address[name] === false) throw unsupported(name)
-      }
-      return { host: address.host, port: portNumber(address.port, address.host) }
+      const { host, port } = await resolveInet(address, '0.0.0.0')
+      return { host, port }
+    }
     case 'fd':
       if (/^\d{1,9}$/.test(address.str)) return { fd: Number(address.str) }
       throw invalid(`'${address.str}' is not the number of a descriptor`)
     case 'vsock':
       throw unsupported('vsock')
   }
-}
-
-function portNumber(port: string, host: string): number {
-  if (/^\d+$/.test(port) && Number(port) < 65536) return Number(port)
-  throw invalid(`address resolution failed for ${host}:${port}: not a port number`)
 }
 
 function unsupported(name: string): BlockError {

@@ -47,10 +47,14 @@ export class ObjectTable {
     if (!isIdentifier(id)) throw badIdentifier()
   }
 
+  checkFree(id: string): void {
+    if (this.#objects.has(id)) throw duplicate(id)
+  }
+
   /** Refuses an id that is malformed or taken. */
   add(id: string, object: DaemonObject): void {
     this.checkId(id)
-    if (this.#objects.has(id)) throw duplicate(id)
+    this.checkFree(id)
     this.#objects.set(id, object)
   }
 

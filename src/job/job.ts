@@ -183,10 +183,11 @@ export class Job extends EventEmitter<JobEvents> {
   }
 
   resume(): void {
-    this.#check('resume')
+    // In this order, so that a job that is over says the same as one that runs.
     if (!this.#userPaused) {
       throw new BlockError('BUSY', `Can't resume a job that was not paused`, { errno: 'EBUSY' })
     }
+    this.#check('resume')
     this.#userPaused = false
     this.#ioStatus = 'ok'
     this.#letGo()

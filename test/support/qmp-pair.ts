@@ -51,6 +51,21 @@ export class QmpPair implements AsyncDisposable {
     expect(without(ours.events)).toEqual(without(theirs.events))
   }
 
+  /** What either says to `query-qmp-schema`, theirs first. */
+  async schemas(): Promise<readonly unknown[]> {
+    const asked = this.#sides.map((side) => side.say(command('query-qmp-schema')))
+    return (await Promise.all(asked)).map(({ replies }) => replies[0].return)
+  }
+
+  /** Says the same to both, and tells where the answers are not the same. */
+  async differences(steps: readonly Message[]): Promise<string[]> {
+    const [theirs, ours] = await Promise.all(this.#sides.map((side) => converse(side, steps)))
+    return steps.flatMap((step, index) => {
+      const [their, our] = [theirs, ours].map(({ answers }) => inOneOrder(answers[index]))
+      return their === our ? [] : [`${JSON.stringify(step)}\n  theirs ${their}\n  ours   ${our}`]
+    })
+  }
+
   /** Says it to theirs (0) or ours (1) alone; `sameAlone` compares what both have said since. */
   async alone(side: 0 | 1, steps: readonly Step[]): Promise<void> {
     const { answers, events } = await converse(this.#sides[side], steps)
@@ -116,6 +131,15 @@ async function untilStatus(side: QmpTalk, status: string): Promise<Message[]> {
       throw new Error(`no job is ${status}: ${JSON.stringify(jobs)} ${JSON.stringify(events)}`)
     }
   }
+}
+
+/** As JSON, whatever the order of members. */
+function inOneOrder(value: unknown): string {
+  return JSON.stringify(value, (_, each) =>
+    typeof each === 'object' && each !== null && !Array.isArray(each)
+      ? Object.fromEntries(Object.entries(each).sort())
+      : each,
+  )
 }
 
 /** Commands whose lists have the order of a hash table in QEMU. */

@@ -114,7 +114,7 @@ it.skipIf(!sys().supported.ioctl)('greets everybody who opens its terminal', asy
     writeSync(fd, negotiate + query)
     await listener.hears('"id": "asked"')
     // More than the terminal holds at a time; and nothing of what was sent comes back.
-    writeSync(fd, '{"execute":"query-qmp-schema","id":"long"}')
+    writeSync(fd, '{"execute":"query-commands"}{"execute":"query-commands","id":"long"}')
     await listener.hears('"id": "long"')
     expect(listener.text).not.toContain('"execute"')
     closeSync(fd)

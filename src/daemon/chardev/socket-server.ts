@@ -2,8 +2,8 @@
 import { chmodSync } from 'node:fs'
 import { unlink } from 'node:fs/promises'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
-import { BlockError, errnoOf, strerror } from '../../errors.ts'
-import { bindError } from '../bind-error.ts'
+import { errnoOf } from '../../errors.ts'
+import { bindError, portError } from '../bind-error.ts'
 import type { SocketAddress } from '../schema/socket-address.ts'
 import { type Chardev, type Serve, unsupported } from './chardev.ts'
 import {
@@ -141,11 +141,7 @@ async function bindPort(server: Server, address: Inet): Promise<SocketAddress> {
       await listen(server, { host, port: attempt })
       break
     } catch (error) {
-      const errno = errnoOf(error) ?? 'EIO'
-      if (errno === 'EADDRINUSE' && attempt < last) continue
-      const what =
-        errno === 'EADDRINUSE' ? 'Failed to find an available port' : 'Failed to bind socket'
-      throw new BlockError('IO', `${what}: ${strerror(errno)}`, { cause: error })
+      if (errnoOf(error) !== 'EADDRINUSE' || attempt >= last) throw portError(error)
     }
   }
   const found = server.address() as AddressInfo

@@ -15,6 +15,7 @@ import {
   optional,
   required,
   str,
+  uint32,
   type Value,
 } from '../schema/types.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
@@ -44,7 +45,7 @@ const common = {
     '`full`: all of it; `top`: what its topmost image holds; `none`: only what is written ' +
       'from now on. The others are refused.',
   ),
-  granularity: optional(int, 'Bytes that are copied for a changed one; a power of two.'),
+  granularity: optional(uint32, 'Bytes that are copied for a changed one; a power of two.'),
   'buf-size': optional(int, 'Bytes in flight at most.'),
   'on-source-error': optional(errorPolicy, 'What to do when reading fails.'),
   'on-target-error': optional(errorPolicy, 'What to do when writing fails.'),

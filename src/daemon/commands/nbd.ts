@@ -142,8 +142,9 @@ export const nbdCommands = [
       bitmap: optional(str, 'A dirty bitmap to show.'),
     }),
     async run({ device, name = device, description, writable, bitmap }, { daemon }) {
+      const node = daemon.graph.nodes.get(device)
+      if (!node) throw invalid(`Cannot find device='${device}' nor node-name='${device}'`)
       if (!daemon.exports.server) throw invalid('NBD server not running')
-      const node = daemon.graph.node(device)
       await addExport(daemon, {
         type: 'nbd',
         id: name,

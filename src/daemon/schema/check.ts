@@ -94,7 +94,7 @@ function toInteger(
   if (typeof value === 'bigint') return value
   if (typeof value === 'number' && Number.isSafeInteger(value)) return value
   throw rangeText.startsWith('uint')
-    ? invalid(`Parameter '${lastName(path)}' expects uint64`)
+    ? invalid(`Parameter '${path}' expects uint64`)
     : mistyped(path, 'integer')
 }
 
