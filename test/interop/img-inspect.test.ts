@@ -34,6 +34,8 @@ const recipe: readonly (readonly [string, string])[] = [
   ['qemu-img', 'create -q -f qcow2 s.qcow2 1M'],
   ['qemu-img', 'snapshot -c one s.qcow2'],
   ['qemu-img', 'snapshot -c a-name-longer-than-its-column s.qcow2'],
+  ['qemu-img', 'create -q -f qcow2 -b b.qcow2 -F qcow2 so.qcow2'],
+  ['qemu-img', 'snapshot -c one so.qcow2'],
   // The tail of the last cluster stays a hole.
   ['qemu-img', 'convert -f raw -O qcow2 r.raw h.qcow2'],
 ]
@@ -50,7 +52,7 @@ qemu.describe('images as both programs see them', () => {
   afterAll(() => pair[Symbol.dispose]())
 
   it.each([
-    ...['b', 'o', 't', 'big', 'c', 'pm', 'old', 'l', 'm', 's'].flatMap((name) => [
+    ...['b', 'o', 't', 'big', 'c', 'pm', 'old', 'l', 'm', 's', 'so'].flatMap((name) => [
       `info ${name}.qcow2`,
       `info --output=json ${name}.qcow2`,
     ]),

@@ -35,8 +35,8 @@ export async function imageInfo(node: BlockNode): Promise<ImageInfo> {
   const filename = image?.filename ?? ''
   const snapshots = (await image?.snapshots?.()) ?? []
   return {
-    snapshots: snapshots.length > 0 ? snapshots.map(snapshotInfo) : undefined,
     'backing-filename-format': backing?.format,
+    snapshots: snapshots.length > 0 ? snapshots.map(snapshotInfo) : undefined,
     'virtual-size': alignUp(node.size, sectorSize),
     filename: shownFilename(node),
     'cluster-size': image?.clusterSize,
