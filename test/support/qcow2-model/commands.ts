@@ -319,9 +319,11 @@ const rebases = fc.option(part, { nil: undefined }).map((size) =>
       const length = size === undefined ? 0 : sectorsAt(size, 512, 2 * reference.size)
       const base = size === undefined ? undefined : noise(length % 99).subarray(0, length)
       reference.base = base && Buffer.concat([base], length)
-      const name = `base-${length}`
       await both(workshop, async (hand) => {
-        if (reference.base) hand.image.store(name, reference.base)
+        const { folder, kind } = hand.image
+        // QEMU has a relative name only where the image's own is one that needs no options.
+        const name = `${kind.encryption === 'none' ? '' : `${folder}/`}base-${length}`
+        if (reference.base) hand.image.store(`base-${length}`, reference.base)
         await hand.command('rebase', base ? ['-b', name, '-F', 'raw'] : ['-b', ''])
       })
     },
