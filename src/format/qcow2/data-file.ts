@@ -5,7 +5,7 @@
  * A raw data file (autoclear bit 1) is a disk by itself: every cluster has its entry from the
  * beginning, and whatever reads as zeroes is zeroes there.
  */
-import { type BlockLayer, plainIo, type ZeroIo } from '../../block/layer.ts'
+import { type BlockLayer, type Io, plainIo, type ZeroIo } from '../../block/layer.ts'
 import { extensionType, textOf } from './extensions.ts'
 import type { Header } from './header.ts'
 import { incompatible } from './header.ts'
@@ -37,19 +37,43 @@ export async function lengthenDataFile(file: BlockLayer, size: number): Promise<
 /**
  * What a data file needs when its clusters are marked as zero: a raw one, the zeroes. The others
  * may give their space back at once, since nobody else can get it: whatever a crash leaves of the
- * tables, zeroes are what was asked for.
+ * tables, zeroes are what was asked for. If it is enciphered zeroes mean nothing there: see
+ * `giveBackEnciphered`.
  */
 export async function zeroDataFile(
-  { dataFile, raw, discardsRequested }: Qcow2Image,
+  image: Qcow2Image,
   offset: number,
   length: number,
   io: ZeroIo,
 ): Promise<void> {
-  if (!dataFile) return
+  const { dataFile, raw, discardsRequested, space } = image
+  if (!dataFile || space.enciphered) return
   const inside = Math.min(length, dataFile.size - offset)
   if (inside <= 0) return
   const mayUnmap = io.mayUnmap && discardsRequested
   if (raw) await dataFile.writeZeroes(offset, inside, { ...io, mayUnmap })
-  // A hint: a file system that cannot do it keeps the space.
-  else if (mayUnmap) await Promise.resolve(dataFile.discard(offset, inside, io)).catch(() => {})
+  else if (mayUnmap) await discard(dataFile, offset, inside, io)
+}
+
+/**
+ * The space in a data file of what now reads as zeroes. While tables on disk say that it is data,
+ * what a hole deciphers to is nothing that was ever written, so they come first.
+ */
+export async function giveBackEnciphered(
+  image: Qcow2Image,
+  offset: number,
+  length: number,
+  io: ZeroIo,
+): Promise<void> {
+  const { dataFile, discardsRequested, space, writeBack } = image
+  if (!dataFile || !space.enciphered || !io.mayUnmap || !discardsRequested) return
+  const inside = Math.min(length, dataFile.size - offset)
+  if (inside <= 0) return
+  await writeBack.flushChanges()
+  await discard(dataFile, offset, inside, io)
+}
+
+/** A hint: a file system that cannot do it keeps the space. */
+async function discard(file: BlockLayer, offset: number, length: number, io: Io): Promise<void> {
+  await Promise.resolve(file.discard(offset, length, io)).catch(() => {})
 }

@@ -20,7 +20,7 @@ import { alignDown, alignUp } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { backingLink } from './backing-link.ts'
 import { ClusterAllocation } from './cluster-allocation.ts'
-import { zeroDataFile } from './data-file.ts'
+import { giveBackEnciphered, zeroDataFile } from './data-file.ts'
 import { EntryChanges } from './entry-changes.ts'
 import { hex } from './faults.ts'
 import type { Qcow2Image } from './image.ts'
@@ -145,11 +145,12 @@ export class Qcow2Map implements ClusterMap {
     }
     await this.#change(() => this.#eachEntry(offset, end, 'create', zero))
     await kept.giveBackSpace()
+    if (this.#image.dataFile) await giveBackEnciphered(this.#image, offset, length, io)
   }
 
   async discard(offset: number, length: number, io: Io, shows: boolean): Promise<void> {
+    const zeroIo = { ...plainZeroIo, signal: io.signal, mayUnmap: true }
     if (this.#image.dataFile) {
-      const zeroIo = { ...plainZeroIo, signal: io.signal, mayUnmap: true }
       if (this.#image.raw) return await this.zero(offset, length, zeroIo)
       await zeroDataFile(this.#image, offset, length, zeroIo)
     }
@@ -163,6 +164,7 @@ export class Qcow2Map implements ClusterMap {
       this.#eachEntry(offset, offset + length, backed ? 'create' : 'skip', discard),
     )
     await kept.giveBackSpace()
+    if (this.#image.dataFile) await giveBackEnciphered(this.#image, offset, length, zeroIo)
   }
 
   get debugEvent(): ClusterMap['debugEvent'] {
