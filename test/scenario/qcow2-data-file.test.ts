@@ -28,6 +28,7 @@ const kinds: readonly Readonly<Record<string, unknown>>[] = [
   { cluster_size: 16384, extended_l2: 'on' },
   { cluster_size: 4096, data_file_raw: 'on' },
   { cluster_size: 16384, extended_l2: 'on', data_file_raw: 'on' },
+  { cluster_size: 4096, 'encrypt.format': 'aes', 'encrypt.key-secret': 's' },
 ]
 
 describe('a qcow2 image with a data file, after a crash', () => {

@@ -7,6 +7,7 @@ import { drivers } from '../../src/drivers.ts'
 import type { Edge } from '../../src/graph/edge.ts'
 import { Graph } from '../../src/graph/graph.ts'
 import type { BlockNode } from '../../src/graph/node.ts'
+import { testSecrets } from './qcow2.ts'
 
 const uses: Permission[] = ['consistentRead', 'write', 'resize']
 
@@ -21,7 +22,7 @@ export async function openSession(
   file: BlockLayer,
   options: Readonly<Record<string, unknown>> = {},
 ): Promise<Session> {
-  const graph = new Graph({ drivers })
+  const graph = new Graph({ drivers, secrets: testSecrets })
   try {
     const readOnly = options['read-only'] === true
     await graph.add('test', { 'node-name': 'file' }, async () => new Filter(file))

@@ -53,11 +53,6 @@ export class CrashModel {
     return bytes
   }
 
-  /** As `begin`, of zeroes that may or may not come: a sector may keep what it has. */
-  beginDiscard(offset: number, length: number): void {
-    this.begin(offset, length, true)
-  }
-
   /** What the disk shows now: the number of each sector. */
   get content(): Uint32Array {
     return this.#now.slice()
