@@ -2,18 +2,16 @@
  * Saving and loading RAM against `cat`, which is what QEMU alone offers: the same capture through a
  * pipe, page cache warm, nothing forced to stable storage (cat does not do that either).
  */
-import { open, rm } from 'node:fs/promises'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { rm } from 'node:fs/promises'
 import path from 'node:path'
-import { SeededRandom } from '../../src/bytes/seeded-random.ts'
-import { token } from '../../src/snapshot/stream/format.ts'
-import { RamPart } from '../../src/snapshot/stream/ram-part.ts'
-import { ramListSection, streamHeader } from '../../src/snapshot/stream/stream-writer.ts'
+import { writeCapture } from '../../test/support/large-capture.ts'
 import { comparePairs } from '../pairs.ts'
 import { run, varve } from '../process.ts'
 import type { Row } from './row.ts'
 
 const MiB = 1024 * 1024
-const pageSize = 4096
 
 export const snap: Row = {
   name: 'snap',
@@ -22,7 +20,7 @@ export const snap: Row = {
     const capture = path.join(folder, 'capture')
     const copy = path.join(folder, 'copy')
     const image = path.join(folder, 'snapshot.qcow2')
-    await makeCapture(capture, mebibytes * MiB)
+    await writeCapture(capture, { size: mebibytes * MiB, filled: 0.5 })
     const shell = async (command: string) => (await run('sh', ['-c', command])).seconds
     const save = `${varve('snap')} -s 4G --no-description --cache=unsafe save ${image}`
     const size = `${mebibytes} MiB of RAM, half of it zero`
@@ -39,46 +37,33 @@ export const snap: Row = {
       ours: () => shell(`${varve('snap')} load ${image} | cat > /dev/null`),
       peer: () => shell(`cat ${capture} | cat > /dev/null`),
     })
+    yield await comparePairs({
+      ...{ name: `until the guest may run, --postcopy=0; cat file`, unit: 's' },
+      ...{ higherIsBetter: false, runs },
+      ours: () => untilRun(image),
+      peer: () => shell(`cat ${capture} | cat > /dev/null`),
+    })
   },
 }
 
-/** A background snapshot's stream: runs of zero pages and of others, each page once. */
-async function makeCapture(file: string, size: number): Promise<void> {
-  const random = new SeededRandom(1)
-  const handle = await open(file, 'w')
-  try {
-    await handle.write(streamHeader())
-    const blocks = [{ name: 'pc.ram', usedLength: size }]
-    await handle.write(ramListSection(blocks, { sectionId: 2, pageSizes: false }))
-    const part = new RamPart(2, pageSize, MiB / pageSize)
-    const words = new Uint32Array(MiB / 4)
-    const bytes = new Uint8Array(words.buffer)
-    for (let at = 0; at < words.length; at++) words[at] = random.below(2 ** 32)
-    for (let offset = 0; offset < size; offset += MiB) {
-      part.begin(Buffer.from('pc.ram'))
-      const zero = random.chance(0.5)
-      for (let at = 0; at < MiB; at += pageSize) {
-        // No two pages are the same.
-        words[at / 4] = offset + at
-        if (zero) part.zero(offset + at)
-        else part.page(offset + at, bytes.subarray(at, at + pageSize))
-      }
-      await handle.write(part.finish())
-    }
-    await handle.write(device(7, 'timer', 24))
-    await handle.write(Buffer.of(token.QEMU_VM_EOF))
-  } finally {
-    await handle.close()
+/** Seconds from the start of the loader until it has sent the command that lets the guest run. */
+async function untilRun(image: string): Promise<number> {
+  const began = performance.now()
+  const loader = spawn(varve('snap'), ['-p', '0', 'load', image], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
+  const ended = once(loader, 'close')
+  let tail = Buffer.alloc(0)
+  for await (const chunk of loader.stdout as AsyncIterable<Buffer>) {
+    const bytes = Buffer.concat([tail, chunk])
+    if (bytes.includes(runCommand)) break
+    tail = bytes.subarray(-runCommand.length)
   }
+  const seconds = (performance.now() - began) / 1000
+  loader.kill('SIGKILL')
+  await ended
+  return seconds
 }
 
-function device(id: number, name: string, length: number): Buffer {
-  const head = Buffer.alloc(6)
-  head[0] = token.QEMU_VM_SECTION_FULL
-  head.writeUInt32BE(id, 1)
-  head[5] = name.length
-  const footer = Buffer.alloc(5)
-  footer[0] = token.QEMU_VM_SECTION_FOOTER
-  footer.writeUInt32BE(id, 1)
-  return Buffer.concat([head, Buffer.from(name), Buffer.alloc(8), Buffer.alloc(length), footer])
-}
+/** MIG_CMD_POSTCOPY_RUN, which has no payload. */
+const runCommand = Buffer.of(8, 0, 5, 0, 0)

@@ -6,7 +6,7 @@ import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
 import { open, readdir } from 'node:fs/promises'
-import type { Socket } from 'node:net'
+import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -14,7 +14,6 @@ import { promisify } from 'node:util'
 import { expect, it } from 'vitest'
 import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
-import { capture } from '../support/migration.ts'
 import { startVarve } from '../support/programs.ts'
 import { until } from '../support/until.ts'
 import { counterOf, qemuSystem, Vm } from '../support/vm.ts'
@@ -24,6 +23,7 @@ const folder = scratchFolder('snap')
 const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const snap = `exec ${process.execPath} ${main} snap`
 const qemuImg = peer('qemu-img')
+const python = peer('python3')
 const runFile = promisify(execFile)
 
 /** Rows of which the everyday run has enough similar ones. */
@@ -84,6 +84,12 @@ qemuSystem.describe('a snapshot of a running guest', () => {
       expect(first).toBeLessThan(after)
       expect(await vm.migrated(['completed', 'failed'])).toBe('completed')
       await vm.progress(5)
+      await until(() => readFileSync(at(`post${percent}.json`), 'latin1').endsWith('\n'))
+      const { requests, requestMs } = JSON.parse(readFileSync(at(`post${percent}.json`), 'latin1'))
+      if (percent === 0) expect(requests).toBeGreaterThan(0)
+      if (requests === 0) return
+      expect(requestMs.p50).toBeLessThanOrEqual(requestMs.p99)
+      expect(requestMs.p99).toBeLessThanOrEqual(requestMs.most)
     },
   )
 
@@ -162,44 +168,56 @@ qemuSystem.describe('the return path', () => {
 })
 
 qemuSystem.describe('sockets', () => {
-  it('take the place of pipes', async () => {
+  // Taking and resuming by the monitor goes through Unix sockets.
+  it.each(long ? ['tcp', 'unix'] : ['tcp'])('take the place of pipes: %s', async (kind) => {
     await using vm = await Vm.start({ folder, name: 'socket' })
     await vm.progress(3)
     await vm.capabilities('background-snapshot')
     const file = at('socket.qcow2')
-    const socket = at('stream.sock')
-    const saving = startVarve(['snap', '-s', '1G', `--uri=unix:${socket}`, 'save', file])
-    await until(() => existsSync(socket))
-    await vm.qmp.execute('migrate', { uri: `unix:${socket}` })
+    const port = await freePort()
+    const uri = kind === 'tcp' ? `tcp:127.0.0.1:${port}` : `unix:${at('stream.sock')}`
+    const saving = startVarve(['snap', '-s', '1G', `--uri=${uri}`, 'save', file])
+    await until(() => (kind === 'tcp' ? listens(port) : existsSync(at('stream.sock'))))
+    await vm.qmp.execute('migrate', { uri })
     expect(await vm.migrated(['completed', 'failed'])).toBe('completed')
     expect((await saving.ended).stderr).toBe('')
     await using next = await Vm.start({ folder, name: 'socketed', incoming: 'defer' })
     await next.capabilities('postcopy-ram')
-    await next.qmp.execute('migrate-incoming', { uri: `unix:${socket}` })
-    const loading = startVarve(['snap', '-p', '10', `--uri=unix:${socket}`, 'load', file])
+    await next.qmp.execute('migrate-incoming', { uri })
+    const loading = startVarve(['snap', '-p', '10', `--uri=${uri}`, 'load', file])
     expect((await loading.ended).stderr).toBe('')
     await next.progress(3)
     expect(await next.migrated(['completed', 'failed'])).toBe('completed')
   })
 })
 
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+/** Whether a process waits for connections there; looking by a connection would be the one. */
+function listens(port: number): boolean {
+  const wanted = `:${port.toString(16).toUpperCase().padStart(4, '0')} 00000000:0000 0A`
+  return readFileSync('/proc/net/tcp', 'latin1').includes(wanted)
+}
+
 qemuSystem.describe('descriptors', () => {
-  it('take the place of pipes, in both directions', async () => {
+  python.it('take the place of pipes, in both directions', async () => {
     const file = at('descriptor.qcow2')
+    await using vm = await Vm.start({ folder, name: 'descriptor' })
+    await vm.progress(3)
+    await vm.capabilities('background-snapshot')
     // QEMU sends to a descriptor only when it was handed over by its monitor.
-    const saving = spawn(
-      process.execPath,
-      [main, 'snap', '-s', '64M', '--uri=fd:3', 'save', file],
-      {
-        stdio: ['ignore', 'ignore', 'inherit', 'pipe'],
-      },
-    )
-    const stream = saving.stdio[3] as Socket
-    stream.end(capture('tiny'))
-    stream.resume()
-    expect((await once(saving, 'close'))[0]).toBe(0)
+    const helper = fileURLToPath(new URL('send-descriptor.py', import.meta.url))
+    const words = [main, 'snap', '-s', '1G', '--uri=fd:3', 'save', file]
+    await runFile('python3', [helper, vm.monitor, process.execPath, ...words])
+    expect(await vm.migrated(['completed', 'failed'])).toBe('completed')
     expect(existsSync(file)).toBe(true)
-    const running = at('background.qcow2')
     await using next = await Vm.start({
       folder,
       name: 'loaded',
@@ -208,7 +226,7 @@ qemuSystem.describe('descriptors', () => {
     })
     await next.capabilities('postcopy-ram')
     await next.qmp.execute('migrate-incoming', { uri: 'fd:3' })
-    expect(await withDescriptor(next, ['-p', '30', '--uri=fd:3', 'load', running])).toBe('')
+    expect(await withDescriptor(next, ['-p', '30', '--uri=fd:3', 'load', file])).toBe('')
     await next.progress(3)
     expect(await next.migrated(['completed', 'failed'])).toBe('completed')
   })
