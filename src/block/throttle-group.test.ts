@@ -1,8 +1,7 @@
 import { afterEach, beforeEach, expect, it, vi } from 'vitest'
+import { plainIo } from './layer.ts'
 import { ThrottleGroup } from './throttle-group.ts'
 import { changedLimits, noLimits } from './throttle-limits.ts'
-
-const forever = new AbortController().signal
 
 beforeEach(() => {
   vi.useFakeTimers()
@@ -24,7 +23,7 @@ async function wentWithin(
   const members = [group.join(), group.join(), group.join()]
   const went: number[] = []
   for (const { who, length } of requests) {
-    const turn = group.take(members[who], 'write', length, forever)
+    const turn = group.take(members[who], 'write', length, plainIo)
     if (turn) turn.then(() => went.push(who))
     else went.push(who)
   }
@@ -78,23 +77,40 @@ it('does not count reads as writes', async () => {
 it('forgets a request that is aborted', async () => {
   const group = groupOf({ 'iops-total': 1 })
   const member = group.join()
-  group.take(member, 'read', 1, forever)
+  group.take(member, 'read', 1, plainIo)
   const abort = new AbortController()
-  const waiting = group.take(member, 'read', 1, abort.signal)
+  const waiting = group.take(member, 'read', 1, { signal: abort.signal })
   abort.abort(new Error('changed my mind'))
   await expect(waiting).rejects.toThrow('changed my mind')
+})
+
+it('lets pass what somebody waits for before the requests of jobs, eight times', async () => {
+  const group = groupOf({ 'iops-total': 10 })
+  const member = group.join()
+  const went: string[] = []
+  const take = (name: string, background: boolean) => {
+    const turn = group.take(member, 'write', 1, { ...plainIo, background })
+    if (turn) turn.then(() => went.push(name))
+  }
+  for (let number = 0; number < 3; number++) take(`job ${number}`, true)
+  for (let number = 0; number < 20; number++) take(`guest ${number}`, false)
+  await vi.advanceTimersByTimeAsync(2500)
+  const first = went.indexOf('job 2')
+  expect(went.slice(0, 3)).not.toContain('job 2')
+  expect(first).toBeLessThanOrEqual(12)
+  expect(went.length).toBeGreaterThan(20)
 })
 
 it('lets those who wait go when the limits are lifted, or the disk is drained', async () => {
   const group = groupOf({ 'iops-total': 1 })
   const member = group.join()
   const other = group.join()
-  for (const each of [member, other]) group.take(each, 'read', 1, forever)
-  const waiting = group.take(member, 'read', 1, forever)
+  for (const each of [member, other]) group.take(each, 'read', 1, plainIo)
+  const waiting = group.take(member, 'read', 1, plainIo)
   group.exempt(member)
   await waiting
   group.limit(member)
-  const others = group.take(other, 'read', 1, forever)
+  const others = group.take(other, 'read', 1, plainIo)
   group.limits = noLimits
   await others
 })

@@ -4,9 +4,10 @@
  * request waits while one of its buckets is over full. So a long request is never cut: those after
  * it pay for it.
  *
- * Disks take turns, request by request, in each direction; requests of one disk keep their order.
+ * Disks take turns, request by request, in each direction; requests of one disk keep their order,
+ * but for a job's, which let pass what somebody waits for.
  */
-import type { Completion } from './layer.ts'
+import type { Completion, Io } from './layer.ts'
 import {
   type BucketLimits,
   type BucketName,
@@ -22,6 +23,9 @@ export type Clock = () => number
 
 interface Waiter {
   readonly length: number
+  readonly background: boolean
+  /** Later ones that have got in front of it. */
+  overtaken: number
   readonly go: () => void
 }
 
@@ -34,6 +38,9 @@ export interface ThrottleMember {
 
 /** Without `max` a burst may be this part of a second long. */
 const shortBurst = 0.1
+
+/** A job on a disk whose users are at their limit still gets its share, if a small one. */
+const maxOvertaken = 8
 
 /** The longest that is slept at once; what is left is slept afterwards. */
 const maxSleepMs = 60_000
@@ -93,16 +100,11 @@ export class ThrottleGroup {
     }
   }
 
-  /** Settles when the request may begin; rejects with `signal.reason` if that fires before. */
-  take(
-    member: ThrottleMember,
-    direction: Direction,
-    length: number,
-    signal: AbortSignal,
-  ): Completion {
+  /** Settles when the request may begin; rejects with `io.signal.reason` if that fires before. */
+  take(member: ThrottleMember, direction: Direction, length: number, io: Io): Completion {
     if (this.#buckets.size === 0 || member.exempt > 0) return
     if (this.#waiting === 0 && this.#waitFor(direction) === 0) return this.#count(direction, length)
-    return this.#wait(member, direction, length, signal)
+    return this.#wait(member, direction, length, io)
   }
 
   /** Lets all requests of a disk pass, those that wait too, until as many calls of `limit`. */
@@ -119,7 +121,7 @@ export class ThrottleGroup {
     { queues }: ThrottleMember,
     direction: Direction,
     length: number,
-    signal: AbortSignal,
+    { signal, background = false }: Io,
   ): Promise<void> {
     signal.throwIfAborted()
     const queue = queues[direction]
@@ -131,8 +133,10 @@ export class ThrottleGroup {
         this.#waiting--
         reject(signal.reason)
       }
-      const waiter = {
+      const waiter: Waiter = {
         length,
+        background,
+        overtaken: 0,
         go: () => {
           this.#waiting--
           signal.removeEventListener('abort', abort)
@@ -140,7 +144,7 @@ export class ThrottleGroup {
         },
       }
       this.#waiting++
-      queue.push(waiter)
+      enqueue(queue, waiter)
       signal.addEventListener('abort', abort, { once: true })
       this.#run(direction)
     })
@@ -211,6 +215,18 @@ export class ThrottleGroup {
       for (const waiter of queue.splice(0)) waiter.go()
     }
   }
+}
+
+/** At the end, or before the job's requests there, as far as they have not been overtaken enough. */
+function enqueue(queue: Waiter[], waiter: Waiter): void {
+  let place = queue.length
+  if (!waiter.background) {
+    while (place > 0 && queue[place - 1].background && queue[place - 1].overtaken < maxOvertaken) {
+      place--
+      queue[place].overtaken++
+    }
+  }
+  queue.splice(place, 0, waiter)
 }
 
 const bucketsOf: Readonly<Record<Direction, readonly BucketName[]>> = {

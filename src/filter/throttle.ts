@@ -84,7 +84,7 @@ class Throttle extends Filter {
   }
 
   #inTurn(direction: Direction, length: number, io: Io, work: () => Completion): Completion {
-    const turn = this.#group.take(this.#member, direction, length, io.signal)
+    const turn = this.#group.take(this.#member, direction, length, io)
     return turn ? turn.then(work) : work()
   }
 }

@@ -21,3 +21,17 @@ it('lets two write at a time, and those pass that somebody waits for', async () 
   expect(order).toEqual(['a', 'b', 'fails', 'urgent', 'c', 'd'])
   await write('later', true)
 })
+
+it('does not forget the others over them', async () => {
+  const queue = new WriteQueue()
+  const order: string[] = []
+  const write = (name: string, background: boolean) =>
+    queue.pass(background, async () => {
+      order.push(name)
+      await setImmediate()
+    })
+  const guests = Array.from({ length: 20 }, () => write('guest', false))
+  await Promise.all([...guests, write('job', true)])
+  expect(order.length).toBe(21)
+  expect(order.indexOf('job')).toBeLessThan(12)
+})

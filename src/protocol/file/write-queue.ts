@@ -6,8 +6,12 @@
  */
 const places = 2
 
+/** As many of them in a row, when others wait, too. */
+const maxInRow = 8
+
 export class WriteQueue {
   #free = places
+  #inRow = 0
   readonly #urgent: (() => void)[] = []
   readonly #background: (() => void)[] = []
 
@@ -22,9 +26,16 @@ export class WriteQueue {
     try {
       return await work()
     } finally {
-      const next = this.#urgent.shift() ?? this.#background.shift()
+      const next = this.#next()
       if (next) next()
       else this.#free++
     }
+  }
+
+  #next(): (() => void) | undefined {
+    const patient = this.#background.length === 0 || this.#inRow < maxInRow
+    const urgent = patient ? this.#urgent.shift() : undefined
+    this.#inRow = urgent ? this.#inRow + 1 : 0
+    return urgent ?? this.#background.shift() ?? this.#urgent.shift()
   }
 }
