@@ -1,6 +1,7 @@
 /** How a driver presents itself to the graph: its name, its options, and how it opens. */
 import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
 import type { ByteRange } from '../bytes/range.ts'
+import type { TlsCredentials } from '../tls/credentials.ts'
 import type { BlockLayer, ChildRole, Io, StoredBitmap } from './layer.ts'
 import type { ThrottleGroup } from './throttle-group.ts'
 
@@ -71,6 +72,8 @@ export interface OpenContext extends Io {
   readonly secrets?: SecretSource
   /** The throttle group of that id; undefined when there is none. */
   readonly throttleGroup?: (id: string) => ThrottleGroup | undefined
+  /** A client's credentials of that id; throws when there are none. */
+  readonly tlsCredentials?: (id: string) => TlsCredentials
   /** The chain from a child of this node down to, and with, the image `bottom`. */
   readonly chain?: (child: BlockLayer, bottom: string) => ChainProbe
 }

@@ -36,6 +36,10 @@ const blockLength = 16
 export class SecretTable {
   readonly #secrets = new Map<string, Uint8Array>()
 
+  find(id: string): Uint8Array | undefined {
+    return this.#secrets.get(id)
+  }
+
   /** Throws `INVALID_ARGUMENT` when there is none of that id. */
   get(id: string): Uint8Array {
     const found = this.#secrets.get(id)

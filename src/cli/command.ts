@@ -1,7 +1,6 @@
 /** What a command gets from the process that runs it, and what it gives back. */
 import type { Readable, Writable } from 'node:stream'
-import type { SecretTable } from '../block/secrets.ts'
-import type { ThrottleGroupTable } from '../block/throttle-options.ts'
+import type { ObjectTables } from './object-tables.ts'
 
 /** What texts are written to: a stream of Node's, or what writes them at once. */
 export interface TextOutput {
@@ -31,13 +30,9 @@ export type Command = (args: string[], io: CliIo) => Promise<number>
 export type PlainCommand = (args: string[], io: PlainIo) => Promise<number>
 
 /** The same for a command that names itself in its messages, as QEMU's tools do. */
-export interface NamedIo extends PlainIo {
+export interface NamedIo extends PlainIo, Partial<ObjectTables> {
   /** `varve-img` */
   readonly program: string
-  /** What `--object secret,…` has made. */
-  readonly secrets?: SecretTable
-  /** What `--object throttle-group,…` has made. */
-  readonly throttleGroups?: ThrottleGroupTable
 }
 
 export type NamedCliIo = NamedIo & CliIo

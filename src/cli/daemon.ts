@@ -9,6 +9,7 @@ import { type Step, steps } from './daemon/options.ts'
 import { Pidfile } from './daemon/pidfile.ts'
 import { usage } from './daemon/usage.ts'
 import { OptionParser } from './getopt.ts'
+import { reportRefusedClients } from './refused-clients.ts'
 
 // A job's writes to a slow disk must not take all threads from guests of other disks. Node's four are
 // made when the first is needed, and it looks here for their number then.
@@ -87,6 +88,7 @@ async function serve(plan: Plan, io: NamedCliIo, background: boolean): Promise<n
   const stopped = abortion(io.signal)
   let pidfile: Pidfile | undefined
   reportCorruption(io)
+  const reportNoMore = reportRefusedClients(io)
   const stdio = () => {
     if (!background) return { input: io.stdin, output: io.stdout }
     throw new BlockError('INVALID_ARGUMENT', 'cannot use stdio with -daemonize')
@@ -103,6 +105,7 @@ async function serve(plan: Plan, io: NamedCliIo, background: boolean): Promise<n
   } finally {
     await daemon[Symbol.asyncDispose]()
     await pidfile?.[Symbol.asyncDispose]()
+    reportNoMore()
   }
   return 0
 }

@@ -4,8 +4,6 @@
  * of them failed.
  */
 import { createInterface } from 'node:readline'
-import { SecretTable } from '../block/secrets.ts'
-import { ThrottleGroupTable } from '../block/throttle-options.ts'
 import { BlockError, firstFailure } from '../errors.ts'
 import type { NamedIo, PlainIo } from './command.ts'
 import { OptionParser } from './getopt.ts'
@@ -17,6 +15,7 @@ import { CommandError } from './io/outcome.ts'
 import { runLine, Session } from './io/session.ts'
 import { usage } from './io/usage.ts'
 import { addImageObject } from './object-option.ts'
+import { objectTables } from './object-tables.ts'
 import { version } from './version.ts'
 
 const program = 'varve-io'
@@ -62,10 +61,12 @@ export async function run(args: string[], cli: PlainIo): Promise<number> {
 
 /** A spread would touch `stdin`, which costs time where nobody reads it. */
 function named(cli: PlainIo): NamedIo {
+  const { secrets, throttleGroups, tls } = objectTables()
   return Object.create(cli, {
     program: { value: program },
-    secrets: { value: new SecretTable() },
-    throttleGroups: { value: new ThrottleGroupTable() },
+    secrets: { value: secrets },
+    throttleGroups: { value: throttleGroups },
+    tls: { value: tls },
   }) as NamedIo
 }
 

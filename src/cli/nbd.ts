@@ -1,6 +1,4 @@
 /** `varve nbd`: the command line of qemu-nbd. */
-import { SecretTable } from '../block/secrets.ts'
-import { ThrottleGroupTable } from '../block/throttle-options.ts'
 import { BlockError } from '../errors.ts'
 import { inBackground, reportRunning, startInBackground } from './background.ts'
 import type { CliIo, NamedCliIo } from './command.ts'
@@ -8,15 +6,16 @@ import { parseArguments } from './nbd/arguments.ts'
 import { NbdFailure } from './nbd/failure.ts'
 import { list } from './nbd/list.ts'
 import { serve } from './nbd/serve.ts'
+import { addObjects, checkTlsArguments } from './nbd/tls-objects.ts'
 import { usage } from './nbd/usage.ts'
+import { objectTables } from './object-tables.ts'
 
 /** Runs with the arguments behind `nbd`; resolves to the exit status. */
 export async function run(args: string[], shared: CliIo): Promise<number> {
   // Not a copy: that would make the streams which nobody has asked for yet.
   const io: NamedCliIo = Object.assign(Object.create(shared), {
     program: 'varve-nbd',
-    secrets: new SecretTable(),
-    throttleGroups: new ThrottleGroupTable(),
+    ...objectTables(),
   })
   try {
     return await dispatch(args, io)
@@ -33,6 +32,8 @@ async function dispatch(args: readonly string[], io: NamedCliIo): Promise<number
     const { version } = await import('./version.ts')
     return print(io, `${io.program} ${version}\n`)
   }
+  addObjects(settings, io)
+  checkTlsArguments(settings)
   if (settings.mode === 'list') return await list(settings, io)
   if (settings.fork && !background) return await startInBackground('nbd', args, io)
   return await serve(settings, io, background ? reportRunning : () => {})

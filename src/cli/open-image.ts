@@ -1,5 +1,6 @@
 /** How all command-line tools open images: what they were told to trust, they open as QEMU does. */
 import type { NodeOptions } from '../block/driver.ts'
+import { credentialsFor } from '../block/tls-objects.ts'
 import { drivers } from '../drivers.ts'
 import { BlockError, inContext } from '../errors.ts'
 import { optionsOfFilename } from '../graph/filename.ts'
@@ -20,11 +21,12 @@ import { parseOptionString } from './keyval.ts'
 /** A graph for images that the user names and trusts, backing files included. */
 export function imageGraph(io: NamedIo): Graph {
   reportCorruption(io)
-  const { secrets, throttleGroups } = io
+  const { secrets, throttleGroups, tls } = io
   return new Graph({
     drivers,
     secrets: secrets && (async (id) => secrets.get(id)),
     throttleGroup: (id) => throttleGroups?.get(id),
+    tlsCredentials: tls && ((id) => credentialsFor(tls.find(id), id, 'client')),
     policy: allowAll,
     onProbedRaw: (filename) => io.stderr.write(probedRawWarning(filename)),
     onWarning: (message) => io.stderr.write(`${io.program}: warning: ${message}`),

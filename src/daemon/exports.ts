@@ -41,7 +41,7 @@ interface Export {
 }
 
 /** Whom the server serves: so many at a time, and only those with certificates. */
-export type ServerLimits = Pick<NbdServerOptions, 'maxConnections' | 'tls'>
+export type ServerLimits = Pick<NbdServerOptions, 'maxConnections' | 'tls' | 'authorise'>
 
 export class ExportTable implements AsyncDisposable {
   readonly #graph: Graph

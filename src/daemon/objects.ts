@@ -1,14 +1,22 @@
 /** Objects that nodes, servers and exports refer to by id: secrets, credentials, I/O threads. */
 import { badIdentifier, duplicate, isIdentifier, noSecret } from '../block/secrets.ts'
 import type { ThrottleGroup } from '../block/throttle-group.ts'
+import {
+  authoriseBy,
+  credentialsFor,
+  type TlsObject,
+  type TlsObjectType,
+} from '../block/tls-objects.ts'
 import { BlockError } from '../errors.ts'
-import type { TlsCredentials } from '../export/nbd/tls.ts'
+import type { Authorise } from '../tls/accept.ts'
+import type { TlsCredentials } from '../tls/credentials.ts'
+import type { Endpoint } from '../tls/sanity-check.ts'
 import type { PropertyValues } from './qom/property-values.ts'
 
 /** What is particular to a kind of object. */
 export type MadeObject = (
   | { readonly type: 'secret' | 'secret_keyring'; readonly value: Uint8Array }
-  | { readonly type: 'tls-creds-x509'; readonly credentials: TlsCredentials }
+  | { readonly type: TlsObjectType; readonly tls: TlsObject }
   | { readonly type: 'throttle-group'; readonly group: ThrottleGroup }
   /** Nothing but a name: there is one event loop, and a pool of threads behind it. */
   | { readonly type: 'iothread' | 'main-loop' }
@@ -26,12 +34,19 @@ export class ObjectTable {
     return this.#objects.get(id)
   }
 
-  /** The credentials of that name. */
-  tlsCredentials(id: string): TlsCredentials {
+  /** The credentials of that name, for that side. */
+  tlsCredentials(id: string, endpoint: Endpoint): TlsCredentials {
+    return credentialsFor(this.#tlsObject(id), id, endpoint)
+  }
+
+  /** Asks the object that has the name when a client comes. */
+  authorisation(id: string): Authorise {
+    return authoriseBy((name) => this.#tlsObject(name), id)
+  }
+
+  #tlsObject(id: string): unknown {
     const found = this.#objects.get(id)
-    if (!found) throw invalid(`No TLS credentials with id '${id}'`)
-    if (found.type === 'tls-creds-x509') return found.credentials
-    throw invalid(`Object with id '${id}' is not TLS credentials`)
+    return found && 'tls' in found ? found.tls : found
   }
 
   /** Bytes of the secret of that name. */

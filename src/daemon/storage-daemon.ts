@@ -54,7 +54,8 @@ export class StorageDaemon implements AsyncDisposable {
   constructor({ stdio = processStdio, ...options }: StorageDaemonOptions = {}) {
     const secrets = async (id: string) => this.objects.secret(id)
     const throttleGroup = (id: string) => this.objects.throttleGroup(id)
-    this.graph = new Graph({ drivers, secrets, throttleGroup, ...options })
+    const tlsCredentials = (id: string) => this.objects.tlsCredentials(id, 'client')
+    this.graph = new Graph({ drivers, secrets, throttleGroup, tlsCredentials, ...options })
     this.exports = new ExportTable(this.graph, (id) => this.emit('BLOCK_EXPORT_DELETED', { id }))
     this.backups = new ArchiveBackups(this.graph, this.jobs)
     let quit = () => {}

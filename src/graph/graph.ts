@@ -36,6 +36,8 @@ export interface GraphOptions {
   readonly secrets?: SecretSource
   /** Where drivers find throttle groups; there are none unless given. */
   readonly throttleGroup?: OpenContext['throttleGroup']
+  /** Where drivers find the credentials of TLS; there are none unless given. */
+  readonly tlsCredentials?: OpenContext['tlsCredentials']
 }
 
 /** Who attaches to a node from outside the graph, and for what. */

@@ -51,6 +51,7 @@ export interface OpenerSettings {
   readonly onWarning?: (message: string) => void
   readonly secrets?: SecretSource
   readonly throttleGroup?: OpenContext['throttleGroup']
+  readonly tlsCredentials?: OpenContext['tlsCredentials']
 }
 
 /** What an opening inherits from those above it. */
@@ -69,6 +70,7 @@ export class NodeOpener {
   readonly #onWarning: ((message: string) => void) | undefined
   readonly #secrets: SecretSource | undefined
   readonly #throttleGroup: OpenContext['throttleGroup']
+  readonly #tlsCredentials: OpenContext['tlsCredentials']
 
   constructor(shape: GraphShape, settings: OpenerSettings) {
     this.#shape = shape
@@ -78,6 +80,7 @@ export class NodeOpener {
     this.#onWarning = settings.onWarning
     this.#secrets = settings.secrets
     this.#throttleGroup = settings.throttleGroup
+    this.#tlsCredentials = settings.tlsCredentials
   }
 
   /** Opens a node, or the whole tree of nodes that its options describe. */
@@ -258,6 +261,7 @@ export class NodeOpener {
       warn: (message) => this.#onWarning?.(message),
       bitmap: (node, bitmap) => this.#bitmap(node, bitmap),
       throttleGroup: this.#throttleGroup,
+      tlsCredentials: this.#tlsCredentials,
       child: connect,
       chain: (child, bottom) => {
         const edge = [...children.values()].find((each) => each === child)

@@ -1,18 +1,18 @@
 /** What clients see of the daemon's exports: the same as of qemu-storage-daemon's. */
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { expect } from 'vitest'
 import { StorageDaemon } from '../../src/daemon/storage-daemon.ts'
 import { peer } from '../peers.ts'
+import { makePki } from '../support/certificates.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { varveDaemon } from '../support/qmp-talk.ts'
 
 const nbdinfo = peer('nbdinfo', 'qemu-storage-daemon', 'qemu-img', 'qemu-io')
 const fio = peer('fio', 'qemu-img')
-const openssl = peer('openssl', 'nbdinfo')
 
 const folder = scratchFolder('daemon-export')
 const overlay = join(folder, 'overlay.qcow2')
@@ -70,21 +70,9 @@ fio.it('keeps what fio writes and checks, and leaves a sound image', async () =>
   execFileSync('qemu-img', ['check', '-q', overlay])
 })
 
-openssl.it('asks clients for certificates where that is wanted', async () => {
+nbdinfo.it('asks clients for certificates where that is wanted', async () => {
   const pki = join(folder, 'pki')
-  mkdirSync(pki)
-  const at = (name: string) => join(pki, name)
-  const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2']
-  const ca = ['-keyout', at('ca-key.pem'), '-out', at('ca-cert.pem')]
-  await openssl.run('req', '-x509', ...key, '-subj', '/CN=ca', ...ca)
-  for (const name of ['server', 'client']) {
-    await openssl.run(
-      ...['req', '-x509', ...key, '-subj', '/CN=localhost'],
-      ...['-CA', at('ca-cert.pem'), '-CAkey', at('ca-key.pem')],
-      ...['-addext', 'subjectAltName=DNS:localhost', '-addext', 'basicConstraints=CA:FALSE'],
-      ...['-keyout', at(`${name}-key.pem`), '-out', at(`${name}-cert.pem`)],
-    )
-  }
+  makePki(pki)
   const path = join(folder, 'tls.sock')
   await using daemon = new StorageDaemon()
   await daemon.execute('blockdev-add', { driver: 'null-co', 'node-name': 'd', size: 65536 })

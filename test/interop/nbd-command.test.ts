@@ -117,7 +117,6 @@ describe('what we do not do', () => {
     ['-c', '/dev/nbd0', 'disk.raw'],
     ['-d', '/dev/nbd0'],
     ['-T', 'x', 'disk.raw'],
-    ['--tls-authz=x', 'disk.raw'],
     ['--selinux-label=x', 'disk.raw'],
   ])('is refused by name: %s %s', async (...args) => {
     const { status, stderr } = await ours(args)

@@ -1,16 +1,18 @@
 /** Our server with the clients that people have: libnbd's tools, QEMU's, fio. */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, expect, it } from 'vitest'
 import { NbdServer } from '../../src/export/nbd/server.ts'
-import type { TlsCredentials } from '../../src/export/nbd/tls.ts'
 import { MemoryLayer } from '../../src/protocol/memory.ts'
+import type { TlsCredentials } from '../../src/tls/credentials.ts'
+import { loadX509 } from '../../src/tls/load-x509.ts'
 import {
   NBD_OPT_LIST,
   NBD_OPT_STARTTLS,
   NBD_REP_ERR_TLS_REQD,
 } from '../../src/wire/nbd/constants.ts'
 import { peer } from '../peers.ts'
+import { makePki } from '../support/certificates.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { RawClient } from '../support/nbd-wire.ts'
 import { Random, seedNote } from '../support/random.ts'
@@ -22,7 +24,6 @@ const env = peer('env', 'nbdsh')
 const qemuImg = peer('qemu-img', 'qemu-io')
 const qemuIo = peer('qemu-io')
 const fio = peer('fio')
-const openssl = peer('openssl', 'nbdinfo')
 const folder = scratchFolder('nbd-server')
 const MiB = 2 ** 20
 
@@ -233,33 +234,18 @@ fio.it(`fio finds everything that it has written (${seedNote})`, async () => {
   expect(output).toContain('err= 0')
 })
 
-openssl.describe('TLS', () => {
+nbdinfo.describe('TLS', () => {
   const at = (name: string) => join(folder, 'pki', name)
   let credentials: TlsCredentials
 
-  beforeAll(async () => {
-    const { mkdirSync } = await import('node:fs')
-    mkdirSync(join(folder, 'pki', 'bare'), { recursive: true })
-    const key = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2']
-    await openssl.run(
-      ...['req', '-x509', ...key, '-subj', '/CN=ca'],
-      ...['-keyout', at('ca-key.pem'), '-out', at('ca-cert.pem')],
-    )
-    for (const name of ['server', 'client']) {
-      await openssl.run(
-        ...['req', '-x509', ...key, '-subj', `/CN=localhost`],
-        ...['-CA', at('ca-cert.pem'), '-CAkey', at('ca-key.pem')],
-        ...['-addext', 'subjectAltName=DNS:localhost', '-addext', 'basicConstraints=CA:FALSE'],
-        ...['-keyout', at(`${name}-key.pem`), '-out', at(`${name}-cert.pem`)],
-      )
-    }
+  const withVerify = (verifyPeer: boolean) =>
+    loadX509({ directory: at(''), endpoint: 'server', verifyPeer })
+
+  beforeAll(() => {
+    makePki(at(''))
+    mkdirSync(at('bare'))
     writeFileSync(at('bare/ca-cert.pem'), readFileSync(at('ca-cert.pem')))
-    credentials = {
-      key: readFileSync(at('server-key.pem')),
-      cert: readFileSync(at('server-cert.pem')),
-      ca: readFileSync(at('ca-cert.pem')),
-      verifyPeer: true,
-    }
+    credentials = withVerify(true)
   })
 
   const uriOf = (served: Served, directory: string) =>
@@ -279,7 +265,7 @@ openssl.describe('TLS', () => {
     await using strict = await serve(MiB, credentials)
     const outcome = await nbdinfo.try('--size', uriOf(strict, at('bare')))
     expect(outcome.status).not.toBe(0)
-    await using lenient = await serve(MiB, { ...credentials, verifyPeer: false })
+    await using lenient = await serve(MiB, withVerify(false))
     expect(await nbdinfo.run('--size', uriOf(lenient, at('bare')))).toBe(`${MiB}\n`)
   })
 

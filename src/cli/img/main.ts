@@ -1,9 +1,8 @@
 /** `varve img`: the commands of qemu-img, each in its own file, loaded when asked for. */
-import { SecretTable } from '../../block/secrets.ts'
-import { ThrottleGroupTable } from '../../block/throttle-options.ts'
 import { BlockError, firstFailure } from '../../errors.ts'
 import type { NamedIo, PlainCommand } from '../command.ts'
 import { OptionParser } from '../getopt.ts'
+import { objectTables } from '../object-tables.ts'
 import { CommandFailure, HelpRequest, messageOf, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 
@@ -31,8 +30,7 @@ export const img: PlainCommand = async (args, shared) => {
   // Not a copy: that would make the streams which nobody has asked for yet.
   const io: NamedIo = Object.assign(Object.create(shared), {
     program: 'varve-img',
-    secrets: new SecretTable(),
-    throttleGroups: new ThrottleGroupTable(),
+    ...objectTables(),
   })
   try {
     return await run(args, io)

@@ -37,6 +37,10 @@ export interface NbdArguments {
   readonly pidFile?: string
   readonly objects: readonly string[]
   readonly tlsCreds?: string
+  /** Whom the certificate of a listed server must name. */
+  readonly tlsHostname?: string
+  /** Object that says who of those with credentials may come in. */
+  readonly tlsAuthz?: string
 }
 
 const short = 'hVb:o:p:rsnc:dvk:e:f:tl:x:T:D:AB:L'
@@ -85,8 +89,6 @@ const unsupported: Readonly<Record<string, string>> = {
   c: 'kernel NBD devices (-c) are not supported; attach nbd-client to a socket (-k) instead',
   d: 'kernel NBD devices (-d) are not supported; detach with nbd-client -d instead',
   T: 'tracing (-T) is not supported',
-  'tls-authz': 'TLS authorization objects (--tls-authz) are not supported',
-  'tls-hostname': 'TLS as a client (--tls-hostname) is not supported',
   'selinux-label': 'SELinux labels (--selinux-label) are not supported',
 }
 
@@ -259,6 +261,8 @@ function settings(given: Given, filename: string): NbdArguments {
     pidFile: last(given, 'pid-file'),
     objects: given.get('object') ?? [],
     tlsCreds: last(given, 'tls-creds'),
+    tlsHostname: last(given, 'tls-hostname'),
+    tlsAuthz: last(given, 'tls-authz'),
   }
 }
 

@@ -4,6 +4,7 @@ import { addressText, type NbdAddress } from '../../protocol/nbd/address.ts'
 import { connectTo } from '../../protocol/nbd/dial.ts'
 import { ClientHandshake, type ExportFacts } from '../../protocol/nbd/handshake.ts'
 import { handshakeTimeoutMs } from '../../protocol/nbd/limits.ts'
+import type { ClientTls } from '../../protocol/nbd/start-tls.ts'
 import {
   NBD_FLAG_CAN_MULTI_CONN,
   NBD_FLAG_HAS_FLAGS,
@@ -25,13 +26,15 @@ import { credentialsOf } from './tls-objects.ts'
 
 export async function list(settings: NbdArguments, io: NamedIo): Promise<number> {
   const { socket, host, port } = settings
-  if (credentialsOf(settings, io)) throw new NbdFailure('TLS to another server is not supported')
   const address: NbdAddress =
     socket === undefined ? { type: 'inet', host, port } : { type: 'unix', path: socket }
+  const credentials = credentialsOf(settings, io, 'client')
+  const hostname = settings.tlsHostname ?? (socket === undefined ? host : undefined)
+  const tls = credentials && { credentials, hostname }
   const patience = AbortSignal.timeout(handshakeTimeoutMs)
   const signal = AbortSignal.any([patience, ...(io.signal ? [io.signal] : [])])
   try {
-    const exports = await exportsAt(address, signal)
+    const exports = await exportsAt(address, tls, signal)
     io.stdout.write(`exports available: ${exports.length}\n${exports.map(describe).join('')}`)
     return 0
   } catch (error) {
@@ -41,12 +44,16 @@ export async function list(settings: NbdArguments, io: NamedIo): Promise<number>
   }
 }
 
-async function exportsAt(address: NbdAddress, signal: AbortSignal): Promise<ExportFacts[]> {
+async function exportsAt(
+  address: NbdAddress,
+  tls: ClientTls | undefined,
+  signal: AbortSignal,
+): Promise<ExportFacts[]> {
   const connection = await connectTo(address, signal)
   const stop = () => connection.destroy(signal.reason)
   signal.addEventListener('abort', stop, { once: true })
   try {
-    return await (await ClientHandshake.begin(connection)).listExports()
+    return await (await ClientHandshake.begin(connection, tls)).listExports()
   } finally {
     signal.removeEventListener('abort', stop)
     connection.destroy()

@@ -9,10 +9,11 @@ import { NbdServer, type NbdServerOptions } from '../../export/nbd/server.ts'
 import { Writethrough } from '../../export/nbd/writethrough.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
+import { reportRefusedClients } from '../refused-clients.ts'
 import type { NbdArguments } from './arguments.ts'
 import { NbdFailure } from './failure.ts'
 import { openServedImage } from './image.ts'
-import { credentialsOf } from './tls-objects.ts'
+import { authorisationOf, credentialsOf } from './tls-objects.ts'
 
 /** `ready` is called once, when clients can connect. */
 export async function serve(
@@ -20,14 +21,16 @@ export async function serve(
   io: NamedIo,
   ready: () => void,
 ): Promise<number> {
-  const tls = credentialsOf(settings, io)
+  const tls = credentialsOf(settings, io, 'server')
+  const authorise = authorisationOf(settings, io)
   await using image = await openServedImage(settings, io)
-  const stopTalking = settings.verbose ? talk(io) : () => {}
+  const stopTalking = settings.verbose ? talk(io) : reportRefusedClients(io)
   try {
     const end = new Ending(settings.persistent, io.signal)
     await using server = await NbdServer.listen({
       ...addressOf(settings, io),
       tls,
+      authorise,
       maxConnections: settings.shared,
       onClientGone: (left, negotiated) => end.clientGone(left, negotiated),
     })

@@ -38,8 +38,12 @@ Process:
       --pid-file=PATH       write the number of the process that serves
 
 TLS:
-      --object tls-creds-x509,id=ID,endpoint=server,dir=DIR[,verify-peer=on|off]
+      --object tls-creds-x509,id=ID,endpoint=server|client,dir=DIR[,verify-peer=on|off]
+      --object tls-creds-psk,id=ID,endpoint=server|client,dir=DIR[,username=NAME]
+      --object tls-creds-anon,id=ID,endpoint=server|client
       --tls-creds=ID        insist on TLS with these credentials
+      --tls-authz=ID        serve those only whom this authz-... object allows
+      --tls-hostname=NAME   with -L: whom the server's certificate must name
 
   -L, --list                list what another server exports, at -k or -b and -p
 `

@@ -94,18 +94,19 @@ export async function startNbdServer(
   address: SocketAddress,
   options: NbdServerArguments,
 ): Promise<void> {
+  const { objects } = daemon
   if (daemon.exports.server) throw invalid('NBD server already running')
-  const { 'tls-creds': id, 'tls-authz': authorisation } = options
-  const tls = id === undefined ? undefined : daemon.objects.tlsCredentials(id)
-  if (authorisation !== undefined) {
-    throw new BlockError('UNSUPPORTED', `Parameter 'tls-authz': not supported`)
-  }
-  await daemon.exports.startServer(address, { maxConnections: options['max-connections'], tls })
+  const { 'tls-creds': credentials, 'tls-authz': authorisation } = options
+  await daemon.exports.startServer(address, {
+    maxConnections: options['max-connections'],
+    tls: credentials === undefined ? undefined : objects.tlsCredentials(credentials, 'server'),
+    authorise: authorisation === undefined ? undefined : objects.authorisation(authorisation),
+  })
 }
 
 export const nbdServerMembers = {
-  'tls-creds': optional(str, 'Id of a `tls-creds-x509` object: clients must use TLS.'),
-  'tls-authz': optional(str, 'Refused.'),
+  'tls-creds': optional(str, 'Id of a `tls-creds-…` object: clients must use TLS.'),
+  'tls-authz': optional(str, 'Id of an `authz-…` object that says which of them may come in.'),
   'max-connections': optional(uint32, 'Clients at a time; others wait. 0 is any number.'),
 }
 

@@ -3,14 +3,15 @@ import { loadKeyringSecret, loadSecret } from '../../block/secrets.ts'
 import { ThrottleGroup } from '../../block/throttle-group.ts'
 import { limitNames } from '../../block/throttle-limits.ts'
 import { parseThrottleGroup } from '../../block/throttle-options.ts'
+import { makeTlsObject } from '../../block/tls-objects.ts'
 import { BlockError } from '../../errors.ts'
-import { readTlsCredentials } from '../../export/nbd/tls-files.ts'
 import { command } from '../command.ts'
 import type { MadeObject } from '../objects.ts'
 import { EventLoopSettings } from '../qom/event-loop.ts'
 import { notWritable, StoredValues } from '../qom/property-values.ts'
 import { ThrottleProperties } from '../qom/throttle-properties.ts'
 import { throttleLimits } from '../schema/throttle-limits.ts'
+import { absentObjectTypes, tlsObjectTypes } from '../schema/tls-object-types.ts'
 import {
   bool,
   enumeration,
@@ -45,13 +46,6 @@ const keyringOptions = object('SecretKeyringProperties', {
   ...secretNotation,
 })
 
-const tlsOptions = object('TlsCredsX509Properties', {
-  dir: optional(str, 'Folder with ca-cert.pem, server-cert.pem and server-key.pem; required.'),
-  endpoint: optional(enumeration('QCryptoTLSCredsEndpoint', ['client', 'server']), '`server`.'),
-  'verify-peer': optional(bool, 'Whether clients need a certificate; true unless given.'),
-  'sanity-check': optional(bool, 'Of no effect: certificates are judged when they are used.'),
-})
-
 const hint = optional(int, 'Of no effect.')
 const mainLoopOptions = object('MainLoopProperties', {
   'aio-max-batch': hint,
@@ -74,11 +68,18 @@ const throttleGroupOptions = object('ThrottleGroupProperties', {
 })
 
 const objectType = enumeration('ObjectType', [
+  'authz-list',
+  'authz-list-file',
+  'authz-listfile',
+  'authz-pam',
+  'authz-simple',
   'iothread',
   'main-loop',
   'secret',
   'secret_keyring',
   'throttle-group',
+  'tls-creds-anon',
+  'tls-creds-psk',
   'tls-creds-x509',
 ])
 
@@ -99,7 +100,8 @@ export const objectOptions = union(
     iothread: iothreadOptions,
     'main-loop': mainLoopOptions,
     'throttle-group': throttleGroupOptions,
-    'tls-creds-x509': tlsOptions,
+    ...tlsObjectTypes,
+    ...absentObjectTypes,
   }),
 )
 
@@ -140,13 +142,12 @@ function makeObject(daemon: StorageDaemon, options: Value<typeof objectOptions>)
       }
       return { type, values: new EventLoopSettings(settings) }
     }
-    case 'tls-creds-x509': {
-      const { dir, endpoint = 'client', 'verify-peer': verifyPeer = true } = options
-      if (dir === undefined) throw invalid("Missing 'dir' property value")
-      if (endpoint === 'client') {
-        throw new BlockError('UNSUPPORTED', "tls-creds-x509: only 'endpoint=server' is supported")
-      }
-      return { type: 'tls-creds-x509', credentials: readTlsCredentials(dir, verifyPeer) }
+    case 'authz-listfile':
+    case 'authz-pam':
+      throw invalid(`invalid object type: ${options['qom-type']}`)
+    default: {
+      const { 'qom-type': type, id: _id, ...given } = options
+      return { type, tls: makeTlsObject(type, given, (id) => daemon.objects.secret(id)) }
     }
   }
 }
@@ -160,8 +161,8 @@ export const objectCommands = [
     name: 'object-add',
     topic: 'Objects',
     doc:
-      'Adds an object. A `secret` holds a key or password, a `tls-creds-x509` the ' +
-      'certificates of the NBD server, a `throttle-group` limits that nodes share; an `iothread` and a `main-loop` are accepted ' +
+      'Adds an object. A `secret` holds a key or password, a `tls-creds-…` what the NBD server or a ' +
+      'client of another shows and trusts, an `authz-…` who may come in, a `throttle-group` limits that nodes share; an `iothread` and a `main-loop` are accepted ' +
       'since command lines name them, but there is one event loop with a pool of threads behind it.',
     args: objectOptions,
     run: (options, { daemon }) => addObject(daemon, options),

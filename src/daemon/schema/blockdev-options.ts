@@ -143,8 +143,11 @@ const declared: Readonly<Record<string, ObjectType>> = {
   nbd: object('BlockdevOptionsNbd', {
     server: required(socketAddress, 'Where the server listens.'),
     export: optional(str, 'Name of the export; the default export unless given.'),
-    'tls-creds': optional(str, 'Refused: no TLS as a client.'),
-    'tls-hostname': optional(str, 'Refused: no TLS as a client.'),
+    'tls-creds': optional(str, 'Id of a `tls-creds-…` object: nothing is said without TLS.'),
+    'tls-hostname': optional(
+      str,
+      "Whom the server's certificate must name; the host of `server` unless given.",
+    ),
     'x-dirty-bitmap': optional(
       str,
       'A context, `qemu:dirty-bitmap:NAME`, to show instead of where data is: what is dirty shows as neither data nor zeroes.',

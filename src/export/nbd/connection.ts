@@ -5,12 +5,13 @@
 import { setMaxListeners } from 'node:events'
 import type { Socket } from 'node:net'
 import { BlockError } from '../../errors.ts'
+import { type Authorise, acceptTls } from '../../tls/accept.ts'
+import type { TlsCredentials } from '../../tls/credentials.ts'
 import type { NbdExport } from './export.ts'
 import type { IdlePoll } from './idle-poll.ts'
 import { drainTimeoutMs, handshakeTimeoutMs, keepAliveMs, maxUnreadReplies } from './limits.ts'
 import { type Agreement, Negotiation, type NegotiationHost } from './negotiation.ts'
 import type { SlabPool } from './slab.ts'
-import { acceptTls, type TlsCredentials } from './tls.ts'
 import { Transmission } from './transmission.ts'
 
 /** What a connection needs of its server. */
@@ -19,6 +20,7 @@ export interface ConnectionHost {
   readonly pool: SlabPool
   readonly poll: IdlePoll
   readonly tls: TlsCredentials | undefined
+  readonly authorise: Authorise | undefined
   readonly shuttingDown: boolean
   /** Called once, when the socket is closed and no request is under way any more. */
   onGone(connection: Connection, violation: string | undefined): void
@@ -108,8 +110,8 @@ export class Connection implements NegotiationHost {
     plain.on('error', () => {})
     plain.once('close', () => this.#closed())
     this.#phase = undefined
-    acceptTls(plain, credentials, (secured) => {
-      if (secured instanceof Error) return this.close(`TLS handshake: ${secured.message}`)
+    acceptTls(plain, credentials, this.#host.authorise, (secured) => {
+      if (secured instanceof Error) return this.close(secured.message)
       this.#socket = secured
       this.#secure = true
       this.#listen(secured)

@@ -106,7 +106,7 @@ function barrier({ host, refuse }: Session, { option }: Option): Outcome | undef
   if (!needsTls && !host.shuttingDown) return undefined
   if (option === NBD_OPT_EXPORT_NAME) return 'close'
   return needsTls
-    ? refuse(NBD_REP_ERR_TLS_REQD, `option ${option} needs TLS`)
+    ? refuse(NBD_REP_ERR_TLS_REQD, `Option 0x${option.toString(16)} not permitted before TLS`)
     : refuse(NBD_REP_ERR_SHUTDOWN, 'the server is shutting down')
 }
 
@@ -144,7 +144,7 @@ function list({ host, reply, refuse }: Session, { data }: Option): Outcome {
 }
 
 function startTls({ host, reply, refuse }: Session, { data }: Option): Outcome {
-  if (host.tls === 'none') return refuse(NBD_REP_ERR_POLICY, 'the server has no TLS credentials')
+  if (host.tls === 'none') return refuse(NBD_REP_ERR_POLICY, 'TLS not configured')
   if (host.tls === 'active') return refuse(NBD_REP_ERR_INVALID, 'TLS has been started already')
   if (data.length > 0) return refuse(NBD_REP_ERR_INVALID, 'NBD_OPT_STARTTLS has no data')
   reply(NBD_REP_ACK)

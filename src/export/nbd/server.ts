@@ -19,12 +19,13 @@ import {
 } from 'node:net'
 import { dirname } from 'node:path'
 import { BlockError, systemError } from '../../errors.ts'
+import type { Authorise } from '../../tls/accept.ts'
+import { checkEndpoint, type TlsCredentials } from '../../tls/credentials.ts'
 import { Connection } from './connection.ts'
 import { type ExportOptions, NbdExport } from './export.ts'
 import { IdlePoll } from './idle-poll.ts'
 import { defaultMaxConnections, maxWaitingConnections } from './limits.ts'
 import { SlabPool } from './slab.ts'
-import type { TlsCredentials } from './tls.ts'
 
 /** Messages say which client came or went: its export, and what it did wrong if it did. */
 const clients = channel('nbd:client')
@@ -41,6 +42,8 @@ export interface NbdServerOptions {
   readonly maxConnections?: number
   /** With credentials, nothing but NBD_OPT_STARTTLS is answered in the clear. */
   readonly tls?: TlsCredentials
+  /** With `tls`: who of those with a certificate or key may come in. */
+  readonly authorise?: Authorise
   /** A client is gone: how many are left, and whether it had chosen an export. */
   onClientGone?(left: number, negotiated: boolean): void
 }
@@ -67,6 +70,7 @@ export class NbdServer implements AsyncDisposable {
 
   /** Throws `IO` or `PERMISSION` when the address cannot be had. */
   static async listen(options: NbdServerOptions): Promise<NbdServer> {
+    if (options.tls) checkEndpoint(options.tls, 'server')
     const server = createServer({ allowHalfOpen: true })
     if (options.path !== undefined) await removeStaleSocket(options.path)
     await listening(server, options)
@@ -150,6 +154,7 @@ export class NbdServer implements AsyncDisposable {
         pool: this.#pool,
         poll: this.#poll,
         tls: this.#options.tls,
+        authorise: this.#options.authorise,
         get shuttingDown() {
           return server.#shuttingDown
         },

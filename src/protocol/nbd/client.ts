@@ -31,6 +31,7 @@ import {
 import { ClientHandshake, type ExportFacts } from './handshake.ts'
 import { closeTimeoutMs, maxRequestsInFlight } from './limits.ts'
 import { type DataTarget, ReplyReader, type ReplySink } from './reply-reader.ts'
+import type { ClientTls } from './start-tls.ts'
 
 /** What is asked of the server. */
 export interface ClientRequest {
@@ -46,6 +47,13 @@ export interface ClientRequest {
   readonly target?: Uint8Array
   /** Of a block status request: called with each run of the context with `contextId`. */
   readonly onStatus?: (contextId: number, length: number, flags: number) => void
+}
+
+/** What is asked for in the handshake. */
+export interface ClientWishes {
+  readonly exportName: string
+  readonly contexts: readonly string[]
+  readonly tls?: ClientTls
 }
 
 /** A request under way. */
@@ -110,20 +118,20 @@ export class NbdClient implements AsyncDisposable, ReplySink {
   static async open(
     socket: Socket,
     name: string,
-    exportName: string,
-    contexts: readonly string[],
+    { exportName, contexts, tls }: ClientWishes,
     signal: AbortSignal,
   ): Promise<NbdClient> {
+    // It takes a secured socket with it.
     const stop = () => socket.destroy(signal.reason)
     signal.addEventListener('abort', stop, { once: true })
     try {
-      const handshake = await ClientHandshake.begin(socket)
+      const handshake = await ClientHandshake.begin(socket, tls)
       const structured = await handshake.askStructured()
       const selected = structured
         ? await handshake.selectContexts(exportName, contexts)
         : new Map<string, number>()
       const { facts, rest } = await handshake.choose(exportName, selected)
-      return new NbdClient(socket, name, structured, facts, rest)
+      return new NbdClient(handshake.socket, name, structured, facts, rest)
     } catch (error) {
       socket.on('error', () => {})
       socket.destroy()

@@ -7,7 +7,11 @@ import { takeAddress } from './address.ts'
 import { parseNbdFilename } from './filename.ts'
 import type { LinkOptions } from './link.ts'
 
-interface NbdOptions extends Omit<LinkOptions, 'contexts'> {
+export interface NbdOptions extends Omit<LinkOptions, 'contexts' | 'tls'> {
+  /** Id of the credentials; without them nothing is encrypted. */
+  readonly tlsCredentials?: string
+  /** Whom the server's certificate must name; the host that was asked for unless given. */
+  readonly tlsHostname?: string
   /** The context that is looked at instead of `base:allocation`. */
   readonly context?: string
 }
@@ -29,8 +33,8 @@ function parseNbdOptions(options: NodeOptions): NbdOptions {
   reader.take('driver')
   const address = takeAddress(reader)
   const exportName = reader.string('export') ?? ''
-  refuse(reader, 'tls-creds', 'TLS to an NBD server is not supported')
-  refuse(reader, 'tls-hostname', 'TLS to an NBD server is not supported')
+  const tlsCredentials = reader.string('tls-creds')
+  const tlsHostname = reader.string('tls-hostname')
   const context = reader.string('x-dirty-bitmap')
   const openTimeoutMs = seconds(reader, 'open-timeout')
   const reconnectDelayMs = seconds(reader, 'reconnect-delay')
@@ -41,7 +45,15 @@ function parseNbdOptions(options: NodeOptions): NbdOptions {
   if (context !== undefined && Buffer.byteLength(context) > NBD_MAX_STRING) {
     throw new BlockError('INVALID_ARGUMENT', 'x-dirty-bitmap query too long to send to server')
   }
-  return { address, exportName, openTimeoutMs, reconnectDelayMs, context }
+  return {
+    address,
+    exportName,
+    openTimeoutMs,
+    reconnectDelayMs,
+    context,
+    tlsCredentials,
+    tlsHostname,
+  }
 }
 
 /** A longer wait than this is nobody's wish: a day. */
@@ -56,8 +68,4 @@ function seconds(reader: OptionReader, name: string): number {
     )
   }
   return value * 1000
-}
-
-function refuse(reader: OptionReader, name: string, why: string): void {
-  if (reader.take(name) !== undefined) throw new BlockError('UNSUPPORTED', `${why} ('${name}')`)
 }

@@ -70,7 +70,6 @@ describe('options of driver nbd', () => {
     [{ server: { type: 'inet', host: 'h' } }, "Parameter 'port' is missing"],
     [{ server: { type: 'inet', host: 'h', port: 'abc' } }, 'address resolution failed for h:abc'],
     [{ server: { type: 'fd', str: '3' } }, "an NBD server of type 'fd' is not supported"],
-    [{ path: '/x', 'tls-creds': 't' }, 'TLS to an NBD server is not supported'],
     [{ path: '/x', 'x-dirty-bitmap': 'b'.repeat(4097) }, 'x-dirty-bitmap'],
     [{ path: '/x', 'reconnect-delay': -1 }, "Parameter 'reconnect-delay'"],
     [{ path: '/x', nonsense: 1 }, "Parameter 'nonsense' is unexpected"],

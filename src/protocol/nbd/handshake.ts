@@ -20,11 +20,9 @@ import {
   NBD_OPT_LIST,
   NBD_OPT_LIST_META_CONTEXT,
   NBD_OPT_SET_META_CONTEXT,
+  NBD_OPT_STARTTLS,
   NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ACK,
-  NBD_REP_ERR_POLICY,
-  NBD_REP_ERR_TLS_REQD,
-  NBD_REP_ERR_UNKNOWN,
   NBD_REP_ERR_UNSUP,
   NBD_REP_FLAG_ERROR,
   NBD_REP_INFO,
@@ -51,6 +49,8 @@ import {
 } from '../../wire/nbd/handshake.ts'
 import { ByteReader } from './byte-reader.ts'
 import { maxOptionReplies, maxOptionReply } from './limits.ts'
+import { type OptionReply, optionError } from './option-errors.ts'
+import { type ClientTls, checkConsent, secure } from './start-tls.ts'
 
 /** What a server says of an export. */
 export interface ExportFacts {
@@ -70,27 +70,32 @@ export interface ExportFacts {
   readonly contexts: ReadonlyMap<string, number>
 }
 
-interface OptionReply {
-  readonly type: number
-  readonly data: Uint8Array
-}
-
 export class ClientHandshake {
-  readonly #socket: Socket
-  readonly #reader: ByteReader
+  #socket: Socket
+  #reader: ByteReader
   #noZeroes = false
   #structured = false
+  #secured = false
 
   private constructor(socket: Socket) {
     this.#socket = socket
     this.#reader = new ByteReader(socket)
   }
 
-  /** Through the greeting. Throws `PEER` when it is no newstyle server. */
-  static async begin(socket: Socket): Promise<ClientHandshake> {
+  /**
+   * Through the greeting and, with `tls`, to a secured socket. Throws `PEER` when it is no newstyle
+   * server, or none that is to be trusted.
+   */
+  static async begin(socket: Socket, tls?: ClientTls): Promise<ClientHandshake> {
     const handshake = new ClientHandshake(socket)
-    await handshake.#greet()
+    await handshake.#greet(tls !== undefined)
+    if (tls) await handshake.#secure(tls)
     return handshake
+  }
+
+  /** What is spoken over: the secured socket once there is one. */
+  get socket(): Socket {
+    return this.#socket
   }
 
   /** Whether structured replies have been agreed on. */
@@ -102,7 +107,6 @@ export class ClientHandshake {
   async askStructured(): Promise<boolean> {
     const reply = (await this.#option(NBD_OPT_STRUCTURED_REPLY)).at(-1)!
     this.#structured = reply.type === NBD_REP_ACK
-    this.#refuseTls(reply)
     return this.#structured
   }
 
@@ -128,7 +132,7 @@ export class ClientHandshake {
     const facts =
       last.type === NBD_REP_ERR_UNSUP
         ? await this.#chooseOldWay(name)
-        : this.#factsOf(name, replies, contexts)
+        : factsOf(NBD_OPT_GO, name, replies, contexts)
     return { facts, rest: this.#reader.release() }
   }
 
@@ -136,7 +140,9 @@ export class ClientHandshake {
   async listExports(): Promise<ExportFacts[]> {
     await this.askStructured()
     const replies = await this.#option(NBD_OPT_LIST)
-    this.#check(replies.at(-1)!, 'the list of exports')
+    const last = replies.at(-1)!
+    // A server that lists nothing, as qemu-nbd -L shows it.
+    if (last.type !== NBD_REP_ERR_UNSUP) check(NBD_OPT_LIST, last)
     const servers = replies.filter(({ type }) => type === NBD_REP_SERVER)
     const exports: ExportFacts[] = []
     for (const { name, description } of servers.map(({ data }) => decodeServerReply(data))) {
@@ -155,17 +161,29 @@ export class ClientHandshake {
           ),
         )
       : new Map<string, number>()
-    return this.#factsOf(name, await this.#option(NBD_OPT_INFO, infoRequest(name)), contexts)
+    const replies = await this.#option(NBD_OPT_INFO, infoRequest(name))
+    return factsOf(NBD_OPT_INFO, name, replies, contexts)
   }
 
-  async #greet(): Promise<void> {
+  async #secure(tls: ClientTls): Promise<void> {
+    this.#send(NBD_OPT_STARTTLS, new Uint8Array(0))
+    checkConsent(await this.#reply(NBD_OPT_STARTTLS))
+    this.#socket = await secure(this.#socket, this.#reader.release(), tls)
+    this.#reader = new ByteReader(this.#socket)
+    this.#secured = true
+  }
+
+  async #greet(wantsTls: boolean): Promise<void> {
     const hello = greeting.decode(await this.#reader.take(greeting.size))
     if (hello.nbdMagic !== NBDMAGIC) throw peer('Bad initial magic received: it is no NBD server')
-    if (hello.optionMagic === NBD_CLISERV_MAGIC) {
+    const oldstyle = hello.optionMagic === NBD_CLISERV_MAGIC
+    const fixed = (hello.handshakeFlags & NBD_FLAG_FIXED_NEWSTYLE) !== 0
+    if (wantsTls && (oldstyle || !fixed)) throw peer('Server does not support STARTTLS')
+    if (oldstyle) {
       throw new BlockError('UNSUPPORTED', 'the NBD server speaks the oldstyle handshake only')
     }
     if (hello.optionMagic !== IHAVEOPT) throw peer('Bad server magic received')
-    if ((hello.handshakeFlags & NBD_FLAG_FIXED_NEWSTYLE) === 0) {
+    if (!fixed) {
       throw new BlockError('UNSUPPORTED', 'the NBD server does not speak fixed newstyle')
     }
     this.#noZeroes = (hello.handshakeFlags & NBD_FLAG_NO_ZEROES) !== 0
@@ -180,34 +198,6 @@ export class ClientHandshake {
     if (!this.#noZeroes) await this.#reader.take(exportNamePadding)
     const { size, transmissionFlags } = reply
     return { name, size: checkedSize(size), transmissionFlags, contexts: new Map() }
-  }
-
-  #factsOf(
-    name: string,
-    replies: readonly OptionReply[],
-    contexts: ReadonlyMap<string, number>,
-  ): ExportFacts {
-    this.#check(replies.at(-1)!, 'Requested export not available')
-    let facts: ExportFacts = { name, size: -1, transmissionFlags: 0, contexts }
-    for (const { type, data } of replies) {
-      if (type === NBD_REP_INFO) facts = { ...facts, ...infoOf(data) }
-    }
-    if (facts.size < 0) throw peer(`the NBD server did not tell the size of export '${name}'`)
-    return facts
-  }
-
-  #check(last: OptionReply, what: string): void {
-    if (last.type === NBD_REP_ACK) return
-    this.#refuseTls(last)
-    const said = last.data.length > 0 ? `\nserver reported: ${decodeString(last.data)}` : ''
-    const code = last.type === NBD_REP_ERR_UNKNOWN ? 'INVALID_ARGUMENT' : 'PEER'
-    if (last.type === NBD_REP_ERR_POLICY) throw new BlockError('PERMISSION', `${what}${said}`)
-    throw new BlockError(code, `${what}${said}`, { errno: 'ENOENT' })
-  }
-
-  #refuseTls({ type }: OptionReply): void {
-    if (type !== NBD_REP_ERR_TLS_REQD) return
-    throw new BlockError('UNSUPPORTED', 'the NBD server requires TLS, which is not supported')
   }
 
   async #option(option: number, data: Uint8Array = new Uint8Array(0)): Promise<OptionReply[]> {
@@ -227,14 +217,48 @@ export class ClientHandshake {
   }
 
   async #reply(option: number): Promise<OptionReply> {
-    const header = optionReplyHeader.decode(await this.#reader.take(optionReplyHeader.size))
+    const header = optionReplyHeader.decode(await this.#take(optionReplyHeader.size))
     if (header.magic !== NBD_REP_MAGIC) throw peer('Unexpected option reply magic')
     if (header.option !== option) throw peer(`Unexpected option type ${header.option}`)
     if (header.length > maxOptionReply) {
       throw peer(`option reply of ${header.length} bytes is too long`)
     }
-    return { type: header.type, data: await this.#reader.take(header.length) }
+    return { type: header.type, data: await this.#take(header.length) }
   }
+
+  /** A server that does not let us in says so by leaving, once it has seen who we are. */
+  async #take(length: number): Promise<Uint8Array> {
+    try {
+      return await this.#reader.take(length)
+    } catch (cause) {
+      if (!this.#secured) throw cause
+      throw new BlockError(
+        'PEER',
+        'Failed to read option reply: Cannot read from TLS channel: Input/output error',
+        { errno: 'EIO', cause },
+      )
+    }
+  }
+}
+
+function factsOf(
+  option: number,
+  name: string,
+  replies: readonly OptionReply[],
+  contexts: ReadonlyMap<string, number>,
+): ExportFacts {
+  check(option, replies.at(-1)!)
+  let facts: ExportFacts = { name, size: -1, transmissionFlags: 0, contexts }
+  for (const { type, data } of replies) {
+    if (type === NBD_REP_INFO) facts = { ...facts, ...infoOf(data) }
+  }
+  if (facts.size < 0) throw peer('broken server omitted NBD_INFO_EXPORT')
+  return facts
+}
+
+/** Throws what a server says instead of agreeing. */
+function check(option: number, last: OptionReply): void {
+  if (last.type !== NBD_REP_ACK) throw optionError(option, last)
 }
 
 function infoRequest(name: string): Uint8Array {

@@ -11,6 +11,7 @@ import type {
   WriteIo,
   ZeroIo,
 } from '../../block/layer.ts'
+import { noCredentials } from '../../block/tls-objects.ts'
 import { alignDown, KiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import {
@@ -35,20 +36,23 @@ import {
   NBD_STATE_ZERO,
 } from '../../wire/nbd/constants.ts'
 import { exportUrl } from './address.ts'
+import type { NbdOptions } from './driver.ts'
 import type { ExportFacts } from './handshake.ts'
 import { maxLongRequest } from './limits.ts'
-import { Link, type LinkOptions } from './link.ts'
+import { Link } from './link.ts'
+import type { ClientTls } from './start-tls.ts'
 
 /** The context that tells where data is. */
 export const allocationContext = 'base:allocation'
 
 /** Connects to a server and asks for the export, its size, and where its data is. */
 export async function openNbdLayer(
-  options: Omit<LinkOptions, 'contexts'> & { readonly context?: string },
-  { signal, flags }: OpenContext,
+  options: NbdOptions,
+  { signal, flags, tlsCredentials }: OpenContext,
 ): Promise<NbdLayer> {
   const { context = allocationContext } = options
-  const link = await Link.open({ ...options, contexts: [context] }, signal)
+  const tls = tlsOf(options, tlsCredentials)
+  const link = await Link.open({ ...options, tls, contexts: [context] }, signal)
   if (options.context !== undefined && !link.facts.contexts.has(context)) {
     await link[Symbol.asyncDispose]()
     throw new BlockError('INVALID_ARGUMENT', `the server has no context '${context}'`, {
@@ -62,6 +66,17 @@ export async function openNbdLayer(
   throw new BlockError('READ_ONLY', 'request on write denied without write permission', {
     errno: 'EACCES',
   })
+}
+
+function tlsOf(
+  { address, tlsCredentials: id, tlsHostname }: NbdOptions,
+  find: OpenContext['tlsCredentials'],
+): ClientTls | undefined {
+  if (id === undefined) return undefined
+  // Nobody who wanted TLS gets along without.
+  if (!find) throw noCredentials(id)
+  const hostname = tlsHostname ?? (address.type === 'inet' ? address.host : undefined)
+  return { credentials: find(id), hostname }
 }
 
 export class NbdLayer implements BlockLayer {

@@ -10,11 +10,14 @@ import { type ClientRequest, NbdClient } from './client.ts'
 import { connectTo } from './dial.ts'
 import type { ExportFacts } from './handshake.ts'
 import { handshakeTimeoutMs, reconnectPauseMs } from './limits.ts'
+import type { ClientTls } from './start-tls.ts'
 
 export interface LinkOptions {
   readonly address: NbdAddress
   readonly exportName: string
   readonly contexts: readonly string[]
+  /** Nothing is said in the clear but that TLS is wanted. */
+  readonly tls?: ClientTls
   /** How long opening goes on trying to connect, in milliseconds; 0 tries once. */
   readonly openTimeoutMs: number
   /** How long requests wait for a lost server to come back, in milliseconds; 0 does not. */
@@ -138,12 +141,11 @@ function isFinal(error: unknown): boolean {
 }
 
 async function connectOnce(options: LinkOptions, signal: AbortSignal): Promise<NbdClient> {
-  const { address, exportName, contexts } = options
   const patience = AbortSignal.timeout(handshakeTimeoutMs)
   const either = AbortSignal.any([signal, patience])
   try {
-    const socket = await connectTo(address, either)
-    return await NbdClient.open(socket, nameOf(options), exportName, contexts, either)
+    const socket = await connectTo(options.address, either)
+    return await NbdClient.open(socket, nameOf(options), options, either)
   } catch (error) {
     if (signal.aborted || !patience.aborted) throw error
     throw new BlockError(
