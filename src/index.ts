@@ -4,6 +4,7 @@ export { DirtyBitmap, type DirtyTracker } from './bitmap/dirty-bitmap.ts'
 export { ClusterLayer } from './block/cluster-layer.ts'
 export type * from './block/cluster-map.ts'
 export type * from './block/driver.ts'
+export type { ErrorPolicy } from './block/error-policy.ts'
 export { Filter } from './block/filter.ts'
 export * from './block/layer.ts'
 export type { ByteRange } from './bytes/range.ts'
@@ -20,6 +21,7 @@ export {
   mergeBitmaps,
   removeBitmap,
 } from './graph/bitmap-actions.ts'
+export { Drive, type DriveError, type DriveOptions } from './graph/drive.ts'
 export type { Edge } from './graph/edge.ts'
 export { type Attachment, type FilterPlace, Graph, type GraphOptions } from './graph/graph.ts'
 export type { BlockNode } from './graph/node.ts'
@@ -40,7 +42,6 @@ export {
 } from './job/archive-backup.ts'
 export { type BackupOptions, startBackup } from './job/backup.ts'
 export { type CommitOptions, startCommit } from './job/commit.ts'
-export type { ErrorPolicy } from './job/error-policy.ts'
 export type { FleecingOptions } from './job/fleecing.ts'
 export type { Job, JobOptions, JobProgress, JobWork } from './job/job.ts'
 export { JobTable } from './job/job-table.ts'

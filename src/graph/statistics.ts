@@ -1,4 +1,6 @@
-/** Counters of one node, as `query-blockstats` reports them. Never reset while the node lives. */
+/**
+ * Counters of one node, as `query-blockstats` reports them, and of a drive. Never reset while it lives.
+ */
 export type RequestKind = 'read' | 'write' | 'writeZeroes' | 'discard' | 'flush'
 
 export interface KindStatistics {
@@ -21,4 +23,42 @@ export class NodeStatistics {
 
 function newKind(): KindStatistics {
   return { operations: 0, bytes: 0, failed: 0, invalid: 0 }
+}
+
+/** What a drive tells apart; zeroes are written. */
+export type DriveRequest = 'read' | 'write' | 'discard' | 'flush'
+
+export interface RequestTimes {
+  operations: number
+  bytes: number
+  failed: number
+  /** Nanoseconds, of all requests together, waiting for `resume` included. */
+  totalNs: number
+  longestNs: number
+}
+
+/** Requests of a drive: how many, how much, and how long they took. */
+export class DriveStatistics {
+  readonly read: RequestTimes = newTimes()
+  readonly write: RequestTimes = newTimes()
+  readonly discard: RequestTimes = newTimes()
+  readonly flush: RequestTimes = newTimes()
+
+  /** `began`: of `performance.now()`. */
+  count(kind: DriveRequest, bytes: number, began: number, succeeded: boolean): void {
+    const times = this[kind]
+    const ns = Math.round((performance.now() - began) * 1e6)
+    times.totalNs += ns
+    times.longestNs = Math.max(times.longestNs, ns)
+    if (!succeeded) {
+      times.failed++
+      return
+    }
+    times.operations++
+    times.bytes += bytes
+  }
+}
+
+function newTimes(): RequestTimes {
+  return { operations: 0, bytes: 0, failed: 0, totalNs: 0, longestNs: 0 }
 }

@@ -6,6 +6,7 @@
  * The active layer, which guests write to meanwhile, is committed by a mirror to the base.
  */
 import { BlockCopy } from '../block/block-copy.ts'
+import type { ErrorPolicy } from '../block/error-policy.ts'
 import {
   type ChildRole,
   everyPermission,
@@ -20,7 +21,6 @@ import type { BlockNode } from '../graph/node.ts'
 import { changeRecords, recordOf } from '../graph/record.ts'
 import { chainExtentAt } from '../graph/status.ts'
 import { type CopyStatus, runCopyLoop } from './copy-loop.ts'
-import type { ErrorPolicy } from './error-policy.ts'
 import { JobFilter, JobGround } from './ground.ts'
 import type { Job, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'

@@ -4,6 +4,7 @@
  * what copies old data from there first, so that the room can be used again.
  */
 import type { BlockCopyOptions } from '../block/block-copy.ts'
+import { deferred } from '../block/deferred.ts'
 import { FleecedCopy, type OnSpillFull } from '../block/fleeced-copy.ts'
 import type { BlockLayer } from '../block/layer.ts'
 import { SpillArea, type SpillBudget, spillBudget } from '../block/spill-area.ts'
@@ -11,7 +12,6 @@ import { GiB } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 import { SpillFile } from '../protocol/file/spill-file.ts'
 import { underPolicy } from './copy-loop.ts'
-import { deferred } from './deferred.ts'
 import type { JobControl } from './job.ts'
 
 export interface FleecingOptions {

@@ -7,10 +7,10 @@
  * job is finalized, so that jobs of one transaction end alike.
  */
 import { EventEmitter } from 'node:events'
+import { deferred } from '../block/deferred.ts'
+import { decide, type ErrorAction, type ErrorPolicy, isNoSpace } from '../block/error-policy.ts'
 import { RateLimit } from '../block/rate-limit.ts'
 import { BlockError } from '../errors.ts'
-import { deferred } from './deferred.ts'
-import { decide, type ErrorAction, type ErrorPolicy, isNoSpace } from './error-policy.ts'
 import { type JobStatus, type JobVerb, permitted, successors } from './status.ts'
 import type { JobTransaction } from './transaction.ts'
 

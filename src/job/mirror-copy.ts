@@ -8,6 +8,7 @@
  * them, so that what was once the same stays the same.
  */
 import { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
+import { deferred } from '../block/deferred.ts'
 import type { Io } from '../block/layer.ts'
 import { RangeLock } from '../block/range-lock.ts'
 import { CopyError, Transfer } from '../block/transfer.ts'
@@ -15,7 +16,6 @@ import { alignDown, alignUp, type ByteRange, GiB, MiB } from '../bytes/range.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { chainExtentAt } from '../graph/status.ts'
 import { CopyPace, runWorkers } from './copy-pace.ts'
-import { deferred } from './deferred.ts'
 import type { JobControl } from './job.ts'
 
 /** Most pieces in flight. */

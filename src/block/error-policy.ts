@@ -1,4 +1,4 @@
-/** What a job does about a request that failed. */
+/** What is done about a request of a job, or of a drive, that failed. */
 import { BlockError, errnoOf } from '../errors.ts'
 
 /** As the user chose it; `auto` is `enospc` for writes. */
