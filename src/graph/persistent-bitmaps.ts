@@ -68,8 +68,16 @@ function setClaimed(node: BlockNode, claimed: boolean): void {
   for (const bitmap of node.bitmaps) if (bitmap.persistent) bitmap.readOnly = !claimed
 }
 
-/** As `storeBitmaps`, and forgets those that are stored: somebody else will open the image. */
+/**
+ * As `storeBitmaps`, and forgets those that are stored: somebody else will open the image. Refused
+ * while one of them is in use, since its user would go on with what is out of date.
+ */
 export async function releaseBitmaps(node: BlockNode, io: Io = plainIo): Promise<void> {
+  const used = [...node.bitmaps].find(({ persistent, busy }) => persistent && busy !== undefined)
+  if (used) {
+    const message = `Node '${node.name}' cannot be handed over: its bitmap '${used.name}' is in use by ${used.busy}`
+    throw new BlockError('BUSY', message, { node: node.name, errno: 'EBUSY' })
+  }
   await storeBitmaps(node, io)
   node.bitmaps.claimed = false
   for (const bitmap of [...node.bitmaps]) if (bitmap.persistent) node.bitmaps.remove(bitmap)

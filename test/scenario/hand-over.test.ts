@@ -5,6 +5,7 @@ import { DirtyBitmap } from '../../src/bitmap/dirty-bitmap.ts'
 import { MiB } from '../../src/bytes/range.ts'
 import { createImage } from '../../src/create-image.ts'
 import { drivers } from '../../src/drivers.ts'
+import { ShownBitmaps } from '../../src/export/nbd/bitmaps.ts'
 import { removeBitmap } from '../../src/graph/bitmap-actions.ts'
 import type { Edge } from '../../src/graph/edge.ts'
 import { Graph } from '../../src/graph/graph.ts'
@@ -108,6 +109,24 @@ it('sees a new size, and hands bitmaps over', async () => {
   await first.graph.activate()
   expect(first.guest.size).toBe(2 * size)
   expect([...first.guest.node.bitmaps]).toEqual([])
+})
+
+it('is refused while somebody uses a bitmap, and nothing changes', async () => {
+  const { graph, guest } = await owner(await newImage('shown'), true)
+  await using _ = graph
+  const options = { name: 'b0', granularity: 65536, size, enabled: true, persistent: true }
+  const bitmap = new DirtyBitmap(options)
+  guest.node.bitmaps.add(bitmap)
+  guest.node.bitmaps.claimed = true
+  const shown = new ShownBitmaps(guest.node, ['b0'], true)
+  await expect(graph.inactivate()).rejects.toThrow(/its bitmap 'b0' is in use by an NBD export/)
+  await guest.write(0, new Uint8Array(512).fill(1))
+  expect([...guest.node.bitmaps]).toEqual([bitmap])
+  expect(bitmap.count).toBe(65536)
+  shown.release()
+  await graph.inactivate()
+  await graph.activate()
+  expect([...guest.node.bitmaps].map(({ count }) => count)).toEqual([65536])
 })
 
 const qemu = peer('qemu-img', 'qemu-io')
