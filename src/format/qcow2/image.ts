@@ -1,7 +1,6 @@
 /** An open image: its parts put together, and what needs several of them. */
 import { type BlockLayer, type CheckResult, type Io, plainIo } from '../../block/layer.ts'
 import { Allocator } from './allocator.ts'
-import { checkImage } from './check/check.ts'
 import { CompressedClusters } from './compressed.ts'
 import { Corruption } from './corruption.ts'
 import { lengthenDataFile, noDataFile, type OpenDataFile } from './data-file.ts'
@@ -29,6 +28,9 @@ import { resizeImage } from './resize.ts'
 import { cacheCapacity, type ImageSettings } from './settings.ts'
 import type { Table } from './table.ts'
 import { WriteBack } from './write-back.ts'
+
+/** Few images are ever checked. */
+const loadCheck = () => import('./check/check.ts')
 
 /** The header sector: enough to learn how long the header area is. */
 const firstRead = 512
@@ -218,6 +220,7 @@ export class Qcow2Image {
     const asFound = this.#settings.check === true && this.marked
     if (!this.readOnly && !asFound && !this.header.corruptBit) await this.writeBack.finish()
     const header = this.header.current
+    const { checkImage } = await loadCheck()
     const result = await checkImage({ file, faults, header, state: this.header, repair })
     if (repair !== 'none') await this.reload()
     return result
@@ -393,6 +396,7 @@ async function prepareWriting(
 /** The image was not closed, and its refcounts may be too low. They are put right first. */
 async function repairCounts(state: HeaderState, file: ImageFile, faults: Faults): Promise<void> {
   const header = state.current
+  const { checkImage } = await loadCheck()
   const result = await checkImage({ file, faults, header, state, repair: 'counts' })
   if (result.checkErrors === 0 && !state.dirtyBit) return
   throw faults.refuse(

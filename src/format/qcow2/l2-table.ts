@@ -263,7 +263,8 @@ export function countRun(
 ): number {
   let count = 0
   for (; count < limit; count++) {
-    if (lowOf(view, index + count) !== low || highOf(view, index + count) !== high) break
+    const at = (index + count) * entrySize
+    if (view.getUint32(at + 4) !== low || view.getUint32(at) !== high) break
     low += step
     if (low >= two32) {
       low -= two32

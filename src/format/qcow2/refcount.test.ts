@@ -16,6 +16,16 @@ describe('refcounts', () => {
     })
   }
 
+  it('of one can be had by the page', () => {
+    for (let order = 0; order <= 6; order++) {
+      const layout = new RefcountLayout(order, 512)
+      const ones = viewOf(layout.ones(64))
+      const entries = 512 / 2 ** order
+      const values = Array.from({ length: entries }, (_, index) => layout.get(ones, index))
+      expect(values).toEqual(new Array(entries).fill(1))
+    }
+  })
+
   it('below a byte are stored least significant first', () => {
     const bytes = new Uint8Array(512)
     new RefcountLayout(1, 512).set(viewOf(bytes), 1, 3)

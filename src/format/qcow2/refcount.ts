@@ -58,6 +58,15 @@ export class RefcountLayout {
     }
   }
 
+  /** Part of a block, all of whose entries are one. */
+  ones(length: number): Uint8Array {
+    const entry = new Uint8Array(Math.max(1, this.bits / 8))
+    for (let index = 0; index < Math.max(1, this.#perByte); index++) {
+      this.set(viewOf(entry), index, 1)
+    }
+    return Buffer.alloc(length, entry)
+  }
+
   /** Byte of the block in which an entry begins. */
   byteOf(index: number): number {
     return Math.floor((index * this.bits) / 8)

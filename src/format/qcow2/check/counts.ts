@@ -112,8 +112,11 @@ export class Counts {
   highest(): number {
     for (let index = this.#pieces.length - 1; index >= 0; index--) {
       const piece = this.#pieces[index]
-      const at = piece?.findLastIndex((count) => count > 0) ?? -1
-      if (at >= 0) return index * pieceLength + at
+      if (!piece || isZero(piece)) continue
+      let end = pieceLength
+      while (isZero(piece.subarray(end - longRun, end))) end -= longRun
+      while (piece[end - 1] === 0) end--
+      return index * pieceLength + end - 1
     }
     return -1
   }

@@ -6,6 +6,7 @@
  */
 import { plainIo } from '../../../block/layer.ts'
 import { viewOf } from '../../../bytes/view.ts'
+import { isZero } from '../../../bytes/zero.ts'
 import { rawOf } from '../l2-table.ts'
 import { RefcountLayout } from '../refcount.ts'
 import { Counts } from './counts.ts'
@@ -48,7 +49,7 @@ export async function readStoredCounts(image: CheckedImage): Promise<StoredCount
     if (first >= clusters || seen.has(offset)) continue
     seen.add(offset)
     await file.read(offset, block, plainIo)
-    readBlock(layout, viewOf(block), first, clusters, counts)
+    readBlock(layout, block, first, clusters, counts)
   }
   return { counts, blocks, faults, layout }
 }
@@ -58,20 +59,45 @@ export function clustersOf({ file, header }: CheckedImage): number {
   return Math.ceil(file.size / 2 ** header.clusterBits)
 }
 
+/** Bytes of a block that are compared at once. */
+const pageBytes = 4096
+
+/** Most clusters have the count of their neighbours: one, or none. */
 function readBlock(
   layout: RefcountLayout,
-  block: DataView,
+  block: Uint8Array,
   first: number,
   clusters: number,
   counts: Counts,
 ): void {
+  const view = viewOf(block)
   const end = Math.min(layout.entries, clusters - first)
-  for (let index = 0; index < end; ) {
+  const bytes = Math.min(pageBytes, block.length)
+  const ones = layout.ones(bytes)
+  const step = (bytes * 8) / layout.bits
+  for (let start = 0; start < end; start += step) {
+    const at = layout.byteOf(start)
+    const page = block.subarray(at, at + bytes)
+    if (isZero(page)) continue
+    const stop = Math.min(end, start + step)
+    if (Buffer.compare(page, ones) === 0) counts.addRange(first + start, stop - start, 1)
+    else readEntries(layout, view, first, start, stop, counts)
+  }
+}
+
+function readEntries(
+  layout: RefcountLayout,
+  block: DataView,
+  first: number,
+  start: number,
+  end: number,
+  counts: Counts,
+): void {
+  for (let index = start; index < end; ) {
     const count = layout.get(block, index)
-    const start = index++
-    // Most clusters have the count of their neighbour: one.
+    const from = index++
     while (index < end && layout.get(block, index) === count) index++
-    if (count > 0) counts.addRange(first + start, index - start, count)
+    if (count > 0) counts.addRange(first + from, index - from, count)
   }
 }
 
