@@ -12,8 +12,9 @@ export function reportCorruption(io: Pick<PlainIo, 'stderr'>): void {
 }
 
 function report(message: unknown): void {
-  const { message: text } = message as CorruptImage
-  listener?.stderr.write(
-    `qcow2: Marking image as corrupt: ${text}; further corruption events will be suppressed\n`,
-  )
+  const { message: text, fatal } = message as CorruptImage
+  const what = fatal
+    ? `Marking image as corrupt: ${text}; further corruption events`
+    : `Image is corrupt: ${text}; further non-fatal corruption events`
+  listener?.stderr.write(`qcow2: ${what} will be suppressed\n`)
 }

@@ -9,9 +9,9 @@ export function reportCorruption(
   emit: (event: string, data: Readonly<Record<string, unknown>>) => void,
 ): () => void {
   const report = (message: unknown) => {
-    const { node, message: msg, offset } = message as CorruptImage
+    const { node, message: msg, offset, fatal } = message as CorruptImage
     if (!graph.nodes.has(node)) return
-    emit('BLOCK_IMAGE_CORRUPTED', { device: '', 'node-name': node, msg, offset, fatal: true })
+    emit('BLOCK_IMAGE_CORRUPTED', { device: '', 'node-name': node, msg, offset, fatal })
   }
   subscribe(corruptImages, report)
   return () => unsubscribe(corruptImages, report)

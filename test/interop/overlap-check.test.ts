@@ -82,6 +82,26 @@ const damages: readonly Damage[] = [
     plant: (places) => [[places.l2, entry(places.refcountTable)]],
     commands: ['write -P 3 0 4k'],
   },
+  {
+    title: 'data that is not aligned, read',
+    plant: (places) => [[places.l2, entry(places.l2 + 512)]],
+    commands: ['read 0 4k'],
+  },
+  {
+    title: 'an L2 table that is not aligned, read',
+    plant: (places) => [[places.l1, entry(places.l2 + 512)]],
+    commands: ['read 0 4k'],
+  },
+  {
+    title: 'an L2 table that is not aligned, written',
+    plant: (places) => [[places.l1, entry(places.l2 + 512)]],
+    commands: ['write 512k 4k'],
+  },
+  {
+    title: 'a refcount block that is not aligned',
+    plant: (places) => [[places.refcountTable, BigInt(places.refcountBlock + 512)]],
+    commands: ['write 512k 4k'],
+  },
   freed('refcount table', 'refcountTable'),
   freed('active L1 table', 'l1'),
 ]

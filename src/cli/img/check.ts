@@ -1,7 +1,7 @@
 /** `img check`: whether an image's metadata is consistent, and its repair. */
 import type { CheckResult } from '../../block/layer.ts'
 import { neverAborted } from '../../block/layer.ts'
-import { BlockError, strerror } from '../../errors.ts'
+import { BlockError, inContext, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
 import { imageGraph, openImage } from '../open-image.ts'
@@ -71,12 +71,12 @@ async function checkNode(
   shown: 'nothing' | 'json' | 'text',
   io: NamedIo,
 ): Promise<number> {
-  const first = await runCheck(node, repair, io)
+  const first = await runCheck(node, filename, repair, io)
   let last = first
   const repaired = first.corruptionsFixed > 0 || first.leaksFixed > 0
   if (repaired) {
     if (shown === 'text') io.stdout.write(describeRepair(first))
-    last = { ...(await runCheck(node, 'none', io)), ...fixed(first) }
+    last = { ...(await runCheck(node, filename, 'none', io)), ...fixed(first) }
   }
   if (shown === 'text') io.stdout.write(describe(last))
   if (shown === 'json') io.stdout.write(prettyJson(asJson(last, filename, node.driver)))
@@ -89,15 +89,28 @@ function fixed({ corruptionsFixed, leaksFixed }: CheckResult) {
   return { corruptionsFixed, leaksFixed }
 }
 
-async function runCheck(node: BlockNode, repair: Repair, io: NamedIo): Promise<CheckResult> {
+async function runCheck(
+  node: BlockNode,
+  filename: string,
+  repair: Repair,
+  io: NamedIo,
+): Promise<CheckResult> {
   const { check } = node.layer
   if (!check) throw new CommandFailure('This image format does not support checks', notOffered)
   try {
     const result = await check.run({ repair, signal: neverAborted })
     for (const message of result.messages) io.stderr.write(`${message}\n`)
+    // The refcounts would have to be written anew, which `leaks` does not do.
+    if (repair === 'leaks' && result.checkErrors > 0) {
+      throw new CommandFailure('Check failed: Input/output error', failed)
+    }
     return result
   } catch (error) {
     if (!(error instanceof BlockError)) throw error
+    // What only `-r all` opens after all.
+    if (error.code === 'CORRUPT_IMAGE' && error.errno === 'EINVAL') {
+      throw inContext(`Could not open '${filename}'`, error)
+    }
     const reason = error.errno ? strerror(error.errno) : error.message
     throw new CommandFailure(`Check failed: ${reason}`, failed)
   }

@@ -43,13 +43,16 @@ async function changeBacking(image: Qcow2Image, to: BackingRecord | undefined): 
   })
 }
 
+/** What has to be known of an image to write its header. */
+type HeadOwner = Pick<Qcow2Image, 'file' | 'faults' | 'header' | 'layout'>
+
 /**
  * Puts a header with its extensions and the backing file's name in the place of the present one.
  * Where the name is so long, and clusters so small, that not even a bridge has room, names of
  * features are given up; and if that does not help because the name itself changes, everything is
  * written at once, which only a disk that tears a write within a cluster of 1 or 2 KiB can spoil.
  */
-export async function writeHead(image: Qcow2Image, next: Header): Promise<void> {
+export async function writeHead(image: HeadOwner, next: Header): Promise<void> {
   const { file, faults } = image
   const { backingFileOffset } = image.header.stored
   const bare = { ...next, extensions: withoutFeatureNames(next.extensions) }
@@ -95,7 +98,7 @@ async function ifOneSector(file: ImageFile, { header, bytes }: Head): Promise<He
  * the moment. Then writes what belongs behind the first sector of `head`, and returns that. Does
  * nothing where there is no room.
  */
-async function crossBridge(image: Qcow2Image, head: Head): Promise<Head | undefined> {
+async function crossBridge(image: HeadOwner, head: Head): Promise<Head | undefined> {
   const { file, faults } = image
   const bridge = laidOut(
     { ...head.header, extensions: withoutFeatureNames(head.header.extensions) },
@@ -113,7 +116,7 @@ async function crossBridge(image: Qcow2Image, head: Head): Promise<Head | undefi
 
 /** A sector without the name, which has been written to a free place. */
 async function lookingBehind(
-  image: Qcow2Image,
+  image: HeadOwner,
   head: Head,
   { header }: Head,
 ): Promise<Uint8Array | undefined> {

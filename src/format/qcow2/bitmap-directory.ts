@@ -7,8 +7,10 @@ import { maxGranularity, minGranularity } from '../../bitmap/dirty-bitmap.ts'
 import { plainIo } from '../../block/layer.ts'
 import { alignUp, type ByteRange } from '../../bytes/range.ts'
 import { struct, u8, u16, u32, u64 } from '../../bytes/struct.ts'
+import { viewOf } from '../../bytes/view.ts'
+import { BlockError } from '../../errors.ts'
 import { extensionType, type HeaderExtension } from './extensions.ts'
-import { type Faults, hex } from './faults.ts'
+import type { Faults } from './faults.ts'
 import { autoclear, type Header } from './header.ts'
 import type { ImageFile } from './image-file.ts'
 import { entrySize } from './l2-table.ts'
@@ -78,10 +80,49 @@ export async function readBitmapDirectory(
 ): Promise<BitmapDirectory | undefined> {
   const extension = validExtension(header)
   if (!extension) return undefined
-  const { offset, length, count } = decodeExtension(extension, header, file.size, faults)
-  const bytes = new Uint8Array(length)
-  await file.read(offset, bytes, plainIo)
+  const { offset, length, count } = decodeExtension(extension, header, faults)
+  const bytes = await readDirectory(file, offset, length)
   return { offset, length, entries: decodeEntries(bytes, count, offset, header, faults) }
+}
+
+/** What can be kept of a directory, and what is wrong with the rest of it. */
+export interface ScannedDirectory {
+  /** Where it lies; 0 and nothing where that is not known. */
+  readonly offset: number
+  readonly length: number
+  readonly entries: readonly BitmapEntry[]
+  readonly messages: readonly string[]
+}
+
+/** As `readBitmapDirectory`, whatever is wrong. */
+export async function scanBitmapDirectory(
+  file: ImageFile,
+  header: Header,
+  faults: Faults,
+): Promise<ScannedDirectory | undefined> {
+  const extension = validExtension(header)
+  if (!extension) return undefined
+  let place: ReturnType<typeof decodeExtension>
+  try {
+    place = decodeExtension(extension, header, faults)
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error
+    return { offset: 0, length: 0, entries: [], messages: [error.message] }
+  }
+  const bytes = await readDirectory(file, place.offset, place.length)
+  const { entries, broken } = scanEntries(bytes, place.count, header)
+  return { ...place, entries, messages: broken.map(({ message }) => message) }
+}
+
+/**
+ * The directory; of what lies behind the end of the file only as much as it takes to find the
+ * first entry there, of zeroes, which is broken.
+ */
+async function readDirectory(file: ImageFile, offset: number, length: number): Promise<Uint8Array> {
+  const inside = alignUp(Math.max(0, file.size - offset), 8)
+  const bytes = new Uint8Array(Math.min(length, inside + 2 * directoryEntry.size))
+  await file.read(offset, bytes, plainIo)
+  return bytes
 }
 
 /** Whoever writes to an image without keeping its bitmaps clears the bit. */
@@ -132,7 +173,6 @@ function encodeEntry(entry: BitmapEntry): Uint8Array {
 function decodeExtension(
   { data }: HeaderExtension,
   header: Header,
-  fileSize: number,
   faults: Faults,
 ): { offset: number; length: number; count: number } {
   const refuse = (message: string) => faults.refuse('CORRUPT_IMAGE', `bitmaps_ext: ${message}`)
@@ -153,12 +193,11 @@ function decodeExtension(
       `bitmap directory size (${directorySize}) exceeds the maximum supported size (${maxBitmapDirectoryBytes})`,
     )
   }
-  if (directoryOffset === 0 || directoryOffset + directorySize > fileSize) {
-    throw refuse(`the bitmap directory at ${hex(directoryOffset)} does not lie in the file`)
-  }
+  if (directoryOffset === 0) throw refuse('invalid bitmap directory offset')
   return { offset: directoryOffset, length: directorySize, count: nbBitmaps }
 }
 
+/** All entries; throws for the first that is not to be trusted. */
 function decodeEntries(
   bytes: Uint8Array,
   count: number,
@@ -166,74 +205,116 @@ function decodeEntries(
   header: Header,
   faults: Faults,
 ): BitmapEntry[] {
-  const entries: BitmapEntry[] = []
-  let at = 0
-  for (; at < bytes.length && entries.length < count; ) {
-    const refuse = (message: string) =>
-      faults.refuse('CORRUPT_IMAGE', `Broken bitmap directory: ${message}`, offset + at)
-    if (at + directoryEntry.size > bytes.length) throw refuse('its last entry is cut off')
-    const { nameSize, extraDataSize, ...fields } = directoryEntry.decode(bytes, at)
-    const nameAt = at + directoryEntry.size + extraDataSize
-    const end = alignUp(nameAt + nameSize, 8)
-    if (end > bytes.length) throw refuse('its last entry is cut off')
-    if (extraDataSize > 0 && (fields.flags & flag.extraDataCompatible) === 0) {
-      throw faults.refuse('UNSUPPORTED', 'Bitmap extra data is not supported', offset + at)
-    }
-    const entry: BitmapEntry = {
-      name: Buffer.from(bytes.subarray(nameAt, nameAt + nameSize)).toString('utf8'),
-      tableOffset: fields.tableOffset,
-      tableSize: fields.tableSize,
-      inUse: (fields.flags & flag.inUse) !== 0,
-      auto: (fields.flags & flag.auto) !== 0,
-      granularityBits: fields.granularityBits,
-      extraData: bytes.slice(at + directoryEntry.size, nameAt),
-    }
-    const fault = faultOf(entry, fields.type, fields.flags, header)
-    if (fault !== undefined) throw refuse(`bitmap '${printable(entry.name)}' ${fault}`)
-    if (Buffer.byteLength(entry.name) !== nameSize) throw refuse('a name is not in UTF-8')
-    entries.push(entry)
-    at = end
-  }
-  if (entries.length !== count || at !== bytes.length) {
-    throw faults.refuse(
-      'CORRUPT_IMAGE',
-      'Broken bitmap directory: its length and the number of bitmaps do not agree',
-      offset,
-    )
-  }
-  if (new Set(entries.map(({ name }) => name)).size !== count) {
-    throw faults.refuse('CORRUPT_IMAGE', 'Broken bitmap directory: a name appears twice', offset)
+  const { entries, broken } = scanEntries(bytes, count, header)
+  for (const { at, message, unsupported } of broken) {
+    throw faults.refuse(unsupported ? 'UNSUPPORTED' : 'CORRUPT_IMAGE', message, offset + at)
   }
   return entries
 }
 
-function faultOf(
-  entry: BitmapEntry,
-  type: number,
-  flags: number,
+/** Why an entry, or all from some place on, are not to be trusted. */
+interface BrokenEntry {
+  /** Byte of the directory. */
+  readonly at: number
+  readonly message: string
+  /** It may make sense to somebody. */
+  readonly unsupported: boolean
+}
+
+interface ScannedEntries {
+  /** Those that are sound. */
+  readonly entries: BitmapEntry[]
+  readonly broken: BrokenEntry[]
+}
+
+function scanEntries(bytes: Uint8Array, count: number, header: Header): ScannedEntries {
+  const entries: BitmapEntry[] = []
+  const broken: BrokenEntry[] = []
+  const names = new Set<string>()
+  const refuse = (at: number, message: string, unsupported = false) =>
+    broken.push({ at, message, unsupported })
+  const view = viewOf(bytes)
+  let at = 0
+  for (let found = 0; at < bytes.length; found++) {
+    if (found === count) {
+      refuse(at, 'More bitmaps found than specified in header extension')
+      return { entries, broken }
+    }
+    if (at + directoryEntry.size > bytes.length) {
+      refuse(at, 'Broken bitmap directory')
+      return { entries, broken }
+    }
+    const extraDataSize = view.getUint32(at + directoryEntry.offsets.extraDataSize)
+    const nameAt = at + directoryEntry.size + extraDataSize
+    const nameEnd = nameAt + view.getUint16(at + directoryEntry.offsets.nameSize)
+    const flags = view.getUint32(at + directoryEntry.offsets.flags)
+    const unknownExtra = extraDataSize > 0 && (flags & flag.extraDataCompatible) === 0
+    if (unknownExtra) refuse(at, 'Bitmap extra data is not supported', true)
+    if (alignUp(nameEnd, 8) > bytes.length) {
+      if (!unknownExtra) refuse(at, 'Broken bitmap directory')
+      return { entries, broken }
+    }
+    const entry = decodeEntry(bytes, at, nameAt, nameEnd, header)
+    if (entry && !unknownExtra && !names.has(entry.name)) {
+      names.add(entry.name)
+      entries.push(entry)
+    } else if (!unknownExtra) {
+      const name = printable(Buffer.from(bytes.subarray(nameAt, nameEnd)).toString('utf8'))
+      refuse(at, `Bitmap '${name}' doesn't satisfy the constraints`)
+    }
+    at = alignUp(nameEnd, 8)
+  }
+  if (entries.length + broken.length < count) {
+    refuse(at, 'Less bitmaps found than specified in header extension')
+  }
+  return { entries, broken }
+}
+
+/** Undefined where it contradicts the format, in itself or because of the disk. */
+function decodeEntry(
+  bytes: Uint8Array,
+  at: number,
+  nameAt: number,
+  nameEnd: number,
   header: Header,
-): string | undefined {
+): BitmapEntry | undefined {
+  // The offset of the table has more bits than our numbers.
+  if (viewOf(bytes).getUint32(at) >= 2 ** 21) return undefined
+  const fields = directoryEntry.decode(bytes, at)
+  const entry: BitmapEntry = {
+    name: Buffer.from(bytes.subarray(nameAt, nameEnd)).toString('utf8'),
+    tableOffset: fields.tableOffset,
+    tableSize: fields.tableSize,
+    inUse: (fields.flags & flag.inUse) !== 0,
+    auto: (fields.flags & flag.auto) !== 0,
+    granularityBits: fields.granularityBits,
+    extraData: bytes.slice(at + directoryEntry.size, nameAt),
+  }
+  // A name that is not in UTF-8 could not be written again as it is.
+  if (Buffer.byteLength(entry.name) !== nameEnd - nameAt) return undefined
+  return isSound(entry, fields.type, fields.flags, header) ? entry : undefined
+}
+
+function isSound(entry: BitmapEntry, type: number, flags: number, header: Header): boolean {
   const { tableOffset, tableSize, granularityBits, name } = entry
   const clusterSize = 2 ** header.clusterBits
   const granularity = 2 ** granularityBits
   const bytes = tableSize * clusterSize
-  if (type !== dirtyTracking) return `is of the unknown type ${type}`
-  if ((flags & reservedFlags) !== 0) return `has unknown flags (${hex(flags)})`
-  if (name === '' || Buffer.byteLength(name) > maxBitmapNameBytes) return 'has an impossible name'
-  if (granularity < minGranularity || granularity > maxGranularity) {
-    return `has a granularity of 2^${granularityBits}`
-  }
-  if (tableOffset === 0 || tableOffset % clusterSize !== 0) {
-    return `has a table at ${hex(tableOffset)}, not a multiple of ${clusterSize}`
-  }
-  if (tableSize === 0 || tableSize * entrySize > maxBitmapTableBytes || bytes > maxBitmapBytes) {
-    return `has a table of ${tableSize} entries`
-  }
-  // While in use the disk may have been resized without the bitmap.
-  if (!entry.inUse && tableSize !== tableSizeFor(header, granularity)) {
-    return `has a table of ${tableSize} entries, which does not fit the disk`
-  }
-  return undefined
+  return (
+    type === dirtyTracking &&
+    (flags & reservedFlags) === 0 &&
+    name !== '' &&
+    Buffer.byteLength(name) <= maxBitmapNameBytes &&
+    granularity >= minGranularity &&
+    granularity <= maxGranularity &&
+    tableOffset !== 0 &&
+    tableOffset % clusterSize === 0 &&
+    tableSize !== 0 &&
+    tableSize * entrySize <= maxBitmapTableBytes &&
+    bytes <= maxBitmapBytes &&
+    // While in use the disk may have been resized without the bitmap.
+    (entry.inUse || tableSize === tableSizeFor(header, granularity))
+  )
 }
 
 /** Entries of the table of a bitmap. */

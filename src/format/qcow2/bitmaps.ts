@@ -12,6 +12,7 @@
  */
 import { type DirtyBitmap, minGranularity } from '../../bitmap/dirty-bitmap.ts'
 import type { Io, PersistentBitmaps, StoredBitmap } from '../../block/layer.ts'
+import { BlockError } from '../../errors.ts'
 import { writeHead } from './backing-link.ts'
 import { clustersOf, loadBits, ReadBudget, writeBits, writeClusters } from './bitmap-data.ts'
 import {
@@ -46,7 +47,13 @@ export class Qcow2Bitmaps implements PersistentBitmaps {
 
   static async open(image: Qcow2Image): Promise<Qcow2Bitmaps> {
     const { file, header, faults } = image
-    return new Qcow2Bitmaps(image, await readBitmapDirectory(file, header.current, faults))
+    try {
+      return new Qcow2Bitmaps(image, await readBitmapDirectory(file, header.current, faults))
+    } catch (error) {
+      // A repair gives up what is broken, and nobody else gets to see these bitmaps.
+      if (!image.forCheck || image.readOnly || !(error instanceof BlockError)) throw error
+      return new Qcow2Bitmaps(image, undefined)
+    }
   }
 
   /** Somebody else may have changed the directory. */

@@ -17,6 +17,8 @@ export interface CorruptImage {
   readonly message: string
   /** Byte of the file. */
   readonly offset: number
+  /** The image is marked, and takes no more changes; otherwise it is read-only. */
+  readonly fatal: boolean
 }
 
 /** Name of the channel on which they are published. */
@@ -34,6 +36,14 @@ export class Corruption {
   #marking: Promise<void> | undefined
   /** Runs work while nobody else writes the header. Set once, by whoever knows how to. */
   alone: (work: () => Promise<void>) => Promise<void> = (work) => work()
+
+  /** Whether an image that is read-only has been told of. */
+  #told = false
+  /**
+   * What becomes of an image in which something is found: it is marked, or only told of because it
+   * is read-only, or left to a check. Set once, by whoever opens it.
+   */
+  reaction: () => 'mark' | 'tell' | 'nothing' = () => 'mark'
 
   constructor(header: HeaderState, file: ImageFile, faults: Faults, node: string) {
     this.#header = header
@@ -53,11 +63,11 @@ export class Corruption {
 
   /** Returns the error for whoever found it. */
   signal(message: string, offset: number): BlockError {
+    if (this.reaction() !== 'mark') return this.#tell(message, offset)
     const first = !this.#refusal
     this.giveUp(message)
     if (first) {
-      const found: CorruptImage = { node: this.#node, message, offset }
-      channel.publish(found)
+      this.#publish(message, offset, true)
       this.#marking = this.#mark().catch(() => {})
     }
     return this.#faults.corrupt(`${message}; the image is marked as corrupt, repair it`, offset)
@@ -75,6 +85,19 @@ export class Corruption {
   /** Settles when the mark is on stable storage. */
   async settled(): Promise<void> {
     await this.#marking
+  }
+
+  #tell(message: string, offset: number): BlockError {
+    if (this.reaction() === 'tell' && !this.#told) {
+      this.#told = true
+      this.#publish(message, offset, false)
+    }
+    return this.#faults.corrupt(message, offset)
+  }
+
+  #publish(message: string, offset: number, fatal: boolean): void {
+    const found: CorruptImage = { node: this.#node, message, offset, fatal }
+    channel.publish(found)
   }
 
   async #mark(): Promise<void> {

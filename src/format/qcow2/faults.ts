@@ -76,6 +76,11 @@ export function hex64(high: number, low: number): string {
   return high === 0 ? low.toString(16) : high.toString(16) + low.toString(16).padStart(8, '0')
 }
 
+/** As `hex`, and `0` for nothing, as C prints it. */
+export function hexOrZero(value: number): string {
+  return value === 0 ? '0' : hex(value)
+}
+
 /** `0x5200`: how offsets into a file are written in messages. */
 export function hex(value: number): string {
   return `0x${value.toString(16)}`

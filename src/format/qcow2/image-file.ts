@@ -42,6 +42,11 @@ export class ImageFile {
     return this.#size
   }
 
+  /** Where what was ever written ends: what is behind it was reserved in one go. */
+  get end(): number {
+    return Math.min(this.#size, this.#untouched)
+  }
+
   /** Tells a blkdebug node, if that is what the image lies on, what comes next. */
   at(event: DebugEvent): Completion {
     return this.layer.debugEvent?.(event)

@@ -102,6 +102,12 @@ export class Qcow2Image {
       space,
     })
     corruption.alone = (work) => this.writeBack.alone(work)
+    corruption.reaction = () => {
+      if (this.forCheck) return 'nothing'
+      return this.#readOnly ? 'tell' : 'mark'
+    }
+    l2Tables.unaligned = (message, at) => corruption.signal(message, at)
+    refcounts.unaligned = (message, at) => corruption.signal(message, at)
     l2Tables.makeRoom = () => this.writeBack.flushChanges()
     refcounts.makeRoom = () => this.writeBack.writeBlocks()
     this.compressed = new CompressedClusters(this)
@@ -143,6 +149,11 @@ export class Qcow2Image {
 
   get readOnly(): boolean {
     return this.#readOnly
+  }
+
+  /** Whether it was opened to be checked. */
+  get forCheck(): boolean {
+    return this.#settings.check === true
   }
 
   /** Whether clusters that are discarded keep their place. */

@@ -1,7 +1,8 @@
 /** The active L1 table, held in memory whole, and a cache of the L2 tables that it points to. */
 import { plainIo } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
-import { type Faults, hex } from './faults.ts'
+import type { BlockError } from '../../errors.ts'
+import { type Faults, hex, hexOrZero } from './faults.ts'
 import type { Header } from './header.ts'
 import type { ImageFile } from './image-file.ts'
 import {
@@ -34,6 +35,9 @@ export class L2Tables {
   readonly #faults: Faults
   readonly #guard: MetadataGuard
   #l1: Table
+  /** Makes an entry known that leads to no cluster. Set once, by whoever knows how to. */
+  unaligned: (message: string, at: number) => BlockError = (message, at) =>
+    this.#faults.corrupt(message, at)
   /** Makes room in the cache by writing tables. Set once, by whoever knows how to. */
   makeRoom: () => Promise<void> = async () => {}
 
@@ -92,8 +96,13 @@ export class L2Tables {
     const low = lowOf(this.#l1.view, l1Index)
     if (high === 0 && low === 0) return hostOffset(0)
     const fault = l1Fault(high, low, this.layout.clusterSize)
-    if (fault !== undefined) throw this.#faultAt(l1Index, fault)
-    return offsetOf(high, low)
+    if (fault === undefined) return offsetOf(high, low)
+    const offset = offsetOf(high, low - (low % 512))
+    if (offset % this.layout.clusterSize === 0) throw this.#faultAt(l1Index, fault)
+    throw this.unaligned(
+      `L2 table offset ${hex(offset)} unaligned (L1 index: ${hexOrZero(l1Index)})`,
+      this.#l1.offset + l1Index * entrySize,
+    )
   }
 
   /** Whether the L2 table belongs to the active disk alone. */

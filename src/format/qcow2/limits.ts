@@ -26,7 +26,7 @@ export const maxSnapshotExtraBytes = KiB
 
 export const maxBitmaps = 65_535
 /** Bytes of the bitmap directory. */
-export const maxBitmapDirectoryBytes = 64 * MiB
+export const maxBitmapDirectoryBytes = maxBitmaps * KiB
 /** Bytes of one bitmap's table. */
 export const maxBitmapTableBytes = 64 * MiB
 /** Bytes of the bits of one bitmap, those that are not stored included. */

@@ -144,7 +144,9 @@ describe('the map', () => {
       code: 'CORRUPT_IMAGE',
       node: 'disk0',
       offset: at,
-      message: `disk0: L2 entry ${index} points to 0x55200, not a multiple of 65536`,
+      message:
+        `disk0: Cluster allocation offset 0x55200 unaligned (L2 offset: 0x40000, L2 index: 0x${index}); ` +
+        'the image is marked as corrupt, repair it',
     })
   })
 })

@@ -22,10 +22,10 @@ import { backingLink } from './backing-link.ts'
 import { ClusterAllocation } from './cluster-allocation.ts'
 import { giveBackEnciphered, zeroDataFile } from './data-file.ts'
 import { EntryChanges } from './entry-changes.ts'
-import { hex } from './faults.ts'
+import { hex, hexOrZero } from './faults.ts'
 import type { Qcow2Image } from './image.ts'
 import { KeptClusters } from './kept-clusters.ts'
-import { kind } from './l2-table.ts'
+import { highOf, kind, lowOf, offsetOf } from './l2-table.ts'
 import type { HostRun } from './offsets.ts'
 import type { Qcow2Options } from './options.ts'
 import { takeSpace } from './preallocation.ts'
@@ -57,15 +57,21 @@ export class Qcow2Map implements ClusterMap {
 
   constructor(image: Qcow2Image, abilities: ClusterMap['abilities'], sparse = false) {
     const { layout, l2Tables, space } = image
+    const readFault = (table: Table, index: number, what: string): never => {
+      throw this.#unaligned(table, index) ?? this.#fault(table, index, what)
+    }
+    const writeFault = (table: Table, index: number, what: string, guest: number): never => {
+      throw this.#unaligned(table, index, guest) ?? this.#fault(table, index, what)
+    }
     const fault = (table: Table, index: number, what: string): never => {
       throw this.#fault(table, index, what)
     }
     this.#image = image
     this.#sparse = sparse
     this.#runs = layout.extended
-      ? new SubclusterRuns(l2Tables, fault)
-      : new ClusterRuns(l2Tables, fault)
-    this.#reach = new Reach(layout, fault)
+      ? new SubclusterRuns(l2Tables, readFault)
+      : new ClusterRuns(l2Tables, readFault)
+    this.#reach = new Reach(layout, writeFault)
     this.#changes = new EntryChanges(image, fault)
     this.abilities = { backingLink: backingLink(image), ...abilities }
     // A data file has no place behind the end of the disk.
@@ -459,6 +465,27 @@ export class Qcow2Map implements ClusterMap {
 
   #faultAt(table: Table, offset: number, what: string) {
     return this.#fault(table, this.#image.layout.l2Index(offset), what)
+  }
+
+  /**
+   * An entry whose cluster cannot be one, made known in QEMU's words, since it shows that the image
+   * is corrupt; `guest`: where it is going to be written.
+   */
+  #unaligned(table: Table, index: number, guest?: number): BlockError | undefined {
+    const { layout, corruption } = this.#image
+    const high = highOf(table.view, layout.wordOf(index))
+    const low = lowOf(table.view, layout.wordOf(index))
+    const entryKind = layout.kindOf(high, low)
+    const cluster = offsetOf(high, low - (low % 512))
+    if (entryKind === kind.compressed || cluster % this.clusterSize === 0) return undefined
+    const at = table.offset + index * layout.entryBytes
+    if (guest === undefined) {
+      const place = `L2 offset: ${hex(table.offset)}, L2 index: ${hexOrZero(index)}`
+      return corruption.signal(`Cluster allocation offset ${hex(cluster)} unaligned (${place})`, at)
+    }
+    const what = entryKind === kind.zeroAllocated ? 'Preallocated zero' : 'Data'
+    const place = `guest offset: ${hexOrZero(guest)}`
+    return corruption.signal(`${what} cluster offset ${hex(cluster)} unaligned (${place})`, at)
   }
 
   #fault(table: Table, index: number, what: string) {

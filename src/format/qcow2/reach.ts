@@ -5,7 +5,6 @@
  */
 import { clusterOf, countRun, highOf, isCopied, kind, type L2Layout, lowOf } from './l2-table.ts'
 import type { HostOffset } from './offsets.ts'
-import type { ReportFault } from './runs.ts'
 import { allocatedOf, highestBit, lowestBit } from './subclusters.ts'
 import type { Table } from './table.ts'
 
@@ -20,11 +19,14 @@ export interface Reached {
   readonly end: number
 }
 
+/** Throws; `guest`: what the write begins with, as far as that cluster is concerned. */
+export type ReportWriteFault = (table: Table, index: number, what: string, guest: number) => never
+
 export class Reach {
   readonly #layout: L2Layout
-  readonly #fault: ReportFault
+  readonly #fault: ReportWriteFault
 
-  constructor(layout: L2Layout, fault: ReportFault) {
+  constructor(layout: L2Layout, fault: ReportWriteFault) {
     this.#layout = layout
     this.#fault = fault
   }
@@ -35,9 +37,11 @@ export class Reach {
     const index = this.#layout.l2Index(offset)
     const within = offset % clusterSize
     const limit = Math.min(entries - index, Math.ceil((within + length) / clusterSize))
-    const kept = this.#keptAt(table, index)
+    const kept = this.#keptAt(table, index, offset)
     const count =
-      kept === undefined ? this.#needed(table, index, limit) : this.#kept(table, index, limit)
+      kept === undefined
+        ? this.#needed(table, index, limit, offset - within)
+        : this.#kept(table, index, limit)
     const all = count * clusterSize
     if (!extended) return { index, count, kept, start: 0, end: all }
     const start = within - (within % subclusterSize)
@@ -54,10 +58,10 @@ export class Reach {
   }
 
   /** The host cluster that an entry keeps for being written. */
-  #keptAt(table: Table, index: number): HostOffset | undefined {
+  #keptAt(table: Table, index: number, guest: number): HostOffset | undefined {
     const { view } = table
     const fault = this.#layout.faultAt(view, index)
-    if (fault !== undefined) this.#fault(table, index, fault)
+    if (fault !== undefined) this.#fault(table, index, fault, guest)
     return this.#isKept(view, index) ? this.#clusterAt(view, index) : undefined
   }
 
@@ -81,9 +85,11 @@ export class Reach {
   }
 
   /** Entries from `index` on that need new host clusters, at least one. */
-  #needed(table: Table, index: number, limit: number): number {
+  #needed(table: Table, index: number, limit: number, start: number): number {
+    const { clusterSize } = this.#layout
+    const guest = (count: number) => start + count * clusterSize
     let count = 1
-    while (count < limit && this.#keptAt(table, index + count) === undefined) count++
+    while (count < limit && this.#keptAt(table, index + count, guest(count)) === undefined) count++
     return count
   }
 

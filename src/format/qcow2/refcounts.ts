@@ -4,9 +4,11 @@
  * the reference, a decrease after the reference is gone for good. So they may be written whenever
  * it suits.
  */
+
 import { plainIo } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
-import { type Faults, hex } from './faults.ts'
+import type { BlockError } from '../../errors.ts'
+import { type Faults, hex, hexOrZero } from './faults.ts'
 import type { HeaderState } from './header-state.ts'
 import type { ImageFile } from './image-file.ts'
 import { entrySize, rawOf, setShared } from './l2-table.ts'
@@ -30,6 +32,9 @@ export class Refcounts {
   readonly #guard: MetadataGuard
   readonly #clusterSize: number
   #table: Table
+  /** Makes an entry known that leads to no cluster. Set once, by whoever knows how to. */
+  unaligned: (message: string, at: number) => BlockError = (message, at) =>
+    this.#faults.corrupt(message, at)
   /** Makes room in the cache by writing blocks. Set once, by whoever knows how to. */
   makeRoom: () => Promise<void> = async () => {}
 
@@ -93,9 +98,14 @@ export class Refcounts {
   blockOffset(index: number): HostOffset {
     if (index >= this.blockLimit) return hostOffset(0)
     const offset = rawOf(this.#table.view, index)
-    if (offset % this.#clusterSize !== 0) {
-      throw this.#faultAt(index, `points to ${hex(offset)}, not a multiple of ${this.#clusterSize}`)
+    const place = offset - (offset % 512)
+    if (place % this.#clusterSize !== 0) {
+      throw this.unaligned(
+        `Refblock offset ${hex(place)} unaligned (reftable index: ${hexOrZero(index)})`,
+        this.#table.offset + index * entrySize,
+      )
     }
+    if (offset !== place) throw this.#faultAt(index, 'has reserved bits set')
     if (offset > maxHostOffset) throw this.#faultAt(index, `points to ${hex(offset)}, beyond 2^53`)
     return hostOffset(offset)
   }

@@ -31,9 +31,12 @@ export interface CheckRequest extends CheckedImage {
 export async function checkImage(request: CheckRequest): Promise<CheckResult> {
   const { repair } = request
   const report = new Report()
-  if (repair === 'all') await mendSnapshotTable(request, report)
-  const stored = await readStoredCounts(request)
-  const references = await countAll(request, report, stored, repair === 'all')
+  let stored = await readStoredCounts(request)
+  const before = repair === 'all' ? await look(request, stored) : undefined
+  if (before) await mendSnapshotTable(request, report, before)
+  const references = await countAll(request, report, stored, before)
+  // What was mended may have made the file longer.
+  if (before) stored = await readStoredCounts(request)
   const rebuild = compare(request, report, stored, references)
   if (repair === 'none') {
     for (const fault of references.copiedFaults) report.corruption(fault)
@@ -46,15 +49,30 @@ export async function checkImage(request: CheckRequest): Promise<CheckResult> {
   return report.result(end * clusterSize, Math.ceil(request.header.size / clusterSize))
 }
 
+/** All references, nothing mended and nothing reported, so that a repair sees what is whose. */
+async function look(request: CheckRequest, stored: StoredCounts): Promise<References> {
+  const references = await References.count(request, new Report(), {
+    stored: stored.counts,
+    mend: undefined,
+    blocks: [],
+    anyBitmaps: true,
+  })
+  const clusterSize = 2 ** request.header.clusterBits
+  for (const offset of stored.blocks.values()) references.region(offset, clusterSize, 1)
+  return references
+}
+
 async function countAll(
   request: CheckRequest,
   report: Report,
   stored: StoredCounts,
-  mend: boolean,
+  before: References | undefined,
 ): Promise<References> {
   const references = await References.count(request, report, {
     stored: stored.counts,
-    mend,
+    mend: before && request.state,
+    blocks: stored.blocks.values(),
+    before,
   })
   const clusterSize = 2 ** request.header.clusterBits
   for (const fault of stored.faults) report.corruption(fault)

@@ -12,9 +12,11 @@ import {
   type L2Layout,
   lowOf,
   offsetOf,
+  setCopied,
   setEntry,
 } from '../l2-table.ts'
 import { maxHostOffset } from '../limits.ts'
+import { hostOffset } from '../offsets.ts'
 import { allocatedOf, setSubclusters, zeroOf } from '../subclusters.ts'
 
 /** Bits of an L1 entry that mean something. */
@@ -112,6 +114,26 @@ export function mendMisled(high: number, low: number, layout: L2Layout): MendedL
   const offset = compressed ? layout.compressedOffset(high, low) : clusterOf(high, low)
   const message = `offset=${offset.toString(16)}: Data cluster is in place of metadata; L2 entry corrupted.`
   return { message, ...emptied(layout), lost: true, outside: false }
+}
+
+/**
+ * What is wrong with an entry of an image with a data file; makes `view` name the one place where
+ * the cluster can lie, so nothing is lost. Whether it reads as zeroes stays as it is.
+ */
+export function mendPlace(view: DataView, index: number, layout: L2Layout, own: number): string {
+  const word = layout.wordOf(index)
+  const high = highOf(view, word)
+  const low = lowOf(view, word)
+  const fault = mendL2Entry(index, high, low, layout, Number.POSITIVE_INFINITY)
+  const elsewhere = layout.faultOf(high, low) === undefined
+  const compressed = layout.kindOf(high, low) === kind.compressed
+  const zero = !compressed && layout.version >= 3 && !layout.extended ? low % 2 : 0
+  setCopied(view, word, hostOffset(own))
+  setEntry(view, word, highOf(view, word), lowOf(view, word) + zero)
+  if (layout.faultAt(view, index) !== undefined) mendSubclusters(view, index, layout)
+  return elsewhere
+    ? `offset=${clusterOf(high, low).toString(16)}: Data cluster does not lie where it does on the disk; L2 entry corrupted.`
+    : fault.message!
 }
 
 function mendCompressed(

@@ -4,12 +4,13 @@
  * walk longer than its tables are.
  */
 import { plainIo } from '../../../block/layer.ts'
+import { alignDown } from '../../../bytes/range.ts'
 import { viewOf } from '../../../bytes/view.ts'
-import { tableEntry } from '../bitmap-data.ts'
-import { readBitmapDirectory } from '../bitmap-directory.ts'
+import { BlockError } from '../../../errors.ts'
 import { readPlace } from '../encryption/place.ts'
 import { type Faults, hex64 } from '../faults.ts'
 import type { Header } from '../header.ts'
+import type { HeaderState } from '../header-state.ts'
 import type { ImageFile } from '../image-file.ts'
 import {
   clusterOf,
@@ -24,8 +25,16 @@ import {
   setEntry,
 } from '../l2-table.ts'
 import { scanSnapshotTable } from '../snapshot-table.ts'
+import { countBitmaps, mendBitmaps } from './bitmaps.ts'
 import { Counts } from './counts.ts'
-import { mendL1Entry, mendL2Entry, mendMisled, mendMisledL1, mendSubclusters } from './mend.ts'
+import {
+  mendL1Entry,
+  mendL2Entry,
+  mendMisled,
+  mendMisledL1,
+  mendPlace,
+  mendSubclusters,
+} from './mend.ts'
 import { maxMessages, type Report } from './report.ts'
 
 export interface CheckedImage {
@@ -37,8 +46,14 @@ export interface CheckedImage {
 export interface ReferenceOptions {
   /** Refcounts as the image has them, which the flags of entries are held against. */
   readonly stored: Counts
-  /** Entries that contradict the format are made harmless. */
-  readonly mend: boolean
+  /** Entries that contradict the format are made harmless; then the header may have to change. */
+  readonly mend: HeaderState | undefined
+  /** Where refcount blocks lie. */
+  readonly blocks: Iterable<number>
+  /** What was found without mending anything: tells tables from what is taken for one by mistake. */
+  readonly before?: References
+  /** Bitmaps that cannot be understood are passed over. */
+  readonly anyBitmaps?: boolean
 }
 
 /** Bits of an L2 entry that are not set for plain data: compressed, and the reserved ones. */
@@ -49,6 +64,11 @@ interface SharedTable {
   times: number
   /** The active disk is among them. */
   active: boolean
+  /** The first entry that led to it. */
+  readonly l1Index: number
+  /** Entries in use, and how many of them are broken. */
+  used: number
+  broken: number
 }
 
 export class References {
@@ -67,24 +87,25 @@ export class References {
   readonly #options: ReferenceOptions
   readonly #layout: L2Layout
   /** Clusters of the file, the last one cut off maybe. */
-  readonly #clusters: number
+  #clusters: number
   /** The L2 table that is looked at: one after the other is read into it. */
   readonly #table: Uint8Array
   readonly #tables = new Map<number, SharedTable>()
+  /** L2 tables that each L1 table leads to, by its place, and how many of its entries are broken. */
+  readonly #l1Tables = new Map<number, { readonly tables: number[]; faults: number }>()
   /**
    * Clusters of the header and of the active L1 table: what an entry says to be there is surely
    * not the guest's. The places of other tables may be what is wrong, and refcounts can be written
    * anew elsewhere.
    */
   readonly #fixed = new Counts()
-  readonly #bitmapTables = new Map<number, number>()
 
   private constructor(image: CheckedImage, report: Report, options: ReferenceOptions) {
     this.#image = image
     this.#report = report
     this.#options = options
     this.#layout = new L2Layout(image.header)
-    this.#clusters = Math.ceil(image.file.size / this.#layout.clusterSize)
+    this.#clusters = Math.ceil(image.file.end / this.#layout.clusterSize)
     this.#table = new Uint8Array(this.#layout.clusterSize)
   }
 
@@ -102,12 +123,16 @@ export class References {
     await references.#l1Table(header.l1TableOffset, header.l1Size, 1, true)
     await references.#snapshots()
     for (const [offset, table] of references.#tables) await references.#l2Table(offset, table)
-    await references.#bitmaps()
     const place = readPlace(header, image.faults)
     if (place) references.region(place.offset, place.length, 1)
     const tableBytes = header.refcountTableClusters * clusterSize
     references.region(header.refcountTableOffset, tableBytes, 1)
+    await references.#bitmaps()
     return references
+  }
+
+  get #mends(): boolean {
+    return this.#options.mend !== undefined
   }
 
   /** Counts `times` references to each cluster that a range of the file touches. */
@@ -161,6 +186,8 @@ export class References {
   /** Counts an L1 table and notes the L2 tables that it points to. */
   async #l1Table(offset: number, entries: number, times: number, active: boolean): Promise<void> {
     this.region(offset, entries * entrySize, times)
+    const l1 = { tables: [] as number[], faults: 0 }
+    this.#l1Tables.set(offset, l1)
     const bytes = new Uint8Array(entries * entrySize)
     await this.#image.file.read(offset, bytes, plainIo)
     const view = viewOf(bytes)
@@ -169,6 +196,8 @@ export class References {
       const low = lowOf(view, index)
       if (high === 0 && low === 0) continue
       const mended = this.#l1Fault(high, low)
+      if (mended) l1.faults++
+      else l1.tables.push(offsetOf(high, low))
       if (mended && this.#options.mend) {
         await this.#image.file.write(offset + index * entrySize, mended)
       }
@@ -184,19 +213,52 @@ export class References {
     const { clusterSize } = this.#layout
     const found =
       mendL1Entry(high, low, clusterSize, this.#clusters) ??
-      (this.#options.mend && this.#fixed.get(offsetOf(high, low) / clusterSize) > 0
-        ? mendMisledL1(high, low)
-        : undefined)
+      (this.#mends && this.#isMisledL1(offsetOf(high, low)) ? mendMisledL1(high, low) : undefined)
     if (!found) return undefined
     this.incomplete ||= found.lost
-    this.#report.corruption(found.message, this.#options.mend)
+    this.#report.corruption(found.message, this.#mends)
     return found.entry
+  }
+
+  #isMisledL1(offset: number): boolean {
+    if (this.#fixed.get(offset / this.#layout.clusterSize) > 0) return true
+    return this.#options.before?.isMistaken(offset) ?? false
+  }
+
+  /** Whether what is taken for an L2 table is something else: it is used otherwise, and looks so. */
+  isMistaken(offset: number): boolean {
+    const table = this.#tables.get(offset)
+    if (!table || table.broken * 2 <= table.used) return false
+    return this.#isShared(offset, this.#layout.clusterSize, table.times)
+  }
+
+  /** The same for the L1 table of a snapshot; `times`: how many snapshots have it. */
+  isMistakenL1(offset: number, length: number, times: number): boolean {
+    const l1 = this.#l1Tables.get(offset)
+    if (!l1 || !this.#isShared(offset, length, times)) return false
+    return l1.faults > 0 || l1.tables.some((table) => this.isMistaken(table))
+  }
+
+  /** Whether any cluster of a range has more references than `times`. */
+  #isShared(offset: number, length: number, times: number): boolean {
+    const { clusterSize } = this.#layout
+    const end = Math.min(this.#clusters, Math.ceil((offset + length) / clusterSize))
+    for (let cluster = Math.floor(offset / clusterSize); cluster < end; cluster++) {
+      if (this.counts.get(cluster) > times) return true
+    }
+    return false
   }
 
   #noteTable(index: number, high: number, low: number, times: number, active: boolean): void {
     const offset = offsetOf(high, low)
     if (offset === 0) return
-    const table = this.#tables.get(offset) ?? { times: 0, active: false }
+    const table = this.#tables.get(offset) ?? {
+      times: 0,
+      active: false,
+      l1Index: index,
+      used: 0,
+      broken: 0,
+    }
     table.times += times
     table.active ||= active
     this.#tables.set(offset, table)
@@ -218,6 +280,8 @@ export class References {
     const view = viewOf(bytes)
     let mended = false
     let expected = 0
+    // Where its clusters lie in a data file.
+    const own = shared.l1Index * this.#layout.coverage
     for (let index = 0; index < entries; index++) {
       const word = this.#layout.wordOf(index)
       let high = highOf(view, word)
@@ -225,20 +289,24 @@ export class References {
       if (high === 0 && low === 0 && !extended) continue
       const run = extended || external ? 0 : this.#soundRun(view, index, high, low)
       if (run > 0) {
+        shared.used += run
         expected = this.#countRun(high, low, run, shared, expected)
         index += run - 1
         continue
       }
+      shared.used++
       if (
         this.#layout.faultAt(view, index) !== undefined ||
         this.#isOutside(high, low) ||
-        this.#isMisled(high, low)
+        this.#isMisled(high, low) ||
+        this.#isElsewhere(high, low, own + index * clusterSize)
       ) {
-        if (this.#l2Fault(view, index)) mended = true
+        shared.broken++
+        if (this.#l2Fault(view, index, own + index * clusterSize)) mended = true
         high = highOf(view, word)
         low = lowOf(view, word)
         if (!this.#options.mend) {
-          this.#countBroken(high, low, shared)
+          expected = this.#countBroken(high, low, shared, expected)
           continue
         }
       }
@@ -302,18 +370,21 @@ export class References {
   }
 
   /** An entry that stays broken: whatever it may refer to counts as in use. */
-  #countBroken(high: number, low: number, shared: SharedTable): void {
+  #countBroken(high: number, low: number, shared: SharedTable, expected: number): number {
     const { clusterSize } = this.#layout
     const entryKind = this.#layout.kindOf(high, low)
-    if (entryKind === kind.unallocated) return
+    if (entryKind === kind.unallocated) return expected
     const compressed = entryKind === kind.compressed
-    if (shared.active) this.#countStatistics(compressed, false)
     const offset = compressed
       ? this.#layout.compressedOffset(high, low)
       : offsetOf(high, low - (low % 512))
-    if (offset === 0 || this.#layout.external) return
+    const fragmented = !compressed && expected !== 0 && offset !== expected
+    if (shared.active) this.#countStatistics(compressed, fragmented)
+    const next = compressed ? expected : offset + clusterSize
+    if (offset === 0 || this.#layout.external) return next
     this.region(offset, compressed ? 1 : clusterSize, shared.times)
     if (!compressed && shared.active) this.#checkFlag(high, low, Math.floor(offset / clusterSize))
+    return next
   }
 
   #checkFlag(high: number, low: number, cluster: number): void {
@@ -355,13 +426,32 @@ export class References {
     return !this.#fixed.areZero(first, end - first)
   }
 
-  /** Reports a broken entry and, if that is wanted, mends it in `view`. */
-  #l2Fault(view: DataView, index: number): boolean {
-    const { mend } = this.#options
+  /** Whether an entry does not name the one place in a data file that is the cluster's. */
+  #isElsewhere(high: number, low: number, own: number): boolean {
+    if (!this.#layout.external) return false
+    const entryKind = this.#layout.kindOf(high, low)
+    if (entryKind !== kind.data && entryKind !== kind.zeroAllocated) return false
+    return clusterOf(high, low) !== own
+  }
+
+  /**
+   * Reports a broken entry and, if that is wanted, mends it in `view`. `own`: where the cluster lies
+   * on the disk.
+   */
+  #l2Fault(view: DataView, index: number, own: number): boolean {
+    const mend = this.#mends
     const word = this.#layout.wordOf(index)
     const high = highOf(view, word)
     const low = lowOf(view, word)
     const sound = this.#layout.faultOf(high, low) === undefined && !this.#isOutside(high, low)
+    if (this.#layout.external && (!sound || this.#isElsewhere(high, low, own))) {
+      const { entryBytes } = this.#layout
+      const entry = this.#table.subarray(index * entryBytes, (index + 1) * entryBytes)
+      const former = entry.slice()
+      this.#report.corruption(mendPlace(view, index, this.#layout, own), mend)
+      if (!mend) entry.set(former)
+      return mend
+    }
     if (sound && !this.#isMisled(high, low)) {
       this.#report.corruption(mendSubclusters(view, index, this.#layout), mend)
       return mend
@@ -381,28 +471,31 @@ export class References {
   }
 
   async #bitmaps(): Promise<void> {
-    const { file, header, faults } = this.#image
-    const directory = await readBitmapDirectory(file, header, faults)
-    if (!directory) return
-    this.region(directory.offset, directory.length, 1)
-    for (const { tableOffset, tableSize } of directory.entries) {
-      this.region(tableOffset, tableSize * entrySize, 1)
-      await this.#bitmapTable(tableOffset, tableSize)
+    const { file } = this.#image
+    const check = {
+      ...this.#image,
+      report: this.#report,
+      region: (offset: number, length: number) => {
+        // A repair makes the file longer.
+        this.#clusters = Math.ceil(file.end / this.#layout.clusterSize)
+        this.region(offset, length, 1)
+      },
     }
-  }
-
-  async #bitmapTable(offset: number, entries: number): Promise<void> {
-    // A table that several entries of the directory share would make the walk longer than the file.
-    if (this.#bitmapTables.has(offset)) return
-    this.#bitmapTables.set(offset, entries)
-    const bytes = new Uint8Array(entries * entrySize)
-    await this.#image.file.read(offset, bytes, plainIo)
-    const view = viewOf(bytes)
+    const { mend, blocks, anyBitmaps } = this.#options
+    if (!mend) {
+      await countBitmaps(check).catch((error) => {
+        if (!anyBitmaps || !(error instanceof BlockError)) throw error
+      })
+      return
+    }
     const { clusterSize } = this.#layout
-    for (let index = 0; index < entries; index++) {
-      const entry = tableEntry(highOf(view, index), lowOf(view, index), clusterSize)
-      if (entry === undefined) this.#report.corruptions++
-      else if (typeof entry === 'number') this.region(entry, clusterSize, 1)
-    }
+    const blockPlaces = new Set(blocks)
+    await mendBitmaps(check, mend, (offset, length) => {
+      if (this.#isShared(offset, length, 0)) return true
+      for (let at = alignDown(offset, clusterSize); at < offset + length; at += clusterSize) {
+        if (blockPlaces.has(at)) return true
+      }
+      return false
+    })
   }
 }

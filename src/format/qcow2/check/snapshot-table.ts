@@ -7,16 +7,22 @@
 import { alignUp, rangesOverlap } from '../../../bytes/range.ts'
 import type { Header } from '../header.ts'
 import { entrySize } from '../l2-table.ts'
-import { joinEntries, scanSnapshotTable } from '../snapshot-table.ts'
+import { joinEntries, type Snapshot, scanSnapshotTable } from '../snapshot-table.ts'
 import type { CheckRequest } from './check.ts'
+import type { References } from './references.ts'
 import type { Report } from './report.ts'
 
-export async function mendSnapshotTable(request: CheckRequest, report: Report): Promise<void> {
+export async function mendSnapshotTable(
+  request: CheckRequest,
+  report: Report,
+  before: References,
+): Promise<void> {
   const { file, header, state } = request
   if (header.nbSnapshots === 0) return
   const { snapshots, faults, length } = await scanSnapshotTable(file, header)
   const covered = liesOnOthers(header, length)
-  if (faults.length === 0 && !covered) return
+  const misplaced = snapshots.filter((snapshot) => isMisplaced(snapshot, header, snapshots, before))
+  if (faults.length === 0 && !covered && misplaced.length === 0) return
   if (covered) report.corruption('the snapshot table lies on other metadata', true)
   const byIndex = new Map(faults.map((fault) => [fault.index, fault]))
   const usable = snapshots.values()
@@ -26,12 +32,20 @@ export async function mendSnapshotTable(request: CheckRequest, report: Report): 
     // Those that are usable come in order, the harmless ones among them.
     const own = !fault || fault.harmless ? usable.next().value : undefined
     const entry = fault ? fault.mended : own?.entry
-    if (entry) entries.push(entry)
     if (fault) report.corruption(fault.message, true)
+    if (own && misplaced.includes(own)) {
+      const where = `l1_offset=0x${own.l1TableOffset.toString(16)}`
+      report.corruption(
+        `snapshot ${own.id} (${own.name}) ${where}: L1 table is in place of something else; snapshot table entry corrupted`,
+        true,
+      )
+    } else if (entry) {
+      entries.push(entry)
+    }
   }
   const bytes = joinEntries(entries)
   const clusterSize = 2 ** header.clusterBits
-  const place = alignUp(file.size, clusterSize)
+  const place = alignUp(file.end, clusterSize)
   if (bytes.length > 0) {
     const whole = new Uint8Array(alignUp(bytes.length, clusterSize))
     whole.set(bytes)
@@ -42,6 +56,30 @@ export async function mendSnapshotTable(request: CheckRequest, report: Report): 
   state.current.snapshotsOffset = entries.length > 0 ? place : 0
   await state.write({ ...state.current }, file)
   await file.flush()
+}
+
+/** What looks like a snapshot's L1 table is something else, which mending it would destroy. */
+function isMisplaced(
+  { l1TableOffset, l1Size }: Snapshot,
+  header: Header,
+  snapshots: readonly Snapshot[],
+  before: References,
+): boolean {
+  const length = l1Size * entrySize
+  const clusterSize = 2 ** header.clusterBits
+  const own = snapshots.filter((other) => other.l1TableOffset === l1TableOffset).length
+  return (
+    length > 0 &&
+    (rangesOverlap(l1TableOffset, length, 0, clusterSize) ||
+      rangesOverlap(l1TableOffset, length, header.l1TableOffset, header.l1Size * entrySize) ||
+      rangesOverlap(
+        l1TableOffset,
+        length,
+        header.refcountTableOffset,
+        header.refcountTableClusters * clusterSize,
+      ) ||
+      before.isMistakenL1(l1TableOffset, length, own))
+  )
 }
 
 /** Repairing what it lies on would damage it again. */

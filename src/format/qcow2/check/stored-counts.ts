@@ -56,7 +56,7 @@ export async function readStoredCounts(image: CheckedImage): Promise<StoredCount
 
 /** Clusters of the file, the last one cut off maybe. Counts behind them are of no interest. */
 export function clustersOf({ file, header }: CheckedImage): number {
-  return Math.ceil(file.size / 2 ** header.clusterBits)
+  return Math.ceil(file.end / 2 ** header.clusterBits)
 }
 
 /** Bytes of a block that are compared at once. */
