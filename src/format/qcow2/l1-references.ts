@@ -32,15 +32,37 @@ export async function readL1Table(
   return bytes
 }
 
-/** Where the L2 table of an entry lies; 0 where there is none. Throws for a broken entry. */
-export function tableAt(image: Qcow2Image, l1: Uint8Array, index: number): HostOffset {
+/** The same; throws for a broken entry, and says where that is. */
+export async function readSoundL1Table(
+  image: Qcow2Image,
+  offset: number,
+  entries: number,
+): Promise<Uint8Array> {
+  const bytes = await readL1Table(image, offset, entries)
+  for (let index = 0; index < entries; index++) tableAt(image, bytes, index, offset)
+  return bytes
+}
+
+/**
+ * Where the L2 table of an entry lies; 0 where there is none. Throws for a broken entry; `l1Offset`
+ * is where the L1 table lies.
+ */
+export function tableAt(
+  image: Qcow2Image,
+  l1: Uint8Array,
+  index: number,
+  l1Offset?: number,
+): HostOffset {
   const high = highOf(viewOf(l1), index)
   const low = lowOf(viewOf(l1), index)
   if (high === 0 && low === 0) return hostOffset(0)
   const fault = l1Fault(high, low, image.layout.clusterSize)
   const offset = offsetOf(high, low)
   if (fault === undefined && offset < image.file.size) return offset
-  throw image.faults.corrupt(`L1 entry ${index} ${fault ?? 'points behind the end of the file'}`)
+  throw image.faults.corrupt(
+    `L1 entry ${index} ${fault ?? 'points behind the end of the file'}`,
+    l1Offset === undefined ? undefined : l1Offset + index * entrySize,
+  )
 }
 
 /** Notes that the entries `first` to `end` - 1 refer to their tables and clusters, `by` times each. */

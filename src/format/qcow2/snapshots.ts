@@ -15,7 +15,7 @@ import { viewOf } from '../../bytes/view.ts'
 import { readBitmapPlace } from './bitmap-directory.ts'
 import { incompatible, l1SizeFor } from './header.ts'
 import type { Qcow2Image } from './image.ts'
-import { readL1Table, referAll, setFlags, tableAt } from './l1-references.ts'
+import { readSoundL1Table, referAll, setFlags, tableAt } from './l1-references.ts'
 import { entrySize, highOf, lowOf, setCopied, setShared } from './l2-table.ts'
 import { maxL1Bytes, maxSnapshotNameBytes, maxSnapshots, maxSnapshotTableBytes } from './limits.ts'
 import { type HostOffset, hostOffset } from './offsets.ts'
@@ -39,7 +39,7 @@ async function createSnapshot(image: Qcow2Image, wanted: NewSnapshot): Promise<S
     const table = await readTable(image)
     const facts = factsOf(image, wanted, table)
     const { size, l1Size, l1TableOffset } = header.current
-    const l1 = await readL1Table(image, l1TableOffset, l1Size)
+    const l1 = await readSoundL1Table(image, l1TableOffset, l1Size)
     const stateIndex = Math.min(l1Size, stateOffset(size, layout) / layout.coverage)
 
     await referAll(image, change, l1, 1, 0, stateIndex)
@@ -76,8 +76,8 @@ async function applySnapshot(image: Qcow2Image, selector: string): Promise<void>
     const snapshot = find((await readTable(image)).snapshots, selector, image)
     const { l1Size, l1TableOffset } = header.current
     const size = diskSizeOf(image, snapshot)
-    const wanted = await readL1Table(image, snapshot.l1TableOffset, snapshot.l1Size)
-    const current = await readL1Table(image, l1TableOffset, l1Size)
+    const wanted = await readSoundL1Table(image, snapshot.l1TableOffset, snapshot.l1Size)
+    const current = await readSoundL1Table(image, l1TableOffset, l1Size)
 
     await referAll(image, change, current, -1)
     await referAll(image, change, wanted, 1)
@@ -96,8 +96,8 @@ async function deleteSnapshot(image: Qcow2Image, selector: string): Promise<void
     const table = await readTable(image)
     const snapshot = find(table.snapshots, selector, image)
     const { l1Size, l1TableOffset } = header.current
-    const gone = await readL1Table(image, snapshot.l1TableOffset, snapshot.l1Size)
-    const l1 = await readL1Table(image, l1TableOffset, l1Size)
+    const gone = await readSoundL1Table(image, snapshot.l1TableOffset, snapshot.l1Size)
+    const l1 = await readSoundL1Table(image, l1TableOffset, l1Size)
 
     await referAll(image, change, gone, -1)
     const clusters = Math.ceil((snapshot.l1Size * entrySize) / layout.clusterSize)
@@ -199,7 +199,10 @@ function diskSizeOf({ faults, header }: Qcow2Image, { id, diskSize }: Snapshot):
   const size = diskSize ?? header.current.size
   const tooLarge = l1SizeFor(size, header.current) * entrySize > maxL1Bytes
   if (size % 512 === 0 && size <= maxDiskSize && !tooLarge) return size
-  throw faults.corrupt(`snapshot '${id}' is of a disk of ${size} bytes`)
+  throw faults.corrupt(
+    `snapshot '${id}' is of a disk of ${size} bytes`,
+    header.current.snapshotsOffset,
+  )
 }
 
 /**
@@ -265,7 +268,7 @@ async function eachTable(
 async function moveActiveL1(image: Qcow2Image, change: Switchover, l1: Uint8Array) {
   const { header, layout } = image
   const { l1TableOffset, l1Size } = header.current
-  const now = await readL1Table(image, l1TableOffset, l1Size)
+  const now = await readSoundL1Table(image, l1TableOffset, l1Size)
   if (Buffer.compare(now, l1) === 0) return {}
   if (l1Size > 0) {
     const clusters = Math.ceil(now.length / layout.clusterSize)

@@ -74,7 +74,10 @@ export class Switchover {
     let result: T
     await writeBack.withHeader(async () => {
       const stored = await readStoredCounts({ file, faults, header: header.current })
-      if (stored.faults.length > 0) throw faults.corrupt(`${stored.faults[0]}; check and repair it`)
+      if (stored.faults.length > 0) {
+        const { refcountTableOffset } = header.current
+        throw faults.corrupt(`${stored.faults[0]}; check and repair it`, refcountTableOffset)
+      }
       result = await work(
         new Switchover(image, stored.counts, stored.counts.clone(), stored.blocks),
       )
