@@ -88,7 +88,7 @@ export class JsonStream implements TokenSink {
     if (this.#error === undefined) {
       const decoded = decodeString(raw)
       if ('error' in decoded) this.#error = decoded.error
-      else if (frame?.kind === 'dict' && (frame.expects === 'first' || frame.expects === 'key')) {
+      else if (frame?.kind === 'dict' && this.#mayBeKey()) {
         frame.key = decoded.text
         frame.expects = 'colon'
       } else this.#scalar(decoded.text)
@@ -108,7 +108,9 @@ export class JsonStream implements TokenSink {
   keyword(text: string): void {
     if (this.#error === undefined) {
       if (Object.hasOwn(keywords, text)) this.#scalar(keywords[text])
-      else if (this.#mayBeValue()) this.#error = `invalid keyword '${text.slice(0, 1024)}'`
+      else if (this.#mayBeKey() || this.#mayBeValue()) {
+        this.#error = `invalid keyword '${text.slice(0, 1024)}'`
+      }
     }
     this.#counted(text.length)
   }
@@ -153,6 +155,11 @@ export class JsonStream implements TokenSink {
 
   #scalar(value: Json): void {
     if (this.#mayBeValue()) this.#add(value)
+  }
+
+  #mayBeKey(): boolean {
+    const frame = this.#stack.at(-1)
+    return frame?.kind === 'dict' && (frame.expects === 'first' || frame.expects === 'key')
   }
 
   /** Whether a value may stand here; otherwise the error is noted. */
