@@ -121,8 +121,11 @@ const compressed = fc.record({ at: part, fill }).map(({ at, fill }) =>
 const resizes = fc.record({ to: part, grow: fc.boolean() }).map(({ to, grow }) =>
   command({
     title: `resize ${grow ? 'up' : 'down'} to ${to}`,
-    can: ({ version, snapshots, stateWritten }) =>
-      (version === 3 || snapshots.size === 0) && !stateWritten,
+    // What a raw data file gains is nothing but zeroes, which deciphered are noise, in QEMU as well.
+    can: ({ version, snapshots, stateWritten, kind }) =>
+      (version === 3 || snapshots.size === 0) &&
+      !stateWritten &&
+      !(grow && kind.dataFile === 'raw' && kind.encryption !== 'none'),
     async run(reference, workshop) {
       const { size, kind } = reference
       const most = Math.min(size * 4, Math.max(kind.size, 6 * 1024 * 1024))
