@@ -115,7 +115,7 @@ export async function addObject(
   if ('loaded' in given) throw notWritable(type, 'loaded')
   // What is loaded is so when the object has its name; what is set, before.
   const isSet = ['throttle-group', 'iothread', 'main-loop'].includes(type)
-  if (!isSet) daemon.objects.checkFree(options.id)
+  if (!isSet && !(type in absentObjectTypes)) daemon.objects.checkFree(options.id)
   const made = makeObject(daemon, options)
   daemon.objects.add(options.id, { values: new StoredValues(type, members, given), ...made })
 }
