@@ -191,7 +191,8 @@ export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable 
         this.statistics.count(kind, bytes, began, true)
         return
       } catch (error) {
-        const action = this.#decide(kind, error, io?.signal)
+        // What fails at a medium that is being taken out waits for nobody.
+        const action = this.#edge === edge ? this.#decide(kind, error, io?.signal) : 'report'
         if (action === 'stop') continue
         this.statistics.count(kind, bytes, began, false)
         if (action === 'ignore') return
@@ -242,7 +243,6 @@ export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable 
       this.#idle = deferred()
       await this.#idle.promise
     }
-    this.resume()
     await edge[Symbol.asyncDispose]()
     this.emit('tray', true)
   }

@@ -46,10 +46,12 @@ export async function runTheirs(
   args: readonly string[],
   program = 'qemu-img',
 ): Promise<Outcome> {
-  const outcome = await runPeer(folder, args, program)
-  // It times the derivation of keys by the clock of its thread, and gives up where that stood still.
-  const again = outcome.stderr.includes('Unable to get accurate CPU usage')
-  return again ? await runTheirs(folder, args, program) : outcome
+  for (let tries = 1; ; tries++) {
+    const outcome = await runPeer(folder, args, program)
+    // It times the derivation of keys by the clock of its thread, and gives up where that stood still.
+    const stoodStill = outcome.stderr.includes('Unable to get accurate CPU usage')
+    if (!stoodStill || tries === 5) return outcome
+  }
 }
 
 function runPeer(folder: string, args: readonly string[], program: string): Promise<Outcome> {
