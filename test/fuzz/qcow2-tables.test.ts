@@ -22,6 +22,7 @@ import { maxL1Bytes } from '../../src/format/qcow2/limits.ts'
 import { MemoryLayer } from '../../src/protocol/memory.ts'
 import { openContext } from '../support/context.ts'
 import { newImage, openImage, testSecrets, testSettings } from '../support/qcow2.ts'
+import { repair } from '../support/repaired.ts'
 
 const diskSize = 128 * 1024
 
@@ -194,18 +195,6 @@ async function writeSome(file: BlockLayer): Promise<void> {
     await layer.snapshots!.delete(id, plainIo)
   } finally {
     await layer[Symbol.asyncDispose]()
-  }
-}
-
-async function repair(file: BlockLayer): Promise<void> {
-  const { image } = await openImage(file, { check: true })
-  try {
-    const { corruptions } = await image.check('all')
-    if (corruptions > 0) return
-    const again = await image.check('none')
-    expect([again.corruptions, again.leaks], again.messages.join('; ')).toEqual([0, 0])
-  } finally {
-    await image.close()
   }
 }
 

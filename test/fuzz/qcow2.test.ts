@@ -20,6 +20,7 @@ import { MemoryLayer } from '../../src/protocol/memory.ts'
 import { newImage, openImage } from '../support/qcow2.ts'
 import { addSnapshot } from '../support/qcow2-snapshot.ts'
 import { Random, runSeed, seedNote } from '../support/random.ts'
+import { repair } from '../support/repaired.ts'
 
 const rounds = 250
 const diskSize = 96 * 1024
@@ -222,17 +223,5 @@ async function changeSnapshots(file: BlockLayer, random: Random): Promise<void> 
     await snapshots!.delete(random.pick([...ids, id]), plainIo)
   } finally {
     await layer[Symbol.asyncDispose]()
-  }
-}
-
-async function repair(file: BlockLayer): Promise<void> {
-  const { image } = await openImage(file, { check: true })
-  try {
-    const { corruptions } = await image.check('all')
-    if (corruptions > 0) return
-    const again = await image.check('none')
-    expect([again.corruptions, again.leaks], again.messages.join('; ')).toEqual([0, 0])
-  } finally {
-    await image.close()
   }
 }

@@ -1,5 +1,5 @@
 /** `img resize`, `img rebase -u` and `img check` against the real ones. */
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { viewOf } from '../../src/bytes/view.ts'
 import { peer } from '../peers.ts'
@@ -10,18 +10,11 @@ const qemu = peer('qemu-img', 'qemu-io')
 let pair: Pair
 beforeEach(async () => {
   pair = new Pair()
-  await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '1M')
-  await prepare('qemu-io', '-c', 'write -P 7 64k 100k', 'b.qcow2')
-  await prepare('qemu-img', 'create', '-q', '-f', 'raw', 'r.raw', '1M')
+  await pair.prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '1M')
+  await pair.prepare('qemu-io', '-c', 'write -P 7 64k 100k', 'b.qcow2')
+  await pair.prepare('qemu-img', 'create', '-q', '-f', 'raw', 'r.raw', '1M')
 })
 afterEach(() => pair[Symbol.dispose]())
-
-async function prepare(program: string, ...args: string[]): Promise<void> {
-  const { status, stderr } = await runTheirs(pair.theirs, args, program)
-  expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
-  const image = args.find((word) => /^\w+\.(qcow2|raw)$/.test(word)) ?? ''
-  copyFileSync(`${pair.theirs}/${image}`, `${pair.ours}/${image}`)
-}
 
 async function same(text: string): Promise<void> {
   const args = text.split(' ').map((word) => (word === "''" ? '' : word))

@@ -15,16 +15,10 @@ beforeEach(async () => {
     Uint8Array.from({ length: 77_000 }, (_, at) => at % 251),
   )
   copyFileSync(`${pair.theirs}/r.raw`, `${pair.ours}/r.raw`)
-  await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '1M')
-  await prepare('qemu-io', '-c', 'write -P 7 0 100k', 'a.qcow2')
+  await pair.prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '1M')
+  await pair.prepare('qemu-io', '-c', 'write -P 7 0 100k', 'a.qcow2')
 })
 afterEach(() => pair[Symbol.dispose]())
-
-async function prepare(program: string, ...args: string[]): Promise<void> {
-  expect(await runTheirs(pair.theirs, args, program)).toMatchObject({ status: 0, stderr: '' })
-  const image = args.findLast((word) => /^\w+\.(qcow2|raw)$/.test(word)) ?? ''
-  copyFileSync(`${pair.theirs}/${image}`, `${pair.ours}/${image}`)
-}
 
 async function same(text: string): Promise<number> {
   const args = text.split(' ').map((word) => (word === "''" ? '' : word))
@@ -130,11 +124,18 @@ qemu.describe('img bench', () => {
 
 qemu.describe('img rebase', () => {
   const overlay = async () => {
-    await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b1.qcow2', '1M')
-    await prepare('qemu-io', '-c', 'write -P 1 0 512k', 'b1.qcow2')
-    await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b2.qcow2', '768k')
-    await prepare('qemu-io', '-c', 'write -P 1 0 256k', '-c', 'write -P 2 256k 512k', 'b2.qcow2')
-    await prepare(
+    await pair.prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b1.qcow2', '1M')
+    await pair.prepare('qemu-io', '-c', 'write -P 1 0 512k', 'b1.qcow2')
+    await pair.prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b2.qcow2', '768k')
+    await pair.prepare(
+      'qemu-io',
+      '-c',
+      'write -P 1 0 256k',
+      '-c',
+      'write -P 2 256k 512k',
+      'b2.qcow2',
+    )
+    await pair.prepare(
       'qemu-img',
       'create',
       '-q',
@@ -147,7 +148,7 @@ qemu.describe('img rebase', () => {
       'o.qcow2',
       '2M',
     )
-    await prepare('qemu-io', '-c', 'write -P 3 100k 64k', 'o.qcow2')
+    await pair.prepare('qemu-io', '-c', 'write -P 3 100k 64k', 'o.qcow2')
   }
 
   it.each([

@@ -1,5 +1,5 @@
 /** Preallocation when images are made and when they are resized, against the real qemu-img. */
-import { copyFileSync, statSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { peer } from '../peers.ts'
 import { Pair, runOurs, runTheirs } from '../support/img.ts'
@@ -12,12 +12,6 @@ beforeEach(() => {
   pair = new Pair()
 })
 afterEach(() => pair[Symbol.dispose]())
-
-async function prepare(program: string, ...args: string[]): Promise<void> {
-  expect(await runTheirs(pair.theirs, args, program)).toMatchObject({ status: 0, stderr: '' })
-  const image = args.find((word) => /^\w+\.(qcow2|raw)$/.test(word)) ?? ''
-  copyFileSync(`${pair.theirs}/${image}`, `${pair.ours}/${image}`)
-}
 
 async function same(text: string): Promise<void> {
   const args = text.split(' ')
@@ -77,8 +71,8 @@ qemu.describe('preallocation', () => {
     })
 
     it(`${mode}: above a backing file`, async () => {
-      await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '2M')
-      await prepare('qemu-io', '-c', 'write -P 5 0 2M', 'b.qcow2')
+      await pair.prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '2M')
+      await pair.prepare('qemu-io', '-c', 'write -P 5 0 2M', 'b.qcow2')
       const backed = '-b b.qcow2 -F qcow2'
       await same(`create -q -f qcow2 ${backed} -o preallocation=${mode} a.qcow2 2M`)
       await same(`create -q -f qcow2 ${backed} -o preallocation=${mode},extended_l2=on a.qcow2 2M`)
@@ -87,7 +81,7 @@ qemu.describe('preallocation', () => {
 
     it(`${mode}: resized`, async () => {
       for (const options of ['', ',cluster_size=4k', ',compat=0.10', ',extended_l2=on']) {
-        await prepare(
+        await pair.prepare(
           'qemu-img',
           'create',
           '-q',
@@ -98,7 +92,7 @@ qemu.describe('preallocation', () => {
           'a.qcow2',
           '1M',
         )
-        await prepare('qemu-io', '-c', 'write -P 3 0 100k', 'a.qcow2')
+        await pair.prepare('qemu-io', '-c', 'write -P 3 0 100k', 'a.qcow2')
         for (const size of ['+64k', '3M', '+2000k', '40M']) {
           await same(`resize --preallocation=${mode} a.qcow2 ${size}`)
           await alike('a.qcow2', taken(mode + options, 1024 * 1024))
@@ -112,9 +106,9 @@ qemu.describe('preallocation', () => {
     })
 
     it(`${mode}: resized with a snapshot, a bitmap, a backing file`, async () => {
-      await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '2M')
-      await prepare('qemu-io', '-c', 'write -P 5 0 2M', 'b.qcow2')
-      await prepare(
+      await pair.prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '2M')
+      await pair.prepare('qemu-io', '-c', 'write -P 5 0 2M', 'b.qcow2')
+      await pair.prepare(
         'qemu-img',
         'create',
         '-q',
@@ -127,9 +121,9 @@ qemu.describe('preallocation', () => {
         'a.qcow2',
         '512k',
       )
-      await prepare('qemu-io', '-c', 'write -P 3 0 100k', 'a.qcow2')
-      await prepare('qemu-img', 'snapshot', '-c', 'one', 'a.qcow2')
-      await prepare('qemu-img', 'bitmap', '--add', 'a.qcow2', 'bits')
+      await pair.prepare('qemu-io', '-c', 'write -P 3 0 100k', 'a.qcow2')
+      await pair.prepare('qemu-img', 'snapshot', '-c', 'one', 'a.qcow2')
+      await pair.prepare('qemu-img', 'bitmap', '--add', 'a.qcow2', 'bits')
       await same(`resize --preallocation=${mode} a.qcow2 1M`)
       await same(`resize --preallocation=${mode} a.qcow2 4M`)
       await alike('a.qcow2', taken(mode, 512 * 1024))
@@ -151,7 +145,7 @@ qemu.describe('preallocation', () => {
   }
 
   it('refuses what is none', async () => {
-    await prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '1M')
+    await pair.prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '1M')
     await same('resize --preallocation=bad a.qcow2 2M')
     await same('create -f qcow2 -o preallocation=bad c.qcow2 2M')
   })

@@ -1,6 +1,6 @@
 /** Runs `varve img` inside the test and the real qemu-img beside it, each in a folder of its own. */
 import { execFile } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { PassThrough, Writable } from 'node:stream'
@@ -18,6 +18,14 @@ export class Pair implements Disposable {
     this.#root = mkdtempSync(join(tmpdir(), 'varve-img-'))
     this.ours = mkdtempSync(join(this.#root, 'o'))
     this.theirs = mkdtempSync(join(this.#root, 'q'))
+  }
+
+  /** Makes or changes an image with a program of QEMU, and gives both folders the same one. */
+  async prepare(program: string, ...args: string[]): Promise<void> {
+    const outcome = await runTheirs(this.theirs, args, program)
+    if (outcome.status !== 0 || outcome.stderr) throw new Error(`${program}: ${outcome.stderr}`)
+    const image = args.findLast((word) => /^\w+\.(qcow2|raw)$/.test(word)) ?? ''
+    copyFileSync(`${this.theirs}/${image}`, `${this.ours}/${image}`)
   }
 
   [Symbol.dispose](): void {
