@@ -86,6 +86,13 @@ const damages: Readonly<Record<string, Damage>> = {
     image.bytes.fill(0, image.refcountTable, image.refcountTable + length)
     return none
   },
+  // Repair gives the entry up, and what was a block of the refcount table is none afterwards.
+  'a refcount table that lies on an L1 table with an entry that names itself': (image, random) => {
+    const at = l1Entry(image, random)
+    image.view.setBigUint64(at, BigInt(image.l1))
+    image.view.setBigUint64(headerV3.offsets.refcountTableOffset, BigInt(image.l1))
+    return coveredBy(image, at)
+  },
   'an L1 entry with reserved bits': (image, random) => {
     const at = l1Entry(image, random)
     image.bytes[at] |= 0x41

@@ -35,14 +35,15 @@ export async function checkImage(request: CheckRequest): Promise<CheckResult> {
   const before = repair === 'all' ? await look(request, stored) : undefined
   if (before) await mendSnapshotTable(request, report, before)
   const references = await countAll(request, report, stored, before)
-  // What was mended may have made the file longer.
+  // What was mended may have made the file longer, or have been what a broken refcount table lies on.
+  const { blocks } = stored
   if (before) stored = await readStoredCounts(request)
   const rebuild = compare(request, report, stored, references)
   if (repair === 'none') {
     for (const fault of references.copiedFaults) report.corruption(fault)
     report.corruptions += references.furtherCopiedFaults
   } else {
-    await mend(request, report, stored, references, rebuild)
+    await mend(request, report, stored, references, rebuild ? blocks : undefined)
   }
   const end = Math.max(stored.counts.highest(), references.counts.highest()) + 1
   const clusterSize = 2 ** request.header.clusterBits
@@ -138,7 +139,8 @@ async function mend(
   report: Report,
   stored: StoredCounts,
   references: References,
-  rebuild: boolean,
+  /** Blocks that are counted; given where all has to be written anew. */
+  rebuild: StoredCounts['blocks'] | undefined,
 ): Promise<void> {
   const { file, repair, state } = request
   // Entries that were given up are gone for good before the clusters they may have had are free.
@@ -150,7 +152,7 @@ async function mend(
       return
     }
     report.say('Rebuilding refcount structure')
-    await rebuildRefcounts(request, stored, references)
+    await rebuildRefcounts(request, rebuild, references)
     report.corruptionsFixed += report.corruptions
     report.leaksFixed += report.leaks
     report.corruptions = 0

@@ -14,13 +14,16 @@ import { type Counts, pieceLength } from './counts.ts'
 import type { CheckedImage, References } from './references.ts'
 import { clustersOf, type StoredCounts } from './stored-counts.ts'
 
-/** Changes `references` to what is right afterwards. */
+/**
+ * Changes `references` to what is right afterwards. `blocks`: those that are among them, wherever the
+ * table leads by now.
+ */
 export async function rebuildRefcounts(
   request: CheckRequest,
-  stored: StoredCounts,
+  blocks: StoredCounts['blocks'],
   { counts }: References,
 ): Promise<void> {
-  forgetOldStructures(request, stored, counts)
+  forgetOldStructures(request, blocks, counts)
   const { header } = request
   const refcountOrder = orderFor(header, counts.max())
   const layout = new RefcountLayout(refcountOrder, 2 ** header.clusterBits)
@@ -78,11 +81,15 @@ export async function writeRefcounts(
 }
 
 /** Takes the references to the table and the blocks of before off the counts. */
-function forgetOldStructures(request: CheckRequest, stored: StoredCounts, counts: Counts): void {
+function forgetOldStructures(
+  request: CheckRequest,
+  blocks: StoredCounts['blocks'],
+  counts: Counts,
+): void {
   const clusterSize = 2 ** request.header.clusterBits
   const { refcountTableOffset, refcountTableClusters } = request.header
   counts.addRange(refcountTableOffset / clusterSize, refcountTableClusters, -1)
-  for (const offset of stored.blocks.values()) counts.add(offset / clusterSize, -1)
+  for (const offset of blocks.values()) counts.add(offset / clusterSize, -1)
 }
 
 interface Plan {
