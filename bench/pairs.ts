@@ -3,6 +3,7 @@
  * one whose host gives and takes memory by what ran before, treat both alike, and compares the
  * pairs. Quote the ratio; the absolute figures are of one machine on one day.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 
 export interface Comparison {
   readonly name: string
@@ -21,19 +22,29 @@ export interface PairOptions {
   /** Whether a larger figure is the better one. */
   readonly higherIsBetter: boolean
   readonly runs: number
+  /** Seconds of rest before each run; 0 without. */
+  readonly rest?: number
   /** Each returns its figure. */
   readonly ours: () => Promise<number>
   readonly peer: () => Promise<number>
 }
 
-/** One warm-up of each, then `runs` pairs; medians of both and of the ratios. */
+/**
+ * One warm-up of each, then `runs` pairs; medians of both and of the ratios. Where a machine's host takes
+ * back what is free, the first to start after a run finds memory that the second has to be given
+ * again: a rest makes them equal.
+ */
 export async function comparePairs(options: PairOptions): Promise<Comparison> {
   const ours: number[] = []
   const peer: number[] = []
+  const rested = async (work: () => Promise<number>) => {
+    await sleep((options.rest ?? 0) * 1000)
+    return await work()
+  }
   for (let run = -1; run < options.runs; run++) {
-    const peerFirst = run % 2 === 1 ? await options.peer() : undefined
-    const our = await options.ours()
-    const their = peerFirst ?? (await options.peer())
+    const peerFirst = run % 2 === 1 ? await rested(options.peer) : undefined
+    const our = await rested(options.ours)
+    const their = peerFirst ?? (await rested(options.peer))
     if (run < 0) continue
     ours.push(our)
     peer.push(their)

@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- --only NAME] [--runs N] [--quick] [--json]`: varve and Debian's tools in turn on
+ * `npm run bench [-- --only NAME] [--runs N] [--rest SECONDS] [--quick] [--json]`: varve and Debian's tools in turn on
  * the same work. Prints a table of medians and ratios; a ratio above 1 is in our favour.
  */
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -24,6 +24,7 @@ const { values } = parseArgs({
   options: {
     only: { type: 'string', multiple: true },
     runs: { type: 'string', default: '5' },
+    rest: { type: 'string', default: '0' },
     quick: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
     folder: { type: 'string', default: os.tmpdir() },
@@ -35,7 +36,12 @@ try {
   if (!values.json) await printHeading()
   for (const row of rows) {
     if (values.only && !values.only.includes(row.name)) continue
-    const options = { folder, runs: Number(values.runs), quick: values.quick }
+    const options = {
+      folder,
+      runs: Number(values.runs),
+      rest: Number(values.rest),
+      quick: values.quick,
+    }
     for await (const comparison of row.measure(options)) {
       console.log(values.json ? JSON.stringify(comparison) : tableLine(comparison))
     }

@@ -16,7 +16,7 @@ const targetSpeed = 100_000_000
 
 export const backupLatency: Row = {
   name: 'backup-latency',
-  async *measure({ folder, runs, quick }) {
+  async *measure({ folder, runs, rest, quick }) {
     const seconds = quick ? 2 : 5
     // Twice what the target takes in that time.
     const size = Math.ceil((seconds * targetSpeed * 2) / MiB) * MiB
@@ -31,6 +31,7 @@ export const backupLatency: Row = {
           unit: 'ms',
           higherIsBetter: false,
           runs,
+          rest,
           ours: () => measure(path.join(root, 'bin', 'varve-storage-daemon')),
           peer: () => measure('qemu-storage-daemon'),
         })

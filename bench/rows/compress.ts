@@ -48,7 +48,7 @@ async function texts(length: number): Promise<Buffer> {
 
 export const compress: Row = {
   name: 'compress',
-  async *measure({ folder, runs, quick }) {
+  async *measure({ folder, runs, rest, quick }) {
     const raw = path.join(folder, 'mixture.raw')
     await makeMixture(raw, (quick ? 48 : 240) * MiB)
     const out = path.join(folder, 'compressed.qcow2')
@@ -72,6 +72,7 @@ export const compress: Row = {
       unit: 's',
       higherIsBetter: false,
       runs,
+      rest,
       ours: async () => (await convert(varve('img'))).seconds,
       peer: async () => (await convert('qemu-img')).seconds,
     })

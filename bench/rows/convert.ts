@@ -10,7 +10,7 @@ const MiB = 1024 * 1024
 
 export const convert: Row = {
   name: 'convert',
-  async *measure({ folder, runs, quick }) {
+  async *measure({ folder, runs, rest, quick }) {
     const raw = path.join(folder, 'disk.raw')
     const qcow2 = path.join(folder, 'disk.qcow2')
     const size = quick ? '128 MiB' : '4 GiB'
@@ -32,6 +32,7 @@ export const convert: Row = {
         unit: 's',
         higherIsBetter: false,
         runs,
+        rest,
         ours: () => time(varve('img')),
         peer: () => time('qemu-img'),
       })

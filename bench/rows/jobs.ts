@@ -13,7 +13,7 @@ type Format = 'raw' | 'qcow2'
 
 export const jobs: Row = {
   name: 'jobs',
-  async *measure({ folder, runs, quick }) {
+  async *measure({ folder, runs, rest, quick }) {
     const size = (quick ? 128 : 1024) * MiB
     const source = path.join(folder, 'source.raw')
     await makeDisk(source, size)
@@ -26,6 +26,7 @@ export const jobs: Row = {
           unit: 's',
           higherIsBetter: false,
           runs,
+          rest,
           ours: () => measure(path.join(root, 'bin', 'varve-storage-daemon')),
           peer: () => measure('qemu-storage-daemon'),
         })

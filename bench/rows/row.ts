@@ -5,6 +5,8 @@ export interface BenchOptions {
   readonly folder: string
   /** Pairs of runs. */
   readonly runs: number
+  /** Seconds of rest before each run, for machines whose host takes back what is free. */
+  readonly rest: number
   /** Smaller files and shorter runs: shows that the rows work, not how fast we are. */
   readonly quick: boolean
 }

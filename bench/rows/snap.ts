@@ -15,7 +15,7 @@ const MiB = 1024 * 1024
 
 export const snap: Row = {
   name: 'snap',
-  async *measure({ folder, runs, quick }) {
+  async *measure({ folder, runs, rest, quick }) {
     const mebibytes = quick ? 64 : 1024
     const capture = path.join(folder, 'capture')
     const copy = path.join(folder, 'copy')
@@ -25,7 +25,7 @@ export const snap: Row = {
     const save = `${varve('snap')} -s 4G --no-description --cache=unsafe save ${image}`
     const size = `${mebibytes} MiB of RAM, half of it zero`
     yield await comparePairs({
-      ...{ name: `save ${size}; cat > file`, unit: 's', higherIsBetter: false, runs },
+      ...{ name: `save ${size}; cat > file`, unit: 's', higherIsBetter: false, runs, rest },
       ours: () => shell(`cat ${capture} | ${save}`),
       async peer() {
         await rm(copy, { force: true })
@@ -33,13 +33,13 @@ export const snap: Row = {
       },
     })
     yield await comparePairs({
-      ...{ name: `load ${size}; cat file`, unit: 's', higherIsBetter: false, runs },
+      ...{ name: `load ${size}; cat file`, unit: 's', higherIsBetter: false, runs, rest },
       ours: () => shell(`${varve('snap')} load ${image} | cat > /dev/null`),
       peer: () => shell(`cat ${capture} | cat > /dev/null`),
     })
     yield await comparePairs({
       ...{ name: `until the guest may run, --postcopy=0; cat file`, unit: 's' },
-      ...{ higherIsBetter: false, runs },
+      ...{ higherIsBetter: false, runs, rest },
       ours: () => untilRun(image),
       peer: () => shell(`cat ${capture} | cat > /dev/null`),
     })
