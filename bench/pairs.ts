@@ -4,6 +4,7 @@
  * pairs. Quote the ratio; the absolute figures are of one machine on one day.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { run } from './process.ts'
 
 export interface Comparison {
   readonly name: string
@@ -38,14 +39,18 @@ export async function comparePairs(options: PairOptions): Promise<Comparison> {
   const ours: number[] = []
   const peer: number[] = []
   const rested = async (work: () => Promise<number>) => {
-    await sleep((options.rest ?? 0) * 1000)
+    if (options.rest) {
+      // What the run before wrote does not weigh on this one.
+      await run('sync', [])
+      await sleep(options.rest * 1000)
+    }
     return await work()
   }
-  for (let run = -1; run < options.runs; run++) {
-    const peerFirst = run % 2 === 1 ? await rested(options.peer) : undefined
+  for (let round = -1; round < options.runs; round++) {
+    const peerFirst = round % 2 === 1 ? await rested(options.peer) : undefined
     const our = await rested(options.ours)
     const their = peerFirst ?? (await rested(options.peer))
-    if (run < 0) continue
+    if (round < 0) continue
     ours.push(our)
     peer.push(their)
   }

@@ -36,6 +36,7 @@ try {
   if (!values.json) await printHeading()
   for (const row of rows) {
     if (values.only && !values.only.includes(row.name)) continue
+    await run('sync', [])
     const options = {
       folder,
       runs: Number(values.runs),
