@@ -27,13 +27,6 @@ async function prepare(...commands: string[]): Promise<void> {
   }
 }
 
-async function same(text: string): Promise<number> {
-  const args = text.split(' ').map((word) => (word === "''" ? '' : word))
-  const ours = await runOurs(pair.ours, args)
-  expect({ text, ...ours }).toEqual({ text, ...(await runTheirs(pair.theirs, args)) })
-  return ours.status
-}
-
 /** Sound, described alike, and showing what the other side's image shows. */
 async function alike(image: string): Promise<void> {
   const checked = await runTheirs(pair.ours, ['check', image])
@@ -112,7 +105,7 @@ qemu.describe('img amend', () => {
     'amend -o compat= a.qcow2',
   ])('%s', async (text) => {
     await prepare(`${create} a.qcow2 1M`, 'qemu-io -c write_64k_128k a.qcow2')
-    await same(text)
+    await pair.same(text)
     await alike('a.qcow2')
   })
 
@@ -122,22 +115,22 @@ qemu.describe('img amend', () => {
       `${create} s.qcow2 1M`,
       'qemu-img snapshot -c s1 s.qcow2',
     )
-    await same('amend -o compat=0.10 r.qcow2')
-    await same('amend -o compat=v2,lazy_refcounts=on,refcount_bits=16 r.qcow2')
-    await same('amend -o size=2M,compat=v2 s.qcow2')
-    await same('amend -o size=2M s.qcow2')
-    await same('amend -o compat=v2 s.qcow2')
-    await same('amend -o compat=v2 s.qcow2')
-    await same('amend -o compat=v2,refcount_bits=16 r.qcow2')
-    await same('amend -o refcount_bits=8 r.qcow2')
-    await same('amend -o size=1M r.qcow2')
+    await pair.same('amend -o compat=0.10 r.qcow2')
+    await pair.same('amend -o compat=v2,lazy_refcounts=on,refcount_bits=16 r.qcow2')
+    await pair.same('amend -o size=2M,compat=v2 s.qcow2')
+    await pair.same('amend -o size=2M s.qcow2')
+    await pair.same('amend -o compat=v2 s.qcow2')
+    await pair.same('amend -o compat=v2 s.qcow2')
+    await pair.same('amend -o compat=v2,refcount_bits=16 r.qcow2')
+    await pair.same('amend -o refcount_bits=8 r.qcow2')
+    await pair.same('amend -o size=1M r.qcow2')
   })
 
   it('leaves the backing file to rebase', async () => {
     await prepare(`${create} b.qcow2 1M`, `${create} -b b.qcow2 -F qcow2 a.qcow2 1M`)
-    await same('amend -o backing_file=b.qcow2 a.qcow2')
-    await same('amend -o backing_fmt=qcow2 a.qcow2')
-    await same('amend -o backing_file=b.qcow2,backing_fmt=qcow2 a.qcow2')
+    await pair.same('amend -o backing_file=b.qcow2 a.qcow2')
+    await pair.same('amend -o backing_fmt=qcow2 a.qcow2')
+    await pair.same('amend -o backing_file=b.qcow2,backing_fmt=qcow2 a.qcow2')
     await alike('a.qcow2')
   })
 
@@ -154,11 +147,11 @@ qemu.describe('img amend', () => {
     // What snapshots show is held against what they showed before: qemu-img 7.2 writes zeroes into
     // clusters that a snapshot has as data, where the active disk had a mark over them.
     const before = [await snapshotContent('one'), await snapshotContent('two')]
-    await same('amend -o compat=0.10 a.qcow2')
+    await pair.same('amend -o compat=0.10 a.qcow2')
     await alike('a.qcow2')
     expect(before[0].equals(await snapshotContent('one'))).toBe(true)
     expect(before[1].equals(await snapshotContent('two'))).toBe(true)
-    await same('amend -o compat=1.1 a.qcow2')
+    await pair.same('amend -o compat=1.1 a.qcow2')
     await alike('a.qcow2')
   })
 
@@ -172,7 +165,7 @@ qemu.describe('img amend', () => {
     )
     const before = await snapshotContent('two')
     for (const bits of [64, 1, 2, 4, 8, 32, 16]) {
-      await same(`amend -o refcount_bits=${bits} a.qcow2`)
+      await pair.same(`amend -o refcount_bits=${bits} a.qcow2`)
       await alike('a.qcow2')
     }
     expect(before.equals(await snapshotContent('two'))).toBe(true)
@@ -199,7 +192,7 @@ qemu.describe('img amend', () => {
           `size=${random.pick(['8M', '9M', '20M'])}`,
         ].filter(() => random.chance(0.6))
         if (choices.length === 0) continue
-        const status = await same(`amend -o ${choices.join(',')} a.qcow2`)
+        const status = await pair.same(`amend -o ${choices.join(',')} a.qcow2`)
         // What is refused leaves our image as it was; qemu-img may have done a part of it.
         if (status !== 0) copyFileSync(`${pair.ours}/a.qcow2`, `${pair.theirs}/a.qcow2`)
         await alike('a.qcow2')

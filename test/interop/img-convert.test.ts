@@ -6,7 +6,7 @@ import { existsSync } from 'node:fs'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { SeededRandom } from '../../src/bytes/seeded-random.ts'
 import { peer } from '../peers.ts'
-import { Pair, runOurs, runTheirs } from '../support/img.ts'
+import { Pair, runTheirs } from '../support/img.ts'
 
 const qemu = peer('qemu-img', 'qemu-io')
 
@@ -126,12 +126,12 @@ qemu.describe('img convert', () => {
     ],
     ['-O raw empty x', '-n -O raw b.qcow2 x'],
   ])('%s, then %s', async (first, second) => {
-    await same(['convert', ...first.split(' ')])
+    await pair.same(['convert', ...first.split(' ')])
     await converts(second)
   })
 
   it('leaves zeroes out where the target is said to be zero', async () => {
-    await same('create -q -f qcow2 x 6M'.split(' '))
+    await pair.same('create -q -f qcow2 x 6M'.split(' '))
     await converts('-n --target-is-zero -O qcow2 o.qcow2 x')
   })
 
@@ -179,18 +179,13 @@ qemu.describe('img convert', () => {
     'convert -O qcow2 o.qcow2 b.qcow2',
     'convert -b b.qcow2 x',
   ])('%s', async (text) => {
-    await same(text.split(' '))
+    await pair.same(text.split(' '))
   })
 })
 
-async function same(args: readonly string[]): Promise<void> {
-  const ours = await runOurs(pair.ours, args)
-  expect(ours).toEqual(await runTheirs(pair.theirs, args))
-}
-
 /** Both convert to `x`; the two are equal, and ours is sound. */
 async function converts(text: string): Promise<void> {
-  await same(['convert', ...text.split(' ')])
+  await pair.same(['convert', ...text.split(' ')])
   expect(existsSync(`${pair.ours}/x`)).toBe(true)
   const formats = isQcow2(text) ? ['-f', 'qcow2', '-F', 'qcow2'] : ['-f', 'raw', '-F', 'raw']
   const compared = ['compare', ...formats, `${pair.ours}/x`, `${pair.theirs}/x`]

@@ -20,19 +20,6 @@ beforeEach(async () => {
 })
 afterEach(() => pair[Symbol.dispose]())
 
-async function same(text: string): Promise<number> {
-  const args = text.split(' ').map((word) => (word === "''" ? '' : word))
-  const ours = await runOurs(pair.ours, args)
-  const theirs = await runTheirs(pair.theirs, args)
-  const timeless = (shown: string) => shown.replace(/in \d+\.\d+ seconds/, 'in T seconds')
-  expect({ text, ...ours, stdout: timeless(ours.stdout) }).toEqual({
-    text,
-    ...theirs,
-    stdout: timeless(theirs.stdout),
-  })
-  return ours.status
-}
-
 qemu.describe('img dd', () => {
   it.each([
     'dd',
@@ -53,7 +40,7 @@ qemu.describe('img dd', () => {
     'dd -x if=a.qcow2 of=o',
     'dd -f qcow2 --image-opts if=driver=qcow2,file.filename=a.qcow2 of=o',
   ])('refuses: %s', async (text) => {
-    await same(text)
+    await pair.same(text)
   })
 
   it.each([
@@ -69,15 +56,15 @@ qemu.describe('img dd', () => {
     'dd if=r.raw of=o',
     'dd --image-opts if=driver=qcow2,file.filename=a.qcow2 of=o',
   ])('copies: %s', async (text) => {
-    await same(text)
+    await pair.same(text)
     expect(readFileSync(`${pair.ours}/o`).equals(readFileSync(`${pair.theirs}/o`))).toBe(true)
   })
 
   it('copies into other formats', async () => {
-    await same('dd -f raw -O qcow2 if=r.raw of=o.qcow2')
+    await pair.same('dd -f raw -O qcow2 if=r.raw of=o.qcow2')
     const compared = await runTheirs(pair.ours, ['compare', 'o.qcow2', `${pair.theirs}/o.qcow2`])
     expect(compared.stdout).toBe('Images are identical.\n')
-    await same('dd -O qcow2 if=a.qcow2 of=o.qcow2')
+    await pair.same('dd -O qcow2 if=a.qcow2 of=o.qcow2')
     expect(statSync(`${pair.ours}/o.qcow2`).size).toBeGreaterThan(1024 * 1024)
   })
 })
@@ -118,7 +105,7 @@ qemu.describe('img bench', () => {
     'bench -c 3 -f raw r.raw',
     'bench nofile',
   ])('%s', async (text) => {
-    await same(text)
+    await pair.same(text)
   })
 })
 
@@ -171,7 +158,7 @@ qemu.describe('img rebase', () => {
   ])('%s', async (text) => {
     await overlay()
     await runTheirs(pair.ours, ['convert', '-O', 'raw', 'o.qcow2', 'before.raw'])
-    await same(text)
+    await pair.same(text)
     const args = ['compare', '-F', 'raw', 'o.qcow2', 'before.raw']
     expect((await runTheirs(pair.ours, args)).stdout).toBe('Images are identical.\n')
     expect(await runTheirs(pair.ours, ['check', '-q', 'o.qcow2'])).toMatchObject({ status: 0 })

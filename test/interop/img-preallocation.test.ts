@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { peer } from '../peers.ts'
-import { Pair, runOurs, runTheirs } from '../support/img.ts'
+import { Pair, runTheirs } from '../support/img.ts'
 
 const qemu = peer('qemu-img', 'qemu-io')
 const modes = ['off', 'metadata', 'falloc', 'full']
@@ -12,12 +12,6 @@ beforeEach(() => {
   pair = new Pair()
 })
 afterEach(() => pair[Symbol.dispose]())
-
-async function same(text: string): Promise<void> {
-  const args = text.split(' ')
-  const ours = await runOurs(pair.ours, args)
-  expect({ text, ...ours }).toEqual({ text, ...(await runTheirs(pair.theirs, args)) })
-}
 
 /** Sound, equal, allocated from `from` on where the other is, and taking about the same space. */
 async function alike(image: string, from = Number.POSITIVE_INFINITY): Promise<void> {
@@ -51,7 +45,7 @@ qemu.describe('preallocation', () => {
     const key = '--object secret,id=s,data=x -o key-secret=s,iter-time=10'
     // QEMU takes seconds for a key, whatever it is told.
     for (const mode of ['metadata', 'full', 'no-such']) {
-      await same(`create -q -f luks ${key},preallocation=${mode} a.luks 3M`)
+      await pair.same(`create -q -f luks ${key},preallocation=${mode} a.luks 3M`)
       const [ours, theirs] = [pair.ours, pair.theirs].map((folder) => {
         const file = statSync(`${folder}/a.luks`, { throwIfNoEntry: false })
         return file && { size: file.size, whole: file.blocks * 512 >= file.size }
@@ -64,7 +58,7 @@ qemu.describe('preallocation', () => {
     it(`${mode}: new images`, async () => {
       for (const size of ['0', '512', '3M', '10000384', '40M']) {
         for (const options of ['', ',cluster_size=4k', ',compat=0.10', ',extended_l2=on']) {
-          await same(`create -q -f qcow2 -o preallocation=${mode}${options} a.qcow2 ${size}`)
+          await pair.same(`create -q -f qcow2 -o preallocation=${mode}${options} a.qcow2 ${size}`)
           await alike('a.qcow2', taken(mode + options, 0))
         }
       }
@@ -74,8 +68,10 @@ qemu.describe('preallocation', () => {
       await pair.prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'b.qcow2', '2M')
       await pair.prepare('qemu-io', '-c', 'write -P 5 0 2M', 'b.qcow2')
       const backed = '-b b.qcow2 -F qcow2'
-      await same(`create -q -f qcow2 ${backed} -o preallocation=${mode} a.qcow2 2M`)
-      await same(`create -q -f qcow2 ${backed} -o preallocation=${mode},extended_l2=on a.qcow2 2M`)
+      await pair.same(`create -q -f qcow2 ${backed} -o preallocation=${mode} a.qcow2 2M`)
+      await pair.same(
+        `create -q -f qcow2 ${backed} -o preallocation=${mode},extended_l2=on a.qcow2 2M`,
+      )
       await alike('a.qcow2')
     })
 
@@ -94,13 +90,13 @@ qemu.describe('preallocation', () => {
         )
         await pair.prepare('qemu-io', '-c', 'write -P 3 0 100k', 'a.qcow2')
         for (const size of ['+64k', '3M', '+2000k', '40M']) {
-          await same(`resize --preallocation=${mode} a.qcow2 ${size}`)
+          await pair.same(`resize --preallocation=${mode} a.qcow2 ${size}`)
           await alike('a.qcow2', taken(mode + options, 1024 * 1024))
         }
-        await same(`resize --preallocation=${mode} a.qcow2 40M`)
-        await same(`resize --preallocation=${mode} --shrink a.qcow2 20M`)
-        await same('resize --shrink a.qcow2 20M')
-        await same(`resize --preallocation=${mode} a.qcow2 +1000`)
+        await pair.same(`resize --preallocation=${mode} a.qcow2 40M`)
+        await pair.same(`resize --preallocation=${mode} --shrink a.qcow2 20M`)
+        await pair.same('resize --shrink a.qcow2 20M')
+        await pair.same(`resize --preallocation=${mode} a.qcow2 +1000`)
         await alike('a.qcow2')
       }
     })
@@ -124,11 +120,11 @@ qemu.describe('preallocation', () => {
       await pair.prepare('qemu-io', '-c', 'write -P 3 0 100k', 'a.qcow2')
       await pair.prepare('qemu-img', 'snapshot', '-c', 'one', 'a.qcow2')
       await pair.prepare('qemu-img', 'bitmap', '--add', 'a.qcow2', 'bits')
-      await same(`resize --preallocation=${mode} a.qcow2 1M`)
-      await same(`resize --preallocation=${mode} a.qcow2 4M`)
+      await pair.same(`resize --preallocation=${mode} a.qcow2 1M`)
+      await pair.same(`resize --preallocation=${mode} a.qcow2 4M`)
       await alike('a.qcow2', taken(mode, 512 * 1024))
-      await same('resize a.qcow2 1M')
-      await same('resize --shrink a.qcow2 1M')
+      await pair.same('resize a.qcow2 1M')
+      await pair.same('resize --shrink a.qcow2 1M')
       await alike('a.qcow2')
     })
 
@@ -137,7 +133,7 @@ qemu.describe('preallocation', () => {
         await runTheirs(folder, ['create', '-q', '-f', 'raw', 'r.raw', '1M'])
       }
       for (const size of ['+1M', '+1000', '8M']) {
-        await same(`resize -f raw --preallocation=${mode} r.raw ${size}`)
+        await pair.same(`resize -f raw --preallocation=${mode} r.raw ${size}`)
         expect(statSync(`${pair.ours}/r.raw`).size).toBe(statSync(`${pair.theirs}/r.raw`).size)
         expect(spaceOf(pair.ours, 'r.raw')).toBe(spaceOf(pair.theirs, 'r.raw'))
       }
@@ -146,7 +142,7 @@ qemu.describe('preallocation', () => {
 
   it('refuses what is none', async () => {
     await pair.prepare('qemu-img', 'create', '-q', '-f', 'qcow2', 'a.qcow2', '1M')
-    await same('resize --preallocation=bad a.qcow2 2M')
-    await same('create -f qcow2 -o preallocation=bad c.qcow2 2M')
+    await pair.same('resize --preallocation=bad a.qcow2 2M')
+    await pair.same('create -f qcow2 -o preallocation=bad c.qcow2 2M')
   })
 })

@@ -4,6 +4,7 @@ import { copyFileSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { PassThrough, Writable } from 'node:stream'
+import { expect } from 'vitest'
 import type { CliIo } from '../../src/cli/command.ts'
 import { img } from '../../src/cli/img/main.ts'
 import type { Outcome } from '../peers.ts'
@@ -28,9 +29,34 @@ export class Pair implements Disposable {
     copyFileSync(`${this.theirs}/${image}`, `${this.ours}/${image}`)
   }
 
+  /**
+   * Runs one command line in both folders, given whole (words between spaces, '' an empty one) or in
+   * words, and expects the same answer of both programs. Returns the exit status.
+   */
+  async same(command: string | readonly string[]): Promise<number> {
+    const args = typeof command === 'string' ? wordsOf(command) : command
+    const ours = await runOurs(this.ours, args)
+    const theirs = await runTheirs(this.theirs, args)
+    const result = ({ stdout, ...rest }: Outcome) => ({
+      command,
+      ...rest,
+      stdout: timeless(stdout),
+    })
+    expect(result(ours)).toEqual(result(theirs))
+    return ours.status
+  }
+
   [Symbol.dispose](): void {
     rmSync(this.#root, { recursive: true, force: true })
   }
+}
+
+function wordsOf(line: string): string[] {
+  return line.split(' ').map((word) => (word === "''" ? '' : word))
+}
+
+function timeless(shown: string): string {
+  return shown.replace(/in \d+\.\d+ seconds/, 'in T seconds')
 }
 
 /** Runs `varve img` with `folder` as current directory; one at a time. */
