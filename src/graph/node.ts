@@ -25,7 +25,6 @@ import {
   type WriteIo,
   type ZeroIo,
 } from '../block/layer.ts'
-import { type Hold, RangeLock } from '../block/range-lock.ts'
 import { alignDown, alignUp, type ByteRange } from '../bytes/range.ts'
 import { isZero } from '../bytes/zero.ts'
 import { BlockError } from '../errors.ts'
@@ -35,6 +34,7 @@ import type { Edge } from './edge.ts'
 import { FittedLayer } from './fitted-layer.ts'
 import { storeBitmaps } from './persistent-bitmaps.ts'
 import { populate, populatedRange } from './populate.ts'
+import { RequestFlow } from './request-flow.ts'
 import { NodeStatistics, type RequestKind } from './statistics.ts'
 
 /** One message per request, when somebody listens: `{ node, kind, offset, length }`. */
@@ -42,6 +42,9 @@ const requestChannel = diagnostics.channel('block:request')
 
 /** `{ node, exceeded, threshold }`, when a write goes beyond a node's `writeThreshold`. */
 export const thresholdChannel = diagnostics.channel('block:write-threshold')
+
+/** For what changes the disk as a whole. */
+const everything: ByteRange = { offset: 0, length: Number.MAX_SAFE_INTEGER }
 
 export type DetectZeroes = 'off' | 'on' | 'unmap'
 export type DiscardMode = 'ignore' | 'unmap'
@@ -82,14 +85,8 @@ export class BlockNode implements AsyncDisposable {
   readonly blockers: OperationBlockers
   #settings: NodeConfiguration
   readonly #fitted: FittedLayer
-  readonly #requests = new RangeLock()
+  readonly #flow: RequestFlow = new RequestFlow(this)
   #closed = false
-  /**
-   * Counts changes that have settled, whether well or not; flushing is needed only when it has moved
-   * since the last flush. One in flight counts when it ends: a flush meanwhile may have missed it.
-   */
-  #written = 0
-  #flushed = 0
   #writeThreshold = Number.POSITIVE_INFINITY
 
   constructor(settings: NodeSettings, layer: BlockLayer) {
@@ -167,10 +164,12 @@ export class BlockNode implements AsyncDisposable {
     const full = io.signal ? (io as Io) : plainIo
     this.#enter('read', offset, length, full.signal)
     if (length === 0) return
-    if (this.#fitted.fits(offset, length) && !this.#requests.blocks(offset, length)) {
-      return this.#start('read', offset, length, full, () => this.layer.read(offset, target, full))
+    if (this.#fitted.fits(offset, length) && !this.#flow.blocks(offset, length)) {
+      return this.#flow.start('read', offset, length, full, () =>
+        this.layer.read(offset, target, full),
+      )
     }
-    return this.#track('read', offset, length, false, full, () =>
+    return this.#flow.track('read', offset, length, false, full, () =>
       this.#fitted.read(offset, target, full),
     )
   }
@@ -186,12 +185,12 @@ export class BlockNode implements AsyncDisposable {
     }
     this.#noteHighest(offset + length)
     const plain = this.#fitted.fits(offset, length) && !(full.fua && !this.#fitted.nativeFua)
-    if (plain && !this.#requests.blocks(offset, length)) {
-      return this.#start('write', offset, length, full, () =>
+    if (plain && !this.#flow.blocks(offset, length)) {
+      return this.#flow.start('write', offset, length, full, () =>
         this.layer.write(offset, source, full),
       )
     }
-    return this.#modify('write', offset, length, full, () =>
+    return this.#flow.modify('write', offset, length, full, () =>
       this.#fitted.write(offset, source, full),
     )
   }
@@ -204,7 +203,7 @@ export class BlockNode implements AsyncDisposable {
     this.#enterWrite('writeZeroes', offset, length, full.signal)
     if (length === 0) return
     this.#noteHighest(offset + length)
-    return this.#modify('writeZeroes', offset, length, full, () =>
+    return this.#flow.modify('writeZeroes', offset, length, full, () =>
       this.#fitted.writeZeroes(offset, length, full),
     )
   }
@@ -219,8 +218,8 @@ export class BlockNode implements AsyncDisposable {
     const end = offset + length
     const last = end === this.size ? end : alignDown(end, limits.discardAlignment)
     // As in QEMU: whoever asks for a discard has given up what is there.
-    if (last <= start) return this.#noteChange(offset, length, full)
-    return this.#track('discard', offset, length, false, full, () =>
+    if (last <= start) return this.#flow.noteChange(offset, length, full)
+    return this.#flow.track('discard', offset, length, false, full, () =>
       this.layer.discard(start, last - start, full),
     )
   }
@@ -234,7 +233,7 @@ export class BlockNode implements AsyncDisposable {
       write: (offset, source, io) => {
         this.#enterWrite('write', offset, source.length, io.signal)
         this.#noteHighest(offset + source.length)
-        return this.#track('write', offset, source.length, false, io, () =>
+        return this.#flow.track('write', offset, source.length, false, io, () =>
           compressed.write(offset, source, io),
         )
       },
@@ -249,13 +248,13 @@ export class BlockNode implements AsyncDisposable {
       read: (offset, target, io) => {
         this.#checkOpen()
         const read = () => vmState.read(offset, target, io)
-        return this.#track('read', this.size + offset, target.length, false, io, read)
+        return this.#flow.track('read', this.size + offset, target.length, false, io, read)
       },
       write: (offset, source, io) => {
         this.#checkOpen()
         this.#checkWritable()
         const write = () => vmState.write(offset, source, io)
-        return this.#track('write', this.size + offset, source.length, false, io, write)
+        return this.#flow.track('write', this.size + offset, source.length, false, io, write)
       },
     }
   }
@@ -264,12 +263,13 @@ export class BlockNode implements AsyncDisposable {
   flush(io: Partial<Io> = plainIo): Completion {
     this.#checkOpen()
     if (this.flags.noFlush || this.readOnly) return
-    if (this.#flushed === this.#written) return this.#tell('flush_to_os')
-    const upTo = this.#written
+    if (!this.#flow.unflushed) return this.#tell('flush_to_os')
     const full = { ...plainIo, ...io }
-    return this.#track('flush', 0, 0, false, full, async () => {
+    // Of the moment of the request: what comes while it waits need not be covered.
+    const { changes } = this.#flow
+    return this.#flow.track('flush', 0, 0, false, full, async () => {
       await this.#flushLayer(full, false)
-      if (upTo > this.#flushed) this.#flushed = upTo
+      this.#flow.flushedTo(changes)
     })
   }
 
@@ -289,11 +289,8 @@ export class BlockNode implements AsyncDisposable {
     this.bitmaps.checkResize()
     const full = { ...plainIo, ...io }
     try {
-      await this.#requests.during(0, Number.MAX_SAFE_INTEGER, true, full.signal, () =>
-        this.layer.truncate(size, full),
-      )
+      await this.#flow.changing(everything, full.signal, () => this.layer.truncate(size, full))
     } finally {
-      this.#written++
       this.bitmaps.resize()
     }
   }
@@ -303,10 +300,7 @@ export class BlockNode implements AsyncDisposable {
     this.#checkOpen()
     this.#checkWritable()
     if (end <= this.size) return
-    await this.#requests.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, () =>
-      this.layer.extend?.(end, io),
-    )
-    this.#written++
+    await this.#flow.changing(everything, io.signal, () => this.layer.extend?.(end, io))
   }
 
   /** The first run of one status at `offset`; see `BlockLayer.extentAt`. `length` is above 0. */
@@ -339,7 +333,7 @@ export class BlockNode implements AsyncDisposable {
    * back (copy-on-read, a job that replaces data in place).
    */
   async serialised<T>(range: ByteRange, signal: AbortSignal, work: () => Promise<T>): Promise<T> {
-    return await this.#requests.during(range.offset, range.length, true, signal, work)
+    return await this.#flow.serialised(range, signal, work)
   }
 
   /** Copy-on-read: see `populate.ts`. */
@@ -349,16 +343,12 @@ export class BlockNode implements AsyncDisposable {
     this.#checkRange(offset, length)
     const full = { ...plainIo, ...io }
     const range = populatedRange(this.layer, offset, length)
-    try {
-      await this.serialised(range, full.signal, () => populate(this.layer, range, full))
-    } finally {
-      this.#written++
-    }
+    await this.#flow.changing(range, full.signal, () => populate(this.layer, range, full))
   }
 
   /** Settles when no request is in flight on this node. */
   idle(): Promise<void> {
-    return this.#requests.idle()
+    return this.#flow.idle()
   }
 
   /** Closes the layer, once; the graph has taken away all parents before. */
@@ -366,7 +356,7 @@ export class BlockNode implements AsyncDisposable {
     if (this.#closed) return
     this.#closed = true
     this.layer.drainBegins?.()
-    await this.#requests.idle()
+    await this.#flow.idle()
     try {
       if (this.active) await storeBitmaps(this)
     } finally {
@@ -377,13 +367,12 @@ export class BlockNode implements AsyncDisposable {
   /** Flushes the layer, and lets a blkdebug below it know. */
   async #flushLayer(io: Io, forWrite: boolean): Promise<void> {
     if (this.flags.noFlush) return
-    const upTo = this.#written
-    const counted = this.#flushed !== upTo
+    const { changes, unflushed } = this.#flow
     await this.#tell('flush_to_os')
-    if (counted) await this.#tell('flush_to_disk')
-    const part = forWrite ? (counted ? 'later' : 'first') : undefined
+    if (unflushed) await this.#tell('flush_to_disk')
+    const part = forWrite ? (unflushed ? 'later' : 'first') : undefined
     await this.layer.flush({ ...io, forWrite: part })
-    if (upTo > this.#flushed) this.#flushed = upTo
+    this.#flow.flushedTo(changes)
   }
 
   /** Tells a blkdebug, if that is what the node stands on. */
@@ -456,100 +445,9 @@ export class BlockNode implements AsyncDisposable {
     if (end > this.statistics.highestWritten) this.statistics.highestWritten = end
     if (end > this.#writeThreshold) this.#passThreshold(end)
   }
-
-  /** Starts work that conflicts with nothing; tracks it only if it takes time. */
-  #start(
-    kind: RequestKind,
-    offset: number,
-    length: number,
-    io: Io | WriteIo,
-    work: () => Completion,
-  ): Completion {
-    let done: Completion
-    try {
-      done = work()
-    } catch (error) {
-      this.#fail(kind, offset, length, io, error)
-    }
-    if (!(done instanceof Promise)) return this.#count(kind, offset, length, io)
-    // Counted, and marked as dirty, before whoever waits for the range goes on.
-    const counted = done.then(
-      () => this.#count(kind, offset, length, io),
-      (error) => this.#fail(kind, offset, length, io, error),
-    )
-    return this.#requests.hold(offset, length, counted)
-  }
-
-  /** A write whose ragged ends, if any, are read, modified and written with nobody in between. */
-  #modify(
-    kind: RequestKind,
-    offset: number,
-    length: number,
-    io: WriteIo,
-    work: () => Completion,
-  ): Promise<void> {
-    const { alignment } = this.layer.limits
-    const start = alignDown(offset, alignment)
-    const end = alignUp(offset + length, alignment)
-    const ragged = start !== offset || end !== offset + length
-    return this.#track(kind, start, end - start, ragged, io, work)
-  }
-
-  /** Runs work as a tracked request that waits for conflicting ones. */
-  async #track(
-    kind: RequestKind,
-    offset: number,
-    length: number,
-    exclusive: boolean,
-    io: Io | WriteIo,
-    work: () => Completion,
-  ): Promise<void> {
-    let hold: Hold | undefined
-    try {
-      hold = await this.#requests.acquire(offset, length, exclusive, io.signal)
-      await work()
-      this.#count(kind, offset, length, io)
-    } catch (error) {
-      this.#fail(kind, offset, length, io, error)
-    } finally {
-      if (hold) this.#requests.release(hold)
-    }
-  }
-
-  #count(kind: RequestKind, offset: number, length: number, io: Io | WriteIo): void {
-    const counters = this.statistics[kind]
-    if (changes(kind)) this.#noteChange(offset, length, io)
-    counters.operations++
-    counters.bytes += length
-  }
-
-  #fail(
-    kind: RequestKind,
-    offset: number,
-    length: number,
-    io: Io | WriteIo,
-    error: unknown,
-  ): never {
-    if (changes(kind)) this.#noteChange(offset, length, io)
-    this.statistics[kind].failed++
-    throw error
-  }
-
-  /** After the change: a job that has cleared a bit finds it again, or else reads the new data. */
-  #noteChange(offset: number, length: number, io: Io | WriteIo): void {
-    this.#written++
-    if (!this.bitmaps.watched || ('unchanged' in io && io.unchanged)) return
-    // Behind the end lies the state of a machine, which is no part of the disk.
-    if (offset < this.size) this.bitmaps.mark(offset, length)
-  }
 }
 
 /** Whether nothing has to be filled in, which saves the hot path an object. */
 function isComplete(io: Partial<WriteIo>): io is WriteIo {
   return io.signal !== undefined && io.fua !== undefined && io.unchanged !== undefined
-}
-
-/** Whether a request of that kind, even a failed one, may leave something to flush. */
-function changes(kind: RequestKind): boolean {
-  return kind !== 'read' && kind !== 'flush'
 }
