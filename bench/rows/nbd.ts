@@ -35,6 +35,8 @@ async function* measureFormat(format: string, { folder, runs, quick }: BenchOpti
   await run('dd', ['if=/dev/urandom', `of=${source}`, 'bs=1M', `count=${size.slice(0, -1)}`])
   await run('qemu-img', ['convert', '-f', 'raw', '-O', format, source, disk])
   await rm(source)
+  // Blocks that the file system has not placed yet would be written out under the first loads.
+  await run('sync', [])
   for (const load of loads) {
     const measure = (program: string) => runLoad(program, format, disk, load, folder, quick)
     yield await comparePairs({
