@@ -7,28 +7,22 @@ import type { ByteRange } from '../bytes/range.ts'
 import { SpareBuffers } from '../bytes/spare-buffers.ts'
 import { isZero } from '../bytes/zero.ts'
 import type { Allocation, ClusterMap } from './cluster-map.ts'
+import type { ClusterView } from './cluster-view.ts'
 import type { Completion, HostRange, Io, WriteIo } from './layer.ts'
 
 /** Copy-on-write surroundings up to this size are joined with the data into one write. */
 const maxJoinedWrite = 512 * 1024
 
-/** What the guest sees at present. */
-export interface Shown {
-  /** Fills `target`; zeroes behind the end of the disk. */
-  read(offset: number, target: Uint8Array, io: Io): Completion
-  /** Whether tables in memory say that a range reads as zeroes. */
-  isBlank(offset: number, length: number, io: Io): boolean
-}
-
 export class ClusterFill {
   readonly #map: ClusterMap
-  readonly #shown: Shown
+  /** What the guest sees at present. */
+  readonly #view: ClusterView
   /** For joining data with its surroundings. */
   readonly #spare = new SpareBuffers()
 
-  constructor(map: ClusterMap, shown: Shown) {
+  constructor(map: ClusterMap, view: ClusterView) {
     this.#map = map
-    this.#shown = shown
+    this.#view = view
   }
 
   /** Writes `data`, which lies in `allocation.guest`, and what surrounds it there. */
@@ -53,8 +47,7 @@ export class ClusterFill {
     if (before === 0 && after === 0) return true
     if (!zeroed) return false
     return (
-      this.#shown.isBlank(guest.offset, before, io) &&
-      this.#shown.isBlank(offset + length, after, io)
+      this.#view.isBlank(guest.offset, before, io) && this.#view.isBlank(offset + length, after, io)
     )
   }
 
@@ -68,7 +61,7 @@ export class ClusterFill {
     const joined = this.#spare.take(guest.length)
     let done: Completion
     try {
-      const read = this.#shown.read(guest.offset, joined, io)
+      const read = this.#view.read(guest.offset, joined, io)
       done =
         read instanceof Promise
           ? read.then(() => writeJoined(joined, host, zeroed, before, data, io))
@@ -116,8 +109,8 @@ export class ClusterFill {
     const dataEnd = before + data.length
     try {
       await this.#map.debugEvent?.('cow_read')
-      await this.#shown.read(guest.offset, joined.subarray(0, before), io)
-      await this.#shown.read(guest.offset + dataEnd, joined.subarray(dataEnd), io)
+      await this.#view.read(guest.offset, joined.subarray(0, before), io)
+      await this.#view.read(guest.offset + dataEnd, joined.subarray(dataEnd), io)
       await host.layer.debugEvent?.('write_aio')
       await writeJoined(joined, host, zeroed, before, data, io)
     } finally {
@@ -135,7 +128,7 @@ export class ClusterFill {
     if (length === 0) return
     const bytes = new Uint8Array(length)
     await this.#map.debugEvent?.('cow_read')
-    await this.#shown.read(offset, bytes, io)
+    await this.#view.read(offset, bytes, io)
     await host.layer.debugEvent?.('cow_write')
     await host.layer.write(hostOffset, bytes, io)
   }
