@@ -21,11 +21,15 @@ it('lets quick requests through, and one late one among them', () => {
   expect(pace.allows(4005)).toBe(true)
 })
 
+it('does not take work for waiting', () => {
+  expect(requestsUntilPause(new Pace(), 0.12, 2000)).toBe(10_000)
+})
+
 it('pauses after a long wait, and after many short ones', () => {
   const long = new Pace()
   expect(requestsUntilPause(long, 20, 2000)).toBe(1)
   const short = new Pace()
-  expect(requestsUntilPause(short, 0.15, 2000)).toBeLessThan(100)
+  expect(requestsUntilPause(short, 0.35, 2000)).toBeLessThan(100)
 })
 
 it('tries again after the pause, and pauses longer when that is slow too', () => {
