@@ -14,7 +14,7 @@ import { throttle } from './filter/throttle.ts'
 import { luks } from './format/luks/luks.ts'
 import { qcow2 } from './format/qcow2/qcow2.ts'
 import { raw } from './format/raw.ts'
-import { file, hostDevice } from './protocol/file/driver.ts'
+import { file, hostCdrom, hostDevice } from './protocol/file/driver.ts'
 import { memory } from './protocol/memory.ts'
 import { nbd } from './protocol/nbd/driver.ts'
 import { nullAio, nullCo } from './protocol/null.ts'
@@ -22,6 +22,7 @@ import { nullAio, nullCo } from './protocol/null.ts'
 const all = [
   // protocols
   file,
+  hostCdrom,
   hostDevice,
   memory,
   nbd,

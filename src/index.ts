@@ -21,7 +21,8 @@ export {
   mergeBitmaps,
   removeBitmap,
 } from './graph/bitmap-actions.ts'
-export { Drive, type DriveError, type DriveOptions } from './graph/drive.ts'
+export { Drive } from './graph/drive.ts'
+export type { DriveError, DriveOptions } from './graph/drive-options.ts'
 export type { Edge } from './graph/edge.ts'
 export { type Attachment, type FilterPlace, Graph, type GraphOptions } from './graph/graph.ts'
 export type { BlockNode } from './graph/node.ts'
@@ -33,6 +34,7 @@ export {
   refuseAll,
   sameFolder,
 } from './graph/open-policy.ts'
+export type { DriveStatistics, NodeStatistics, RequestTimes } from './graph/statistics.ts'
 export { type ChainExtent, chainExtentAt } from './graph/status.ts'
 export {
   type ArchiveBackup,

@@ -101,6 +101,11 @@ export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
   probe?(head: Uint8Array): boolean
   /** Options for a file name or URL that belongs to this protocol, or undefined. */
   parseFilename?(filename: string): NodeOptions | undefined
+  /**
+   * How sure a protocol is that a path is a device of its kind; 0 where it is none. The surest one
+   * opens it, and a plain file where there is none.
+   */
+  probeDevice?(path: string): number
   /** Unless given, nodes are called as what they lie in, or as their layer says. */
   readonly naming?: Naming
   /** On failure everything that it opened itself is closed again. */

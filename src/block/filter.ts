@@ -31,6 +31,10 @@ export class Filter implements BlockLayer {
     return this.next.limits
   }
 
+  get sizeIsGiven(): boolean | undefined {
+    return this.next.sizeIsGiven
+  }
+
   /** What is true of the data, whoever shows it; not the format's own facts. */
   get image(): ImageFacts | undefined {
     const below = this.next.image

@@ -167,6 +167,7 @@ export interface Abilities {
   readonly image?: ImageFacts
   readonly compressed?: CompressedWriter
   readonly locks?: ImageLocks
+  readonly medium?: Medium
   readonly check?: ImageCheck
   readonly backingLink?: BackingLink
   readonly snapshots?: InternalSnapshots
@@ -177,12 +178,22 @@ export interface Abilities {
   readonly debugEvent?: (event: DebugEvent) => Completion
   readonly breakpoints?: Breakpoints
   readonly preserved?: PreservedDisk
+  /**
+   * `ioctl(2)` on the device below, for those who know it: with the address of `argument`, which it
+   * may change, or with a number. Absent where there is no device. Made a second time when it fails.
+   */
+  ioctl?(request: number, argument: Uint8Array | number): Promise<number>
   readonly members?: ChildList
   /**
    * Drops all data of an overlay, so that its backing file shows everywhere; after a commit. Runs
    * alone. Nobody reads between that and what went before.
    */
   makeEmpty?(io: Io): Promise<void>
+  /**
+   * The size is that of a device: `truncate` takes notice of it, refuses to go beyond with
+   * `UNSUPPORTED`, and cannot make the disk smaller. Present where `capabilities.resize` is false.
+   */
+  readonly sizeIsGiven?: boolean
   /** Shows another backing file, or none, from now on. Nothing is in flight meanwhile. */
   setBacking?(backing: BlockLayer | undefined): void
   /**
@@ -281,6 +292,18 @@ export interface CompressedWriter {
 export interface ImageLocks {
   /** Takes what is missing and lets go of the rest, or throws `BUSY` and changes nothing. */
   update(uses: ReadonlySet<Permission>, shares: ReadonlySet<Permission>): void
+}
+
+/** A drive of this machine whose media come and go. Requests fail with `ENOMEDIUM` without one. */
+export interface Medium {
+  /** Also takes notice of another medium's size. */
+  isInserted(): Promise<boolean>
+  /** What `isInserted` said last. */
+  readonly wasInserted: boolean
+  /** Opens the tray, or closes it. */
+  eject(open: boolean): Promise<void>
+  /** Whether the drive refuses to open its tray. */
+  lock(locked: boolean): Promise<void>
 }
 
 export interface CheckOptions extends Io {

@@ -11,6 +11,7 @@ import type {
   CompressedWriter,
   Extent,
   Io,
+  Medium,
   Permissions,
 } from '../block/layer.ts'
 import { OptionReader, takeFile } from '../block/options.ts'
@@ -32,6 +33,10 @@ export class CopyOnRead extends Filter {
 
   get compressed(): CompressedWriter | undefined {
     return this.next.compressed
+  }
+
+  get medium(): Medium | undefined {
+    return this.next.medium
   }
 
   override read(offset: number, target: Uint8Array, io: Io): Completion {

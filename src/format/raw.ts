@@ -8,6 +8,7 @@ import type {
   Extent,
   ImageFacts,
   Io,
+  Medium,
   ResizeIo,
   WriteIo,
   ZeroIo,
@@ -52,8 +53,20 @@ class RawLayer extends Filter {
     return this.next.image
   }
 
+  get medium(): Medium | undefined {
+    return this.next.medium
+  }
+
+  get ioctl(): BlockLayer['ioctl'] {
+    return this.next.ioctl
+  }
+
   override get size(): number {
     return this.#size ?? Math.max(0, this.next.size - this.#offset)
+  }
+
+  override get sizeIsGiven(): boolean | undefined {
+    return this.#size === undefined ? this.next.sizeIsGiven : undefined
   }
 
   override get capabilities(): Capabilities {

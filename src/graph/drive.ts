@@ -10,55 +10,21 @@
  * ```
  */
 import { EventEmitter } from 'node:events'
-import { type Deferred, deferred } from '../block/deferred.ts'
-import { decide, type ErrorAction, type ErrorPolicy, isNoSpace } from '../block/error-policy.ts'
+import { type Deferred, deferred, settledOrAborted } from '../block/deferred.ts'
+import { decide, type ErrorAction, isNoSpace } from '../block/error-policy.ts'
 import type { Io, WriteIo, ZeroIo } from '../block/layer.ts'
-import { BlockError, type BlockErrorCode } from '../errors.ts'
+import { BlockError, type BlockErrorCode, errnoOf } from '../errors.ts'
+import { type DriveEvents, type DriveOptions, isMistake } from './drive-options.ts'
 import type { Edge } from './edge.ts'
 import type { Graph } from './graph.ts'
 import type { BlockNode } from './node.ts'
 import { type DriveRequest, DriveStatistics } from './statistics.ts'
 
-export interface DriveOptions {
-  /** As messages name it. */
-  readonly name: string
-  /** Never writes to its medium. */
-  readonly readOnly?: boolean
-  /** Media can be ejected and changed; otherwise the first one stays. */
-  readonly removable?: boolean
-  /** `report` unless given. What is ignored leaves the reader's buffer as it is. */
-  readonly onReadError?: ErrorPolicy
-  /** For everything but reads; `enospc` unless given: waits for room, and reports the rest. */
-  readonly onWriteError?: ErrorPolicy
-}
-
-export interface DriveError {
-  readonly operation: 'read' | 'write'
-  readonly action: ErrorAction
-  readonly error: unknown
-}
-
-interface DriveEvents {
-  /** A request failed; with `stop` it waits for `resume`, and so do all that come. */
-  requestFailed: [DriveError]
-  /** The medium came out (true), or one was put in. */
-  tray: [open: boolean]
-  /** The guest may eject its medium itself, unless locked. */
-  locked: [boolean]
-}
-
-/** The caller's mistakes: the medium has nothing to do with them. */
-const mistakes: ReadonlySet<BlockErrorCode> = new Set([
-  'INVALID_ARGUMENT',
-  'OUT_OF_RANGE',
-  'READ_ONLY',
-  'PERMISSION',
-  'UNSUPPORTED',
-])
-
 export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable {
   readonly name: string
   readonly statistics = new DriveStatistics()
+  /** See `DriveOptions`. A guest may turn it off and on. */
+  writeCache: boolean
   readonly #graph: Graph
   readonly #options: DriveOptions
   #edge: Edge | undefined
@@ -77,6 +43,7 @@ export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable 
     this.#graph = graph
     this.#options = options
     this.name = options.name
+    this.writeCache = options.writeCache ?? true
   }
 
   /** The medium's node. */
@@ -86,6 +53,17 @@ export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable 
 
   get inserted(): boolean {
     return this.#edge !== undefined
+  }
+
+  /** The same, and where the medium is in a drive of this machine, whether it is in there now. */
+  async hasMedium(): Promise<boolean> {
+    if (!this.#edge) return false
+    return (await this.#edge.medium?.isInserted()) ?? true
+  }
+
+  /** Bytes: requests are multiples. */
+  get blockSize(): number {
+    return this.#options.blockSize ?? 512
   }
 
   get locked(): boolean {
@@ -134,10 +112,29 @@ export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable 
   }
 
   /** For the guest: whether its medium may be taken out. */
-  lock(locked: boolean): void {
+  async lock(locked: boolean): Promise<void> {
     if (this.#locked === locked) return
     this.#locked = locked
     this.emit('locked', locked)
+    await this.#edge?.medium?.lock(locked)
+  }
+
+  /**
+   * For the guest: moves the tray of the drive of this machine that the medium is in, if it is in
+   * one. The node stays attached.
+   */
+  async moveTray(open: boolean): Promise<void> {
+    if (open) this.#checkRemovable(false)
+    await this.#edge?.medium?.eject(open)
+    this.emit('tray', open)
+  }
+
+  /** `ioctl(2)` on the device that the medium is; `UNSUPPORTED` where it is none. */
+  async ioctl(request: number, argument: Uint8Array | number): Promise<number> {
+    const edge = this.#edge
+    if (!edge) throw this.#noMedium()
+    if (edge.ioctl) return await edge.ioctl(request, argument)
+    throw this.#refusal('UNSUPPORTED', `Drive '${this.name}' is no device`, 'ENOTSUP')
   }
 
   /** Tries again what failed and was stopped, and lets requests through. */
@@ -148,23 +145,29 @@ export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable 
   }
 
   read(offset: number, target: Uint8Array, io?: Partial<Io>): Promise<void> {
-    return this.#request('read', target.length, io, (edge) => edge.read(offset, target, io))
+    const { length } = target
+    return this.#request('read', offset, length, io, (edge) => edge.read(offset, target, io))
   }
 
   write(offset: number, source: Uint8Array, io?: Partial<WriteIo>): Promise<void> {
-    return this.#request('write', source.length, io, (edge) => edge.write(offset, source, io))
+    const { length } = source
+    return this.#request('write', offset, length, io, (edge) =>
+      edge.write(offset, source, this.#cached(io)),
+    )
   }
 
   writeZeroes(offset: number, length: number, io?: Partial<ZeroIo>): Promise<void> {
-    return this.#request('write', length, io, (edge) => edge.writeZeroes(offset, length, io))
+    return this.#request('write', offset, length, io, (edge) =>
+      edge.writeZeroes(offset, length, this.#cached(io)),
+    )
   }
 
   discard(offset: number, length: number, io?: Partial<Io>): Promise<void> {
-    return this.#request('discard', length, io, (edge) => edge.discard(offset, length, io))
+    return this.#request('discard', offset, length, io, (edge) => edge.discard(offset, length, io))
   }
 
   flush(io?: Partial<Io>): Promise<void> {
-    return this.#request('flush', 0, io, (edge) => edge.flush(io))
+    return this.#request('flush', 0, 0, io, (edge) => edge.flush(io))
   }
 
   /** Takes the medium out, locked or not. */
@@ -172,22 +175,37 @@ export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable 
     return this.#inTurn(() => this.#release())
   }
 
+  #cached<T extends Partial<WriteIo>>(io: T | undefined): T | { readonly fua: true } | undefined {
+    return this.writeCache ? io : { ...io, fua: true }
+  }
+
   async #request(
     kind: DriveRequest,
+    offset: number,
     bytes: number,
     io: Partial<Io> | undefined,
     work: (edge: Edge) => void | Promise<void>,
   ): Promise<void> {
+    this.#checkAligned(kind, offset, bytes)
     const began = performance.now()
     for (;;) {
-      while (this.#stopped) await this.#stopped.promise
+      try {
+        await this.#going(io?.signal)
+      } catch (error) {
+        this.statistics.count(kind, bytes, began, false)
+        throw error
+      }
       const edge = this.#edge
       if (!edge) {
         this.statistics.count(kind, bytes, began, false)
-        throw this.#refusal('IO', `Drive '${this.name}' has no medium`, 'ENOMEDIUM')
+        throw this.#noMedium()
       }
       try {
-        await this.#during(async () => work(edge))
+        await this.#during(async () => {
+          // Another medium may have another size.
+          await edge.medium?.isInserted()
+          await work(edge)
+        })
         this.statistics.count(kind, bytes, began, true)
         return
       } catch (error) {
@@ -201,10 +219,30 @@ export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable 
     }
   }
 
+  /** Waits until nothing is stopped; an abort ends that. */
+  async #going(signal: AbortSignal | undefined): Promise<void> {
+    signal?.throwIfAborted()
+    while (this.#stopped) await settledOrAborted(this.#stopped.promise, signal)
+  }
+
+  #checkAligned(kind: DriveRequest, offset: number, bytes: number): void {
+    const { blockSize } = this
+    if (offset % blockSize === 0 && bytes % blockSize === 0) return
+    this.statistics[kind].invalid++
+    const what = `${offset}+${bytes} is not a multiple of the ${blockSize} bytes of a block`
+    throw this.#refusal('INVALID_ARGUMENT', `Drive '${this.name}': ${what}`, 'EINVAL')
+  }
+
+  #noMedium(): BlockError {
+    return this.#refusal('IO', `Drive '${this.name}' has no medium`, 'ENOMEDIUM')
+  }
+
   /** What to do about an error; stops the drive where that is it. */
   #decide(kind: DriveRequest, error: unknown, signal: AbortSignal | undefined): ErrorAction {
     if (signal?.aborted) return 'report'
-    if (error instanceof BlockError && mistakes.has(error.code)) return 'report'
+    if (isMistake(error)) return 'report'
+    // The drive of this machine is empty: there is nothing to wait for, nor to leave out.
+    if (errnoOf(error) === 'ENOMEDIUM') return 'report'
     const operation = kind === 'read' ? 'read' : 'write'
     const { onReadError = 'report', onWriteError = 'enospc' } = this.#options
     const action = decide(kind === 'read' ? onReadError : onWriteError, error, operation)

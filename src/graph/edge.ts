@@ -16,6 +16,7 @@ import {
   type ImageFacts,
   type Io,
   type Limits,
+  type Medium,
   noPermission,
   type Permission,
   type Permissions,
@@ -142,6 +143,25 @@ export class Edge implements BlockLayer {
       return below.write(offset, source, io)
     }
     return { read, write }
+  }
+
+  get sizeIsGiven(): boolean | undefined {
+    return this.#node.layer.sizeIsGiven
+  }
+
+  get medium(): Medium | undefined {
+    return this.#node.layer.medium
+  }
+
+  /** What may be done by it is for the system to say, which knows how the device was opened. */
+  get ioctl(): BlockLayer['ioctl'] {
+    if (!this.#node.layer.ioctl) return undefined
+    const ioctl = async (request: number, argument: Uint8Array | number): Promise<number> => {
+      if (this.#gate) return this.#gate.then(() => ioctl(request, argument))
+      if (!this.#readable) this.#refuse('consistentRead')
+      return await this.#node.ioctl(request, argument)
+    }
+    return ioctl
   }
 
   get backingLink(): BackingLink | undefined {

@@ -1,5 +1,4 @@
 /** From what people type and what images record to the options of a node. */
-import { statSync } from 'node:fs'
 import path from 'node:path'
 import type { BlockDriver, NodeOptions } from '../block/driver.ts'
 import { BlockError } from '../errors.ts'
@@ -19,19 +18,21 @@ export function hasProtocol(filename: string): boolean {
  */
 export function optionsOfFilename(filename: string, drivers: readonly BlockDriver[]): NodeOptions {
   if (filename.startsWith('json:')) return parseJsonName(filename)
+  const device = deviceDriver(filename, drivers)
+  if (device) return { driver: device.name, filename }
   for (const driver of drivers) {
     const options = driver.parseFilename?.(filename)
     if (options) return { driver: driver.name, ...options }
   }
   const prefix = protocolPrefix.exec(filename)?.[1]
-  if (prefix === 'file') return pathOptions(filename.slice('file:'.length))
+  if (prefix === 'file') return { driver: 'file', filename: filename.slice('file:'.length) }
   if (prefix !== undefined) {
     throw new BlockError('INVALID_ARGUMENT', `Unknown protocol '${prefix}'`, {
       path: filename,
       errno: 'EINVAL',
     })
   }
-  return pathOptions(filename)
+  return { driver: 'file', filename }
 }
 
 /**
@@ -51,18 +52,14 @@ export function resolveRecorded(recorded: string, image: string | undefined): st
   return folder === '.' && !image.startsWith('.') ? recorded : `${folder}/${recorded}`
 }
 
-function pathOptions(filename: string): NodeOptions {
-  return { driver: isDevice(filename) ? 'host_device' : 'file', filename }
-}
-
-function isDevice(filename: string): boolean {
-  if (!filename.startsWith('/dev/')) return false
-  try {
-    return statSync(filename).isBlockDevice()
-  } catch {
-    // Opening it will say what is wrong with it.
-    return false
+/** The driver that is the surest that this is a device for it. Names of devices may hold a colon. */
+function deviceDriver(filename: string, drivers: readonly BlockDriver[]): BlockDriver | undefined {
+  let best: { readonly driver: BlockDriver; readonly score: number } | undefined
+  for (const driver of drivers) {
+    const score = driver.probeDevice?.(filename) ?? 0
+    if (score > (best?.score ?? 0)) best = { driver, score }
   }
+  return best?.driver
 }
 
 function parseJsonName(filename: string): NodeOptions {

@@ -273,6 +273,19 @@ export class BlockNode implements AsyncDisposable {
     })
   }
 
+  /** See `BlockLayer.ioctl`. Rejects with `UNSUPPORTED` where there is no device. */
+  async ioctl(request: number, argument: Uint8Array | number): Promise<number> {
+    this.#checkOpen()
+    const { layer } = this
+    if (!layer.ioctl) {
+      throw new BlockError('UNSUPPORTED', `${this.name}: ${this.driver} passes no ioctl on`, {
+        node: this.name,
+        errno: 'ENOTSUP',
+      })
+    }
+    return await this.#flow.passing(layer.ioctl(request, argument))
+  }
+
   /** Changes the size of the disk; waits for the requests in flight and runs alone. */
   async truncate(size: number, io: Partial<ResizeIo> = plainIo): Promise<void> {
     this.#checkOpen()
@@ -280,7 +293,7 @@ export class BlockNode implements AsyncDisposable {
     if (!Number.isSafeInteger(size) || size < 0)
       throw this.#nonsense(`${size} is not a size in bytes`)
     this.blockers.check('resize')
-    if (!this.layer.capabilities.resize) {
+    if (!this.layer.capabilities.resize && !this.layer.sizeIsGiven) {
       throw new BlockError('UNSUPPORTED', `${this.name}: a ${this.driver} node cannot be resized`, {
         node: this.name,
         errno: 'ENOTSUP',
@@ -422,6 +435,7 @@ export class BlockNode implements AsyncDisposable {
     }
     if (offset + length > this.layer.size) {
       if (kind) this.statistics[kind].invalid++
+      if (this.layer.medium?.wasInserted === false) throw noMedium(this.name)
       throw new BlockError(
         'OUT_OF_RANGE',
         `${this.name}: ${offset}+${length} reaches behind the end at ${this.layer.size}`,
@@ -445,6 +459,10 @@ export class BlockNode implements AsyncDisposable {
     if (end > this.statistics.highestWritten) this.statistics.highestWritten = end
     if (end > this.#writeThreshold) this.#passThreshold(end)
   }
+}
+
+function noMedium(node: string): BlockError {
+  return new BlockError('IO', `${node}: no medium`, { node, errno: 'ENOMEDIUM' })
 }
 
 /** Whether nothing has to be filled in, which saves the hot path an object. */

@@ -58,6 +58,11 @@ export class RequestFlow {
     return await this.#lock.during(range.offset, range.length, true, signal, work)
   }
 
+  /** Something that goes on beside all requests; a drain waits for its end. */
+  passing<T>(done: Promise<T>): Promise<T> {
+    return this.#lock.hold(0, 0, done)
+  }
+
   /** The same, for work that changes the node; even a failed one may leave something to flush. */
   async changing(range: ByteRange, signal: AbortSignal, work: () => Completion): Promise<void> {
     try {

@@ -32,6 +32,8 @@ export interface RequestTimes {
   operations: number
   bytes: number
   failed: number
+  /** Refused before they began: not whole blocks. */
+  invalid: number
   /** Nanoseconds, of all requests together, waiting for `resume` included. */
   totalNs: number
   longestNs: number
@@ -60,5 +62,5 @@ export class DriveStatistics {
 }
 
 function newTimes(): RequestTimes {
-  return { operations: 0, bytes: 0, failed: 0, totalNs: 0, longestNs: 0 }
+  return { operations: 0, bytes: 0, failed: 0, invalid: 0, totalNs: 0, longestNs: 0 }
 }

@@ -7,7 +7,7 @@ type Koffi = typeof import('koffi')
 /** Numbers, addresses, and memory whose address is passed. */
 export type Argument = number | bigint | Uint8Array
 
-type Call = ((...args: Argument[]) => number) & {
+export type Call = ((...args: Argument[]) => number) & {
   async(...args: unknown[]): void
 }
 
@@ -18,6 +18,8 @@ export interface Libc {
   /** The same function, for what takes a number. */
   readonly fcntlNumber: Call
   readonly ioctl: Call
+  /** The same function, for what takes a number. */
+  readonly ioctlNumber: Call
   /** Takes the command as its second argument, after the number of the system call. */
   readonly syscall: Call
   readonly poll: Call
@@ -84,6 +86,7 @@ function bind(koffi: Koffi): Libc {
     fcntl: libc.func('fcntl', 'int', ['int', 'int', 'void *']) as Call,
     fcntlNumber: libc.func('fcntl', 'int', ['int', 'int', 'int']) as Call,
     ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'void *']) as Call,
+    ioctlNumber: libc.func('ioctl', 'int', ['int', 'ulong', 'ulong']) as Call,
     syscall: libc.func('syscall', 'long', ['long', 'int', 'int', 'void *', 'size_t']) as Call,
     poll: libc.func('poll', 'int', ['void *', 'ulong', 'int']) as Call,
     preadv2: optional('preadv2', 'int64', ['int', 'uintptr_t', 'int', 'int64', 'int']),

@@ -1,6 +1,6 @@
 /** `Sys` through the C library. Numbers and layouts are those of 64-bit Linux. */
 import { constants } from 'node:os'
-import { type Argument, type Libc, loadLibc } from './koffi-load.ts'
+import { type Argument, type Call, type Libc, loadLibc } from './koffi-load.ts'
 import { type AllocateMode, notOffered, type Supported, type Sys, wouldWait } from './sys.ts'
 import { sysError } from './sys-error.ts'
 import { Turnstile } from './turnstile.ts'
@@ -101,7 +101,14 @@ class KoffiSys implements Sys {
   }
 
   async fallocate(fd: number, mode: AllocateMode, offset: number, length: number): Promise<void> {
-    await this.#callInPool('fallocate', fd, fallocateFlags[mode], offset, length)
+    await this.#callInPool(
+      'fallocate',
+      this.#libc.fallocate,
+      fd,
+      fallocateFlags[mode],
+      offset,
+      length,
+    )
   }
 
   async startWriteback(fd: number, offset: number, length: number): Promise<void> {
@@ -151,8 +158,9 @@ class KoffiSys implements Sys {
     return this.#flockType[0] !== F_UNLCK
   }
 
-  async ioctl(fd: number, request: number, argument: Uint8Array): Promise<void> {
-    await this.#callInPool('ioctl', fd, request, argument)
+  async ioctl(fd: number, request: number, argument: Uint8Array | number): Promise<number> {
+    const call = typeof argument === 'number' ? this.#libc.ioctlNumber : this.#libc.ioctl
+    return await this.#callInPool('ioctl', call, fd, request, argument)
   }
 
   readKey(serial: number, maxLength: number): Uint8Array {
@@ -186,19 +194,21 @@ class KoffiSys implements Sys {
     return this.#libc.address(bytes) % BigInt(alignment) === 0n
   }
 
-  /** For calls that return 0 unless they fail, and that may be repeated when they do. */
-  async #callInPool(name: 'fallocate' | 'ioctl', ...args: Argument[]): Promise<void> {
-    const call = this.#libc[name]
-    const failed = await this.#pool.pass(
+  /** For calls whose results are below 0 when they fail, and that may be repeated when they do. */
+  async #callInPool(name: string, call: Call, ...args: Argument[]): Promise<number> {
+    const result = await this.#pool.pass(
       () =>
-        new Promise<boolean>((resolve, reject) => {
-          call.async(...args, (error: unknown, result: number) =>
-            error ? reject(error) : resolve(result !== 0),
+        new Promise<number>((resolve, reject) => {
+          call.async(...args, (error: unknown, value: number) =>
+            error ? reject(error) : resolve(value),
           )
         }),
     )
+    if (result >= 0) return result
     // errno belongs to the thread that made the call, so the failure is repeated here to learn it.
-    if (failed && call(...args) !== 0) throw sysError(name, this.#libc.errno())
+    const again = call(...args)
+    if (again < 0) throw sysError(name, this.#libc.errno())
+    return again
   }
 
   #seek(fd: number, offset: number, whence: number): number | undefined {

@@ -61,10 +61,11 @@ export interface Sys {
   lockedElsewhere(fd: number, offset: number): boolean
 
   /**
-   * `ioctl` with a pointer to `argument`, which it may change. Runs in the thread pool; one that
-   * fails is made a second time to learn why, so it must be of a kind that may be repeated.
+   * `ioctl` with a pointer to `argument`, which it may change, or with a number. Returns the call's
+   * result. Runs in the thread pool; one that fails is made a second time to learn why, so it must be
+   * of a kind that may be repeated.
    */
-  ioctl(fd: number, request: number, argument: Uint8Array): Promise<void>
+  ioctl(fd: number, request: number, argument: Uint8Array | number): Promise<number>
 
   /** Bytes of a key of the kernel's key rings; `EFBIG` when there are more than `maxLength`. */
   readKey(serial: number, maxLength: number): Uint8Array

@@ -2,8 +2,11 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
+import { Filter } from '../../src/block/filter.ts'
+import type { WriteIo } from '../../src/block/layer.ts'
 import { drivers } from '../../src/drivers.ts'
-import { Drive, type DriveError, type DriveOptions } from '../../src/graph/drive.ts'
+import { Drive } from '../../src/graph/drive.ts'
+import type { DriveError, DriveOptions } from '../../src/graph/drive-options.ts'
 import { Graph } from '../../src/graph/graph.ts'
 import { scratchFolder } from '../support/folder.ts'
 
@@ -136,4 +139,105 @@ it('fails what waits when the medium is taken out', async () => {
   expect(drive.ioStatus).toBe('failed')
   await drive.eject()
   await expect(read).rejects.toMatchObject({ errno: 'ENOMEDIUM' })
+})
+
+it('lets a request that waits be cancelled', async () => {
+  await using set = await setUp({ onReadError: 'stop' })
+  const { graph, drive } = set
+  await drive.insert(await failing(graph, { event: 'read_aio', errno: 5, once: true }))
+  const stopped = new AbortController()
+  const waiting = new AbortController()
+  const reads = [drive.read(0, sector(), stopped)]
+  await new Promise((resolve) => drive.once('requestFailed', resolve))
+  reads.push(drive.read(512, sector(), waiting))
+  stopped.abort(new Error('no more'))
+  waiting.abort(new Error('nor this'))
+  const outcomes = await Promise.allSettled(reads)
+  expect(outcomes).toMatchObject([
+    { reason: { message: 'no more' } },
+    { reason: { message: 'nor this' } },
+  ])
+  expect(drive.statistics.read).toMatchObject({ failed: 2, operations: 0 })
+  expect(drive.ioStatus).toBe('failed')
+  drive.resume()
+  await drive.read(0, sector())
+})
+
+/** A medium in a drive of this machine, which is only told of. */
+class TestDrive extends Filter {
+  inserted = true
+  readonly told: string[] = []
+  readonly flags: boolean[] = []
+  readonly medium = {
+    isInserted: async () => this.inserted,
+    wasInserted: true,
+    eject: async (open: boolean) => void this.told.push(open ? 'open' : 'close'),
+    lock: async (locked: boolean) => void this.told.push(locked ? 'lock' : 'unlock'),
+  }
+
+  override write(offset: number, source: Uint8Array, io: WriteIo) {
+    this.flags.push(io.fua)
+    return super.write(offset, source, io)
+  }
+
+  override get capabilities() {
+    return { ...super.capabilities, fua: 'native' as const }
+  }
+
+  async ioctl(request: number, argument: Uint8Array | number) {
+    return request + Number(argument)
+  }
+}
+
+async function testDrive(graph: Graph) {
+  const below = await graph.open({ driver: 'null-co', 'node-name': 'below', size: 65536 })
+  return await graph.add(
+    'test-drive',
+    { 'node-name': 'sr0' },
+    async (context) => new TestDrive(await context.child('filtered', below.name)),
+  )
+}
+
+it('hands tray, lock and ioctl on to a drive of this machine, and knows whether it is empty', async () => {
+  await using set = await setUp()
+  const { graph, drive } = set
+  const { node, layer } = await testDrive(graph)
+  expect(await drive.hasMedium()).toBe(false)
+  await expect(drive.ioctl(1, 2)).rejects.toMatchObject({ errno: 'ENOMEDIUM' })
+  await drive.insert(node)
+  expect(await drive.hasMedium()).toBe(true)
+  await drive.lock(true)
+  await expect(drive.moveTray(true)).rejects.toMatchObject({ code: 'BUSY' })
+  await drive.lock(false)
+  await drive.moveTray(true)
+  layer.inserted = false
+  expect(await drive.hasMedium()).toBe(false)
+  await drive.moveTray(false)
+  expect(layer.told).toEqual(['lock', 'unlock', 'open', 'close'])
+  expect(await drive.ioctl(40, 2)).toBe(42)
+  await drive.change(await failing(graph))
+  await expect(drive.ioctl(40, 2)).rejects.toMatchObject({ code: 'UNSUPPORTED', errno: 'ENOTSUP' })
+})
+
+it('keeps writes in no cache where the guest has turned that off', async () => {
+  await using set = await setUp({ writeCache: false })
+  const { graph, drive } = set
+  const { node, layer } = await testDrive(graph)
+  await drive.insert(node)
+  await drive.write(0, sector())
+  drive.writeCache = true
+  await drive.write(0, sector())
+  expect(layer.flags).toEqual([true, false])
+})
+
+it('takes whole blocks of the guest only', async () => {
+  await using set = await setUp({ blockSize: 4096, onWriteError: 'ignore' })
+  const { graph, drive } = set
+  await drive.insert(await failing(graph))
+  await expect(drive.write(512, new Uint8Array(4096))).rejects.toMatchObject({
+    code: 'INVALID_ARGUMENT',
+  })
+  await expect(drive.read(0, sector())).rejects.toMatchObject({ errno: 'EINVAL' })
+  await drive.write(4096, new Uint8Array(8192))
+  expect(drive.statistics.write).toMatchObject({ invalid: 1, failed: 0, operations: 1 })
 })

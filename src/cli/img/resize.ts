@@ -1,5 +1,6 @@
 /** `img resize`: grows an image, or with `--shrink` cuts it off. */
 import type { Preallocation } from '../../block/layer.ts'
+import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { Arguments, imageOpts, object } from './arguments.ts'
@@ -46,10 +47,17 @@ export const resize: ImgCommand = async (words, io) => {
   const before = diskSize(node)
   const size = change.relative ? before + change.sign * change.bytes : change.bytes
   checkSize(size, before, args.has('shrink'), preallocation, io)
-  await edge.truncate(size, { preallocation })
+  if (node.layer.sizeIsGiven) await checkGiven(edge, size)
+  else await edge.truncate(size, { preallocation })
   await edge.flush()
   if (!args.has('q')) io.stdout.write('Image resized.\n')
   return 0
+}
+
+/** A device may have got the size already, by other means. */
+async function checkGiven(device: Edge, size: number): Promise<void> {
+  await device.truncate(0)
+  if (device.size !== size) throw new CommandFailure('Cannot resize device files')
 }
 
 interface Change {

@@ -101,6 +101,9 @@ export class OpenedImage implements AsyncDisposable {
   /** Throws `OUT_OF_RANGE` unless the range lies inside the disk. */
   checkRange(offset: number, length: number): void {
     if (offset + length <= this.size) return
+    if (this.node.layer.medium?.wasInserted === false) {
+      throw new BlockError('IO', 'no medium', { errno: 'ENOMEDIUM' })
+    }
     throw new BlockError(
       'OUT_OF_RANGE',
       `${offset}+${length} reaches behind the end at ${this.size}`,

@@ -67,7 +67,9 @@ export const length: IoCommand = {
   summary: 'gets the length of the current file',
   least: 0,
   most: 0,
-  run(_, session) {
+  async run(_, session) {
+    const { medium } = session.image.node.layer
+    if (medium && !(await medium.isInserted())) throw new CommandError('getlength: No medium found')
     session.print(`${amount(session.image.size)}\n`)
   },
 }

@@ -17,6 +17,8 @@ export interface IoCommand {
   readonly most: number
   /** Refused on an image that is open for reading only. */
   readonly writes?: boolean
+  /** Needs to be permitted more than other writers are. */
+  readonly resizes?: boolean
   /** Can be used while no image is open. */
   readonly withoutImage?: boolean
   /** `words` begin with the command's name. Throws `CommandError`. */
@@ -128,6 +130,12 @@ function admit(command: IoCommand, count: number, session: Session): void {
       `bad argument count ${count} to ${name}, expected ${expectation(least, most)}`,
       'stderr',
     )
+  }
+  const { medium } = session.hasImage ? session.image.node.layer : {}
+  if (command.writes && medium?.wasInserted === false) {
+    throw command.resizes
+      ? new CommandError(`${session.io.program}: No medium inserted`, 'stderr')
+      : new CommandError(`${name} failed: No medium found`)
   }
   if (command.writes && session.image.readOnly) {
     throw new CommandError(`${session.io.program}: Block node is read-only`, 'stderr')

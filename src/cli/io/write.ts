@@ -201,6 +201,7 @@ export const truncate: IoCommand = {
   least: 1,
   most: 3,
   writes: true,
+  resizes: true,
   async run(words, session) {
     const { options, rest } = parseWords(words, 'm:', session)
     const fail = (message: string) =>

@@ -98,7 +98,9 @@ export const blockCommands = [
         throw invalid("Parameter 'size' expects a >0 size")
       }
       checkResizable(node)
-      if (!node.layer.capabilities.resize) {
+      const { medium, capabilities, sizeIsGiven } = node.layer
+      if (medium && !(await medium.isInserted())) throw invalid('No medium inserted')
+      if (!capabilities.resize && !sizeIsGiven) {
         throw new BlockError('UNSUPPORTED', 'Image format driver does not support resize', {
           node: name,
           errno: 'ENOTSUP',

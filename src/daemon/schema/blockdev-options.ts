@@ -136,6 +136,7 @@ const declared: Readonly<Record<string, ObjectType>> = {
     'unshare-child-perms': optional(list(permission), 'Permissions to share with nobody.'),
   }),
   file: fileOptions,
+  host_cdrom: fileOptions,
   host_device: fileOptions,
   memory: object('BlockdevOptionsMemory', {
     size: required(uint64, 'Bytes of the disk.'),

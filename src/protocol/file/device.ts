@@ -1,5 +1,5 @@
-/** Block devices: what differs from files. */
-import type { Stats } from 'node:fs'
+/** Devices: what differs from files. */
+import { type Stats, statSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { errnoOf } from '../../errors.ts'
 import type { OpenFile } from './open-file.ts'
@@ -7,9 +7,25 @@ import type { OpenFile } from './open-file.ts'
 /** Unit of the kernel's `size` attribute, whatever the device's blocks are. */
 const sysfsSector = 512
 
+/** Linux, Documentation/admin-guide/devices.txt: SCSI CD-ROM devices, which all are today. */
+const cdromMajor = 11
+
+/** What kind of device a path leads to; undefined for anything else, and for what is not there. */
+export function deviceKind(path: string): 'cdrom' | 'other' | undefined {
+  const stats = statSync(path, { throwIfNoEntry: false })
+  if (!stats || !isDevice(stats)) return undefined
+  const isCdrom = stats.isBlockDevice() && deviceNumbers(stats.rdev).major === cdromMajor
+  return isCdrom ? 'cdrom' : 'other'
+}
+
+export function isDevice(stats: Stats): boolean {
+  return stats.isBlockDevice() || stats.isCharacterDevice()
+}
+
 /** Capacity in bytes. Throws a system error. */
 export async function deviceSize(device: OpenFile, stats: Stats): Promise<number> {
   if (device.sys.supported.holes) return device.sys.seekEnd(device.fd)
+  if (!stats.isBlockDevice()) return 0
   const { major, minor } = deviceNumbers(stats.rdev)
   const sectors = await readFile(`/sys/dev/block/${major}:${minor}/size`, 'latin1')
   return Number(sectors) * sysfsSector
@@ -33,6 +49,18 @@ export async function discardOnDevice(
     const errno = errnoOf(error)
     if (errno === 'EOPNOTSUPP' || errno === 'EINVAL' || errno === 'ENOTTY') return false
     throw device.fail(error, `discarding ${length} bytes`, offset)
+  }
+}
+
+export async function deviceIoctl(
+  device: OpenFile,
+  request: number,
+  argument: Uint8Array | number,
+): Promise<number> {
+  try {
+    return await device.during((fd) => device.sys.ioctl(fd, request, argument))
+  } catch (error) {
+    throw device.fail(error, `ioctl 0x${request.toString(16)}`)
   }
 }
 

@@ -1,4 +1,4 @@
-/** Drivers `file`, for regular files, and `host_device`, for block devices. */
+/** Drivers `file`, for regular files, `host_device`, for devices, and `host_cdrom`, for drives. */
 
 import { channel } from 'node:diagnostics_channel'
 import fs from 'node:fs'
@@ -7,16 +7,19 @@ import type { BlockDriver, NodeOptions, OpenContext } from '../../block/driver.t
 import { BlockError, errnoOf, systemError } from '../../errors.ts'
 import { sys as currentSys } from '../../sys/current.ts'
 import type { Sys } from '../../sys/sys.ts'
+import { CdromLayer } from './cdrom.ts'
 import { type FileCreateOptions, fileCreator } from './create.ts'
-import { deviceSize } from './device.ts'
+import { deviceKind, deviceSize, isDevice } from './device.ts'
 import { noDirect, probeAlignment } from './direct.ts'
-import { FileLayer } from './file-layer.ts'
+import { FileLayer, type FileLayerOptions } from './file-layer.ts'
 import { OpenFile } from './open-file.ts'
 import { type FileOptions, parseFileOptions } from './options.ts'
 
 const fstat = promisify(fs.fstat)
 const stat = promisify(fs.stat)
-const { O_RDONLY, O_RDWR, O_DIRECT } = fs.constants
+const { O_RDONLY, O_RDWR, O_DIRECT, O_NONBLOCK } = fs.constants
+
+type FileKind = 'file' | 'device' | 'cdrom'
 
 /**
  * Says that an image is used without the locks that other processes would see:
@@ -40,12 +43,23 @@ export const hostDevice: BlockDriver<FileOptions> = {
   changeable: [],
   parse: (options) => parseFileOptions('host_device', options),
   parseFilename: (filename) => prefixedName('host_device', filename),
+  probeDevice: (path) => (deviceKind(path) === undefined ? 0 : 100),
   open: (options, context) => openFileLayer('device', options, context, currentSys()),
+}
+
+export const hostCdrom: BlockDriver<FileOptions> = {
+  name: 'host_cdrom',
+  kind: 'protocol',
+  changeable: [],
+  parse: (options) => parseFileOptions('host_cdrom', options),
+  parseFilename: (filename) => prefixedName('host_cdrom', filename),
+  probeDevice: (path) => (deviceKind(path) === 'cdrom' ? 101 : 0),
+  open: (options, context) => openFileLayer('cdrom', options, context, currentSys()),
 }
 
 /** Opens with a chosen `Sys`; the drivers use that of the process. */
 export async function openFileLayer(
-  kind: 'file' | 'device',
+  kind: FileKind,
   options: FileOptions,
   context: OpenContext,
   sys: Sys,
@@ -53,19 +67,23 @@ export async function openFileLayer(
   const { flags, name } = context
   if (options.aio === 'native' && !flags.direct) throw nativeNeedsDirect()
   const names = { path: options.filename, node: name }
-  await checkKind(kind, options.filename)
+  await checkKind(kind, options.filename, flags.readOnly)
   const access = flags.readOnly ? O_RDONLY : O_RDWR
-  const opened = await openOrExplain(names, access, flags.direct, sys)
+  const opened = await openOrExplain(names, access + modeOf(kind), flags.direct, sys)
   try {
     const size = await sizeOf(kind, opened)
-    return new FileLayer(opened, {
-      kind,
+    const settings: FileLayerOptions = {
+      kind: kind === 'file' ? 'file' : 'device',
       size,
       readOnly: flags.readOnly,
       directAlignment: flags.direct ? await probeAlignment(opened, size) : undefined,
       noFlush: flags.noFlush,
       locking: mayLock(options, opened),
-    })
+    }
+    if (kind !== 'cdrom') return new FileLayer(opened, settings)
+    const drive = new CdromLayer(opened, settings)
+    await drive.medium.isInserted()
+    return drive
   } catch (error) {
     await opened.close()
     throw error
@@ -73,20 +91,26 @@ export async function openFileLayer(
 }
 
 /** Before opening: a FIFO would wait for its other end. */
-async function checkKind(kind: 'file' | 'device', path: string): Promise<void> {
+async function checkKind(kind: FileKind, path: string, readOnly: boolean): Promise<void> {
   let stats: fs.Stats
   try {
     stats = await stat(path)
   } catch (error) {
     throw systemError(error, `Could not open '${path}'`, { path })
   }
-  const fits = kind === 'file' ? stats.isFile() : stats.isBlockDevice()
-  if (fits) return
+  const fits = kind === 'file' ? stats.isFile() : isDevice(stats)
+  // What opening a folder for writing says is plainer.
+  if (fits || (stats.isDirectory() && !readOnly)) return
   const needs =
     kind === 'file'
       ? `'file' driver requires '${path}' to be a regular file`
-      : `'host_device' driver requires '${path}' to be a block device`
+      : `'host_${kind}' driver requires '${path}' to be either a character or block device`
   throw new BlockError('INVALID_ARGUMENT', needs, { path })
+}
+
+/** A drive is opened with or without a medium in it. */
+function modeOf(kind: FileKind): number {
+  return kind === 'cdrom' ? O_NONBLOCK : 0
 }
 
 async function openOrExplain(
@@ -105,7 +129,7 @@ async function openOrExplain(
   }
 }
 
-async function sizeOf(kind: 'file' | 'device', opened: OpenFile): Promise<number> {
+async function sizeOf(kind: FileKind, opened: OpenFile): Promise<number> {
   try {
     const stats = await opened.during((fd) => fstat(fd))
     return kind === 'file' ? stats.size : await deviceSize(opened, stats)

@@ -24,7 +24,7 @@ import { zeroes } from '../../bytes/zero.ts'
 import { BlockError, errnoOf, systemError } from '../../errors.ts'
 import { BufferedTransfer, type Transfer } from './buffered.ts'
 import { reserve } from './create.ts'
-import { discardOnDevice } from './device.ts'
+import { deviceIoctl, deviceSize, discardOnDevice } from './device.ts'
 import { DirectTransfer, noDirect, probeAlignment } from './direct.ts'
 import { Flusher } from './flusher.ts'
 import { Holes } from './holes.ts'
@@ -70,6 +70,13 @@ export class FileLayer implements BlockLayer {
   #size: number
   #disposing: Promise<void> | undefined
 
+  get sizeIsGiven(): boolean {
+    return this.#options.kind === 'device'
+  }
+
+  /** Of devices only. */
+  readonly ioctl?: (request: number, argument: Uint8Array | number) => Promise<number>
+
   /** Takes over `file`. */
   constructor(file: OpenFile, options: FileLayerOptions) {
     this.#file = file
@@ -83,6 +90,9 @@ export class FileLayer implements BlockLayer {
     this.#zeroing = new Zeroing(file)
     this.image = { filename: file.path, allocatedSize: () => this.#allocatedSize() }
     if (options.locking) this.locks = new FileLocks(file)
+    if (options.kind === 'device' && file.sys.supported.ioctl) {
+      this.ioctl = (request, argument) => deviceIoctl(file, request, argument)
+    }
   }
 
   get size(): number {
@@ -146,7 +156,7 @@ export class FileLayer implements BlockLayer {
   async truncate(size: number, io: ResizeIo): Promise<void> {
     this.#checkWritable(0)
     io.signal.throwIfAborted()
-    if (this.#options.kind === 'device') return this.#refuseResize(size)
+    if (this.#options.kind === 'device') return await this.#takeNotice(size)
     const { preallocation = 'off' } = io
     if (preallocation === 'metadata') throw this.#noMetadata()
     const before = this.#size
@@ -190,13 +200,14 @@ export class FileLayer implements BlockLayer {
     return new BlockError('UNSUPPORTED', 'Unsupported preallocation mode: metadata', { path, node })
   }
 
-  /** By a second descriptor, since one cannot change how it was opened. */
   async reread(): Promise<void> {
     this.#holes.forget()
-    if (this.#options.kind === 'file')
-      this.#size = (await this.#file.during((fd) => fstat(fd))).size
+    const stats = await this.#file.during((fd) => fstat(fd))
+    const isFile = this.#options.kind === 'file'
+    this.#size = isFile ? stats.size : await deviceSize(this.#file, stats)
   }
 
+  /** By a second descriptor, since one cannot change how it was opened. */
   async setReadOnly(readOnly: boolean): Promise<void> {
     if (readOnly) await this.#flush()
     await this.#reopen(readOnly, this.#directAlignment !== undefined)
@@ -335,10 +346,12 @@ export class FileLayer implements BlockLayer {
     }
   }
 
-  #refuseResize(size: number): void {
-    if (size === this.#size) return
+  /** It may have become larger, or smaller, by other means. */
+  async #takeNotice(size: number): Promise<void> {
+    await this.reread()
+    if (size <= this.#size) return
     const { path, node } = this.#file
-    throw new BlockError('UNSUPPORTED', `Cannot resize device files: ${path}`, { path, node })
+    throw new BlockError('UNSUPPORTED', 'Cannot grow device files', { path, node })
   }
 
   #noFastZeroes(offset: number): BlockError {

@@ -155,7 +155,7 @@ for (const sys of implementations) {
         errno: 'ENOENT',
         message: `Could not open '${join(folder, 'absent')}': No such file or directory`,
       })
-      await expect(reopen(sys, folder)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+      await expect(reopen(sys, folder)).rejects.toMatchObject({ errno: 'EISDIR' })
       await expect(reopen(sys, '/dev/null')).rejects.toThrowError(/to be a regular file/)
     })
 
