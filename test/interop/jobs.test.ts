@@ -443,6 +443,28 @@ qsd.describe('jobs of the storage daemon', () => {
     ])
     await pair.sameImages('top.qcow2', 'mid.qcow2')
   })
+
+  it('change-backing-file: a header that cannot be written, and then can', async () => {
+    await using pair = await start()
+    const change = command('change-backing-file', {
+      device: 'top',
+      'image-node-name': 'top',
+      'backing-file': '../ours/mid.qcow2',
+    })
+    const fault = { event: 'none', iotype: 'write', sector: 0, once: true }
+    const top = command('blockdev-add', {
+      driver: 'qcow2',
+      'node-name': 'top',
+      backing: 'mid',
+      file: {
+        driver: 'blkdebug',
+        'inject-error': [{ ...fault, errno: 28 }, fault],
+        image: { driver: 'file', filename: 'top.qcow2' },
+      },
+    })
+    await pair.same([...chain.slice(0, 2), top, change, change, change])
+    await pair.sameImages('top.qcow2', 'mid.qcow2')
+  })
 })
 
 const raw = (name: string): Message =>

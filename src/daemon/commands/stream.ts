@@ -1,6 +1,6 @@
 /** `block-stream`, and `change-backing-file`, which corrects what an image records. */
 import { plainIo } from '../../block/layer.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, inContext } from '../../errors.ts'
 import { chainOf, skipFilters } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { recordOf } from '../../graph/record.ts'
@@ -85,6 +85,8 @@ export const streamCommands = [
       try {
         const below = recordOf(baseBelow(image)!, args['backing-file'])
         await graph.drained([image], () => backingLink.change(below, plainIo))
+      } catch (error) {
+        throw inContext(`Could not change backing file to '${args['backing-file']}'`, error)
       } finally {
         await graph.setReadOnly(image, wasReadOnly)
       }
