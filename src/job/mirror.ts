@@ -19,6 +19,7 @@ import { BlockError } from '../errors.ts'
 import { chainOf, filteredEdge, skipFilters } from '../graph/chain.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
+import { checkNotBacking } from '../graph/overlay.ts'
 import { backingOf } from '../graph/status.ts'
 import { JobFilter, JobGround } from './ground.ts'
 import type { Job, JobControl, JobOptions } from './job.ts'
@@ -130,6 +131,8 @@ class Mirror {
       node.blockers.check(commits ? 'commit-source' : 'mirror-source')
     }
     target.blockers.check(commits ? 'commit-target' : 'mirror-target')
+    // Whoever stands on it would see it change.
+    if (!commits) checkNotBacking(target)
     const ground = new JobGround(graph, id, type)
     try {
       if (commits) await ground.makeWritable(target)
@@ -332,6 +335,7 @@ function scopeOf({ source, sync, bitmap, bitmapMode, id }: MirrorOptions): Mirro
 
 /** Only what shows the very same data may be replaced by a copy of it. */
 function checkReplaces(source: BlockNode, replaces: BlockNode): void {
+  checkNotBacking(replaces)
   for (let node: BlockNode | undefined = source; node; node = filteredEdge(node)?.node) {
     if (node === replaces) return
   }

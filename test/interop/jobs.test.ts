@@ -426,6 +426,24 @@ qsd.describe('jobs of the storage daemon', () => {
     )
   })
 
+  it('a backing file: what may not be done to it', async () => {
+    await using pair = await start()
+    const mirror = (args: Message) =>
+      command('blockdev-mirror', { device: 't', sync: 'full', 'job-id': 'j', ...args })
+    await pair.same([
+      ...chain,
+      ...disks.slice(0, 1),
+      ...['mid', 'base'].flatMap((node) => [
+        command('block_resize', { 'node-name': node, size: 9 * MiB }),
+        command('blockdev-del', { 'node-name': node }),
+        command('blockdev-snapshot', { node, overlay: 's' }),
+        mirror({ target: node }),
+        mirror({ target: 's', replaces: node }),
+      ]),
+      query[0],
+    ])
+  })
+
   it('change-backing-file', async () => {
     await using pair = await start()
     const change = (device: string, image: string, name = 'y') =>

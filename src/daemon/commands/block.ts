@@ -162,6 +162,7 @@ function invalid(message: string): BlockError {
 function checkResizable(node: BlockNode): void {
   try {
     node.blockers.check('resize')
+    checkNotBacking(node)
   } catch (cause) {
     // QEMU names the device, of which there is none.
     throw new BlockError('BUSY', "Device '(null)' is in use", { node: node.name, cause })
