@@ -71,7 +71,8 @@ describe('entries of L2 tables', () => {
   it('are refused where they contradict the format', () => {
     expect(layout.faultOf(0, 0x5200)).toBe('points to 0x5200, not a multiple of 65536')
     expect(layout.faultOf(0x01000000, 0x50000)).toBe('has reserved bits set')
-    expect(layout.faultOf(0x80000000, 0)).toBe('marks a cluster that it does not have as its own')
+    // QEMU takes a mark without a cluster for nothing.
+    expect(layout.faultOf(0x80000000, 0)).toBeUndefined()
     expect(layout.faultOf(0x00ffffff, 0)).toBe('points to 0xffffff00000000, beyond 2^53')
     expect(layout.faultOf(0xc0000000, 0x80000)).toBe(
       'is compressed and marked as writable in place',

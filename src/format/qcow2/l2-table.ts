@@ -108,7 +108,9 @@ export class L2Layout {
   kindOf(high: number, low: number): Kind {
     if ((high & compressedHigh) !== 0) return kind.compressed
     const allocated = (high & ~copiedHigh) !== 0 || low > zeroLow
-    if ((low & zeroLow) !== 0) return allocated ? kind.zeroAllocated : kind.zeroPlain
+    // The bit of entries with subclusters means nothing.
+    if ((low & zeroLow) !== 0 && !this.extended)
+      return allocated ? kind.zeroAllocated : kind.zeroPlain
     // The first cluster of a data file is at offset 0: there the flag says that it is used.
     return allocated || (this.external && isCopied(high)) ? kind.data : kind.unallocated
   }
@@ -132,14 +134,10 @@ export class L2Layout {
     const entryKind = this.kindOf(high, low)
     if (entryKind === kind.compressed) return this.#compressedFault(high, low)
     if ((high & reservedHighL2) !== 0) return 'has reserved bits set'
-    const zeroFlag = this.version >= 3 && !this.extended
-    if (!zeroFlag && (low & zeroLow) !== 0) return 'has reserved bits set'
+    if (this.version < 3 && (low & zeroLow) !== 0) return 'has reserved bits set'
     const offset = offsetOf(high, low - (low & zeroLow))
-    const empty = entryKind === kind.unallocated || entryKind === kind.zeroPlain
-    if (empty) {
-      const claimed = isCopied(high) && !this.external
-      return claimed ? 'marks a cluster that it does not have as its own' : undefined
-    }
+    // A mark without a cluster means nothing, to QEMU neither.
+    if (entryKind === kind.unallocated || entryKind === kind.zeroPlain) return undefined
     if (offset % this.clusterSize !== 0) {
       return `points to ${hex(offset)}, not a multiple of ${this.clusterSize}`
     }
@@ -149,6 +147,11 @@ export class L2Layout {
   /** Where a compressed cluster's data begins: any byte. */
   compressedOffset(high: number, low: number): HostOffset {
     return hostOffset((high & this.#compressedOffsetMask) * two32 + low)
+  }
+
+  /** The same where it may be beyond what numbers can say: offsets have up to 61 bits. */
+  exactCompressedOffset(high: number, low: number): bigint {
+    return BigInt(high & this.#compressedOffsetMask) * BigInt(two32) + BigInt(low)
   }
 
   /** Bytes from the beginning of the data to the end of its last sector. */
