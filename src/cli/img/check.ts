@@ -104,12 +104,17 @@ async function runCheck(
     if (repair === 'leaks' && result.checkErrors > 0) {
       throw new CommandFailure('Check failed: Input/output error', failed)
     }
+    if (result.checkErrors > 0) io.stderr.write(`${io.program}: Check failed\n`)
     return result
   } catch (error) {
     if (!(error instanceof BlockError)) throw error
     // What only `-r all` opens after all.
     if (error.code === 'CORRUPT_IMAGE' && error.errno === 'EINVAL') {
       throw inContext(`Could not open '${filename}'`, error)
+    }
+    if (error.errno === 'EFBIG') {
+      io.stderr.write(`${io.program}: ERROR failed to read the snapshot table: ${error.message}\n`)
+      io.stderr.write('You can force-remove this extra metadata with qemu-img check -r all\n')
     }
     const reason = error.errno ? strerror(error.errno) : error.message
     throw new CommandFailure(`Check failed: ${reason}`, failed)

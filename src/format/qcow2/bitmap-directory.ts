@@ -249,15 +249,17 @@ function scanEntries(bytes: Uint8Array, count: number, header: Header): ScannedE
     const nameEnd = nameAt + view.getUint16(at + directoryEntry.offsets.nameSize)
     const flags = view.getUint32(at + directoryEntry.offsets.flags)
     const unknownExtra = extraDataSize > 0 && (flags & flag.extraDataCompatible) === 0
-    if (unknownExtra) refuse(at, 'Bitmap extra data is not supported', true)
     if (alignUp(nameEnd, 8) > bytes.length) {
-      if (!unknownExtra) refuse(at, 'Broken bitmap directory')
+      refuse(at, 'Broken bitmap directory')
       return { entries, broken }
     }
+    if (unknownExtra) refuse(at, 'Bitmap extra data is not supported', true)
     const entry = decodeEntry(bytes, at, nameAt, nameEnd, header)
     if (entry && !unknownExtra && !names.has(entry.name)) {
       names.add(entry.name)
-      entries.push(entry)
+      if (fitsDisk(entry, header)) entries.push(entry)
+      else
+        refuse(at, `Could not read bitmap '${printable(entry.name)}' from image: Invalid argument`)
     } else if (!unknownExtra) {
       const name = printable(Buffer.from(bytes.subarray(nameAt, nameEnd)).toString('utf8'))
       refuse(at, `Bitmap '${name}' doesn't satisfy the constraints`)
@@ -311,10 +313,13 @@ function isSound(entry: BitmapEntry, type: number, flags: number, header: Header
     tableOffset % clusterSize === 0 &&
     tableSize !== 0 &&
     tableSize * entrySize <= maxBitmapTableBytes &&
-    bytes <= maxBitmapBytes &&
-    // While in use the disk may have been resized without the bitmap.
-    (entry.inUse || tableSize === tableSizeFor(header, granularity))
+    bytes <= maxBitmapBytes
   )
+}
+
+/** While in use the disk may have been resized without the bitmap. */
+function fitsDisk({ inUse, tableSize, granularityBits }: BitmapEntry, header: Header): boolean {
+  return inUse || tableSize === tableSizeFor(header, 2 ** granularityBits)
 }
 
 /** Entries of the table of a bitmap. */

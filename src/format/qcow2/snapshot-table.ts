@@ -3,6 +3,7 @@ import { type ClockTime, plainIo, type SnapshotFacts } from '../../block/layer.t
 import { alignUp } from '../../bytes/range.ts'
 import { bits64, struct, u16, u32, u64 } from '../../bytes/struct.ts'
 import { viewOf } from '../../bytes/view.ts'
+import { BlockError } from '../../errors.ts'
 import type { Faults } from './faults.ts'
 import type { Header } from './header.ts'
 import type { ImageFile } from './image-file.ts'
@@ -67,20 +68,33 @@ export async function readSnapshotTable(
   throw faults.corrupt(`${fault.message}; check -r all removes it`, header.snapshotsOffset)
 }
 
-/** As `readSnapshotTable`, whatever is wrong: `snapshots` are those that can be used. */
-export async function scanSnapshotTable(file: ImageFile, header: Header): Promise<ScannedTable> {
+/**
+ * As `readSnapshotTable`, whatever is wrong: `snapshots` are those that can be used. `asFound`: also
+ * those whose L1 table is behind the end of the file; where the extra data of one are too long,
+ * nothing is read at all.
+ */
+export async function scanSnapshotTable(
+  file: ImageFile,
+  header: Header,
+  { asFound = false } = {},
+): Promise<ScannedTable> {
   const snapshots: Snapshot[] = []
   const faults: EntryFault[] = []
   let at = 0
   for (let index = 0; index < header.nbSnapshots; index++) {
-    const entry = await readEntry(file, header.snapshotsOffset + at, at)
+    const entry = await readEntry(
+      file,
+      header.snapshotsOffset + at,
+      at,
+      asFound ? index : undefined,
+    )
     if (!entry) {
       const left = header.nbSnapshots - index
       const message = `${left} overhanging snapshots (snapshot table is too big)`
       faults.push({ index, message, mended: undefined, harmless: false })
       break
     }
-    const fault = faultOf(entry, index, file, header)
+    const fault = faultOf(entry, index, asFound ? Number.POSITIVE_INFINITY : file.size, header)
     if (fault) faults.push(fault)
     if (!fault || fault.harmless) snapshots.push(decodeSnapshot(entry))
     at = alignUp(at + entry.length, entryAlignment)
@@ -93,6 +107,8 @@ async function readEntry(
   file: ImageFile,
   offset: number,
   at: number,
+  /** Refused where it has too much extra data. */
+  strictIndex: number | undefined,
 ): Promise<Uint8Array | undefined> {
   const end = Math.min(file.size, offset - at + maxSnapshotTableBytes)
   if (offset + snapshotEntry.size > end) return undefined
@@ -101,17 +117,25 @@ async function readEntry(
   const view = viewOf(fixed)
   const { offsets, size } = snapshotEntry
   const names = view.getUint16(offsets.idSize) + view.getUint16(offsets.nameSize)
-  const length = size + view.getUint32(offsets.extraDataSize) + names
+  const extra = view.getUint32(offsets.extraDataSize)
+  if (strictIndex !== undefined && extra > maxSnapshotExtraBytes) throw tooMuchExtra(strictIndex)
+  const length = size + extra + names
   if (offset + length > end) return undefined
   const entry = new Uint8Array(length)
   await file.read(offset, entry, plainIo)
   return entry
 }
 
+/** What only a repair of everything takes away. */
+export function tooMuchExtra(index: number): BlockError {
+  const message = `Too much extra metadata in snapshot table entry ${index}`
+  return new BlockError('CORRUPT_IMAGE', message, { errno: 'EFBIG' })
+}
+
 function faultOf(
   entry: Uint8Array,
   index: number,
-  file: ImageFile,
+  fileSize: number,
   header: Header,
 ): EntryFault | undefined {
   const view = viewOf(entry)
@@ -131,7 +155,7 @@ function faultOf(
     const message = `snapshot table entry ${index} has numbers beyond 2^53`
     return { index, message, mended: undefined, harmless: false }
   }
-  const lost = l1FaultOf(snapshot, file, header)
+  const lost = l1FaultOf(snapshot, fileSize, header)
   if (lost !== undefined) {
     const message = `snapshot ${snapshot.id} (${snapshot.name}) ${lost}; snapshot table entry corrupted`
     return { index, message, mended: undefined, harmless: false }
@@ -231,14 +255,14 @@ function icountIn(extra: Uint8Array): number | undefined {
 
 function l1FaultOf(
   { l1TableOffset, l1Size }: Snapshot,
-  file: ImageFile,
+  fileSize: number,
   header: Header,
 ): string | undefined {
   if (l1Size * 8 > maxL1Bytes) return `l1_size=0x${l1Size.toString(16)}: L1 table is too large`
   const where = `l1_offset=0x${l1TableOffset.toString(16)}`
   if (l1TableOffset % 2 ** header.clusterBits !== 0)
     return `${where}: L1 table is not cluster aligned`
-  return l1TableOffset + l1Size * 8 > file.size
+  return l1TableOffset + l1Size * 8 > fileSize
     ? `${where}: L1 table is behind the end of the file`
     : undefined
 }

@@ -74,9 +74,9 @@ export class Switchover {
     let result: T
     await writeBack.withHeader(async () => {
       const stored = await readStoredCounts({ file, faults, header: header.current })
-      if (stored.faults.length > 0) {
+      for (const fault of stored.faults.values()) {
         const { refcountTableOffset } = header.current
-        throw faults.corrupt(`${stored.faults[0]}; check and repair it`, refcountTableOffset)
+        throw faults.corrupt(`${fault}; check and repair it`, refcountTableOffset)
       }
       result = await work(
         new Switchover(image, stored.counts, stored.counts.clone(), stored.blocks),

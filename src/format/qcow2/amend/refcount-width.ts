@@ -47,8 +47,8 @@ export async function changeRefcountWidth(
   const old = header.current
   const request = { file, faults, header: old, state: header }
   const stored = await readStoredCounts(request)
-  if (stored.faults.length > 0) {
-    throw faults.corrupt(`${stored.faults[0]}; check and repair the image`)
+  for (const fault of stored.faults.values()) {
+    throw faults.corrupt(`${fault}; check and repair the image`)
   }
   const oldTable = refcounts.table
   const blocks = [...stored.blocks.values()]

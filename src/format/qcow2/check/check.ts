@@ -15,6 +15,7 @@ import { mendCopiedFlags, writeCounts } from './repair.ts'
 import { Report } from './report.ts'
 import { mendSnapshotTable } from './snapshot-table.ts'
 import { clustersOf, readStoredCounts, type StoredCounts } from './stored-counts.ts'
+import { UnreadableBlocks } from './unreadable-blocks.ts'
 
 /**
  * `leaks`: only what frees space. `all`: everything, broken entries given up. `counts`: refcounts
@@ -33,21 +34,32 @@ export async function checkImage(request: CheckRequest): Promise<CheckResult> {
   const report = new Report()
   let stored = await readStoredCounts(request)
   const before = repair === 'all' ? await look(request, stored) : undefined
-  if (before) await mendSnapshotTable(request, report, before)
+  if (before) await mendSnapshotTable(request, report, before, stored)
   const references = await countAll(request, report, stored, before)
   // What was mended may have made the file longer, or have been what a broken refcount table lies on.
   const { blocks } = stored
   if (before) stored = await readStoredCounts(request)
   const rebuild = compare(request, report, stored, references)
   if (repair === 'none') {
-    for (const fault of references.copiedFaults) report.corruption(fault)
-    report.corruptions += references.furtherCopiedFaults
+    if (report.checkErrors === 0) report.tell(references.copiedFaults)
   } else {
     await mend(request, report, stored, references, rebuild ? blocks : undefined)
   }
-  const end = Math.max(stored.counts.highest(), references.counts.highest()) + 1
+  const end = highestCluster(request, stored, references.counts) + 1
   const clusterSize = 2 ** request.header.clusterBits
   return report.result(end * clusterSize, Math.ceil(request.header.size / clusterSize))
+}
+
+function highestCluster(request: CheckRequest, stored: StoredCounts, counts: Counts): number {
+  const highest = Math.max(stored.counts.highest(), counts.highest())
+  if (!tellsAsFound(request) || stored.unreadable.size === 0) return highest
+  const { entries } = stored.layout
+  for (let cluster = highest; cluster > 0; cluster--) {
+    const block = Math.floor(cluster / entries)
+    if (stored.unreadable.has(block)) cluster = block * entries
+    else if (stored.counts.get(cluster) > 0 || counts.get(cluster) > 0) return cluster
+  }
+  return 0
 }
 
 /** All references, nothing mended and nothing reported, so that a repair sees what is whose. */
@@ -74,15 +86,26 @@ async function countAll(
     mend: before && request.state,
     blocks: stored.blocks.values(),
     before,
+    most: tellsAsFound(request) ? stored.layout.max : undefined,
   })
   const clusterSize = 2 ** request.header.clusterBits
-  for (const fault of stored.faults) report.corruption(fault)
-  for (const [index, offset] of stored.blocks) {
+  const indices = [...stored.faults.keys(), ...stored.blocks.keys()]
+  for (const index of indices.sort((one, other) => one - other)) {
+    const offset = stored.blocks.get(index)
+    if (offset === undefined) {
+      report.corruption(stored.faults.get(index)!)
+      continue
+    }
     references.region(offset, clusterSize, 1)
     const count = references.counts.get(offset / clusterSize)
     if (count !== 1) report.corruption(`refcount block ${index} refcount=${count}`)
   }
   return references
+}
+
+/** Nothing that is broken is mended, so it is told as qemu-img tells it. */
+function tellsAsFound({ repair }: CheckRequest): boolean {
+  return repair === 'none' || repair === 'leaks'
 }
 
 /** Reports all differences. Whether the refcounts have to be written anew as a whole. */
@@ -92,8 +115,11 @@ function compare(
   stored: StoredCounts,
   { counts }: References,
 ): boolean {
-  let rebuild = stored.faults.length > 0
+  let rebuild = stored.faults.size > 0
+  const unreadable = new UnreadableBlocks(request, report, stored)
   for (const [cluster, has, needs] of differences(request, stored.counts, counts)) {
+    unreadable.tellBefore(cluster)
+    if (unreadable.has(cluster)) continue
     const text = `cluster ${cluster} refcount=${has} reference=${needs}`
     if (has > needs) {
       report.say(`Leaked ${text}`)
@@ -103,6 +129,7 @@ function compare(
       if (has === 0) rebuild = true
     }
   }
+  unreadable.tellBefore(Number.POSITIVE_INFINITY)
   // More references than refcounts have bits for need other refcounts.
   return rebuild || counts.exceeds(stored.layout.max) || sharedBlocks(request, stored, counts)
 }
@@ -152,7 +179,9 @@ async function mend(
       return
     }
     report.say('Rebuilding refcount structure')
-    await rebuildRefcounts(request, rebuild, references)
+    for (const { cluster, before, after } of await rebuildRefcounts(request, rebuild, references)) {
+      report.say(`Repairing cluster ${cluster} refcount=${before} reference=${after}`)
+    }
     report.corruptionsFixed += report.corruptions
     report.leaksFixed += report.leaks
     report.corruptions = 0

@@ -19,8 +19,9 @@ import { maxHostOffset } from '../limits.ts'
 import { hostOffset } from '../offsets.ts'
 import { allocatedOf, setSubclusters, zeroOf } from '../subclusters.ts'
 
-/** Bits of an L1 entry that mean something. */
+/** Bits of an L1 entry that mean something, and those of its upper half that do not. */
 const l1High = 0x80ffffff
+export const l1Reserved = 0x7f000000
 /** Bits of a standard L2 entry that mean something, and of a compressed one. */
 const l2High = 0xc0ffffff
 const copiedHigh = 0x80000000
@@ -43,7 +44,7 @@ export function mendL1Entry(
   const clean = { high: (high & l1High) >>> 0, low: low - lowReserved }
   const offset = offsetOf(clean.high, clean.low)
   if (offset % clusterSize !== 0) {
-    const message = `l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`
+    const message = unalignedL2Table(offset)
     return { message, entry: entryOf(0, 0), lost: true }
   }
   if (offset / clusterSize >= fileClusters) {
@@ -52,8 +53,17 @@ export function mendL1Entry(
   }
   const nothing = offset === 0 && clean.high !== 0
   if (clean.high === high && lowReserved === 0 && !nothing) return undefined
-  const message = `found L1 entry with reserved bits set: ${hex64(high, low)}`
-  return { message, entry: entryOf(nothing ? 0 : clean.high, clean.low), lost: false }
+  const message = reservedL1(high, low)
+  const entry = entryOf(nothing ? 0 : clean.high, clean.low)
+  return { message, entry, lost: false }
+}
+
+export function unalignedL2Table(offset: number): string {
+  return `l2_offset=${offset.toString(16)}: Table is not cluster aligned; L1 entry corrupted`
+}
+
+export function reservedL1(high: number, low: number): string {
+  return `found L1 entry with reserved bits set: ${hex64(high, low)}`
 }
 
 /** For entries that name the header or the L1 table itself. */
@@ -68,8 +78,6 @@ export interface MendedL2 {
   readonly high: number
   readonly low: number
   readonly lost: boolean
-  /** It refers to something behind the end of the file. */
-  readonly outside: boolean
 }
 
 /** For entries that `L2Layout.faultOf` complains about, or that point behind the end of the file. */
@@ -89,23 +97,23 @@ export function mendL2Entry(
   if (offset % layout.clusterSize !== 0) {
     const what = zero === 1 ? 'Preallocated' : 'Data'
     const message = `${where}: ${what} cluster is not properly aligned; L2 entry corrupted.`
-    return { message, ...emptied(layout), lost: true, outside: false }
+    return { message, ...emptied(layout), lost: true }
   }
   if (offset >= fileSize && !layout.external) {
     const message = `${where}: Data cluster is behind the end of the file; L2 entry corrupted.`
-    return { message, ...emptied(layout), lost: true, outside: true }
+    return { message, ...emptied(layout), lost: true }
   }
   // A data file has no end that counts, but offsets do.
   if (offset > maxHostOffset) {
     const message = `${where}: Data cluster is beyond 2^53; L2 entry corrupted.`
-    return { message, ...emptied(layout), lost: true, outside: false }
+    return { message, ...emptied(layout), lost: true }
   }
   const message = `found l2 entry with reserved bits set: ${hex64(high, low)}`
   // In a data file, 0 is the place of the first cluster.
   if (offset === 0 && !layout.external) {
-    return { message, high: 0, low: zero, lost: false, outside: false }
+    return { message, high: 0, low: zero, lost: false }
   }
-  return { message, ...clean, lost: false, outside: false }
+  return { message, ...clean, lost: false }
 }
 
 /** For entries that refer to where metadata lies, which is in nobody's way but theirs. */
@@ -113,7 +121,7 @@ export function mendMisled(high: number, low: number, layout: L2Layout): MendedL
   const compressed = layout.kindOf(high, low) === kind.compressed
   const offset = compressed ? layout.compressedOffset(high, low) : clusterOf(high, low)
   const message = `offset=${offset.toString(16)}: Data cluster is in place of metadata; L2 entry corrupted.`
-  return { message, ...emptied(layout), lost: true, outside: false }
+  return { message, ...emptied(layout), lost: true }
 }
 
 /**
@@ -146,15 +154,15 @@ function mendCompressed(
   const offset = layout.compressedOffset(high, low)
   if (layout.external) {
     const message = `compressed cluster ${index} with data file, entry=0x${hex64(high, low)}`
-    return { message, ...emptied(layout), lost: true, outside: false }
+    return { message, ...emptied(layout), lost: true }
   }
   const where = `: coffset=0x${offset.toString(16)}`
   if (offset < layout.clusterSize || offset >= fileSize) {
     const message = `${where}: compressed data is not inside the file; L2 entry corrupted.`
-    return { message, ...emptied(layout), lost: true, outside: offset >= fileSize }
+    return { message, ...emptied(layout), lost: true }
   }
   const message = `${where}: copied flag must never be set for compressed clusters`
-  return { message, high: (high & ~copiedHigh) >>> 0, low, lost: false, outside: false }
+  return { message, high: (high & ~copiedHigh) >>> 0, low, lost: false }
 }
 
 function emptied(layout: L2Layout): { high: number; low: number } {

@@ -7,15 +7,23 @@
 import { alignUp, rangesOverlap } from '../../../bytes/range.ts'
 import type { Header } from '../header.ts'
 import { entrySize } from '../l2-table.ts'
-import { joinEntries, type Snapshot, scanSnapshotTable } from '../snapshot-table.ts'
+import {
+  type EntryFault,
+  joinEntries,
+  type Snapshot,
+  scanSnapshotTable,
+} from '../snapshot-table.ts'
 import type { CheckRequest } from './check.ts'
 import type { References } from './references.ts'
+import { writeCounts } from './repair.ts'
 import type { Report } from './report.ts'
+import type { StoredCounts } from './stored-counts.ts'
 
 export async function mendSnapshotTable(
   request: CheckRequest,
   report: Report,
   before: References,
+  stored: StoredCounts,
 ): Promise<void> {
   const { file, header, state } = request
   if (header.nbSnapshots === 0) return
@@ -32,7 +40,7 @@ export async function mendSnapshotTable(
     // Those that are usable come in order, the harmless ones among them.
     const own = !fault || fault.harmless ? usable.next().value : undefined
     const entry = fault ? fault.mended : own?.entry
-    if (fault) report.corruption(fault.message, true)
+    if (fault) tellFault(report, fault)
     if (own && misplaced.includes(own)) {
       const where = `l1_offset=0x${own.l1TableOffset.toString(16)}`
       report.corruption(
@@ -45,17 +53,59 @@ export async function mendSnapshotTable(
   }
   const bytes = joinEntries(entries)
   const clusterSize = 2 ** header.clusterBits
+  const former = clustersIn(header.snapshotsOffset, length, clusterSize)
   const place = alignUp(file.end, clusterSize)
   if (bytes.length > 0) {
     const whole = new Uint8Array(alignUp(bytes.length, clusterSize))
     whole.set(bytes)
     await file.write(place, whole)
+    await setCounts(request, stored, before, clustersIn(place, bytes.length, clusterSize), 1)
   }
   await file.flush()
   state.current.nbSnapshots = entries.length
   state.current.snapshotsOffset = entries.length > 0 ? place : 0
   await state.write({ ...state.current }, file)
   await file.flush()
+  const free = former.filter(
+    (cluster) => stored.counts.get(cluster) === 1 && before.counts.get(cluster) === 1,
+  )
+  await setCounts(request, stored, before, free, 0)
+}
+
+function tellFault(report: Report, { message, mended }: EntryFault): void {
+  if (!message.startsWith('too much') || !mended) {
+    report.corruption(message, true)
+    return
+  }
+  report.say(`Discarding ${message}`)
+  report.corruptionsFixed++
+}
+
+function clustersIn(offset: number, length: number, clusterSize: number): number[] {
+  const count = Math.ceil(length / clusterSize)
+  return Array.from({ length: count }, (_, index) => Math.floor(offset / clusterSize) + index)
+}
+
+/** Where blocks of refcounts are sound and nothing else, so that the table alone is repaired. */
+async function setCounts(
+  request: CheckRequest,
+  stored: StoredCounts,
+  before: References,
+  clusters: readonly number[],
+  count: number,
+): Promise<void> {
+  const { blocks, faults, layout } = stored
+  const { clusterSize } = request.file
+  const sound = (cluster: number) => {
+    const block = blocks.get(Math.floor(cluster / layout.entries))
+    return block !== undefined && before.counts.get(block / clusterSize) === 1
+  }
+  if (faults.size > 0 || !clusters.every(sound)) return
+  await writeCounts(
+    request,
+    stored,
+    clusters.map((cluster) => [cluster, count] as const),
+  )
 }
 
 /** What looks like a snapshot's L1 table is something else, which mending it would destroy. */

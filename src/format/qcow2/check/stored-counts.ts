@@ -7,7 +7,7 @@
 import { plainIo } from '../../../block/layer.ts'
 import { viewOf } from '../../../bytes/view.ts'
 import { isZero } from '../../../bytes/zero.ts'
-import { rawOf } from '../l2-table.ts'
+import { entrySize, highOf, lowOf, rawOf } from '../l2-table.ts'
 import { RefcountLayout } from '../refcount.ts'
 import { Counts } from './counts.ts'
 import type { CheckedImage } from './references.ts'
@@ -19,8 +19,10 @@ export interface StoredCounts {
   readonly counts: Counts
   /** Offsets of the blocks that can be read, by their index. */
   readonly blocks: ReadonlyMap<number, number>
-  /** What is wrong with entries of the refcount table; not all of it where it is very much. */
-  readonly faults: readonly string[]
+  /** Offsets that are not aligned, or beyond what files can have, by the index of the block. */
+  readonly unreadable: ReadonlyMap<number, bigint>
+  /** What is wrong with entries of the refcount table, by their index; not all of it where it is very much. */
+  readonly faults: ReadonlyMap<number, string>
   readonly layout: RefcountLayout
 }
 
@@ -33,25 +35,33 @@ export async function readStoredCounts(image: CheckedImage): Promise<StoredCount
   const view = viewOf(table)
   const counts = new Counts()
   const blocks = new Map<number, number>()
-  const faults: string[] = []
+  const faults = new Map<number, string>()
+  const unreadable = new Map<number, bigint>()
+  // Entries with reserved bits are followed, but not counted: that is what qemu-img does.
+  const followed = new Map<number, number>()
   for (let index = 0; index < table.length / 8; index++) {
-    const offset = rawOf(view, index)
-    if (offset === 0) continue
-    const fault = blockFault(index, offset, clusterSize, file.size)
+    if (highOf(view, index) === 0 && lowOf(view, index) === 0) continue
+    const reserved = lowOf(view, index) % 512
+    const offset = rawOf(view, index) - reserved
+    const fault = blockFault(index, offset, reserved, clusterSize, file.size)
+    const misaligned = (lowOf(view, index) - reserved) % clusterSize !== 0
+    if (misaligned || offset >= 2 ** 63) {
+      unreadable.set(index, view.getBigUint64(index * entrySize) - BigInt(reserved))
+    } else if (fault === undefined || reserved > 0) followed.set(index, offset)
     if (fault === undefined) blocks.set(index, offset)
-    else if (faults.length < maxFaults) faults.push(fault)
+    else if (faults.size < maxFaults) faults.set(index, fault)
   }
   const clusters = clustersOf(image)
   const block = new Uint8Array(clusterSize)
   const seen = new Set<number>()
-  for (const [index, offset] of blocks) {
+  for (const [index, offset] of followed) {
     const first = index * layout.entries
     if (first >= clusters || seen.has(offset)) continue
     seen.add(offset)
     await file.read(offset, block, plainIo)
     readBlock(layout, block, first, clusters, counts)
   }
-  return { counts, blocks, faults, layout }
+  return { counts, blocks, unreadable, faults, layout }
 }
 
 /** Clusters of the file, the last one cut off maybe. Counts behind them are of no interest. */
@@ -104,10 +114,11 @@ function readEntries(
 function blockFault(
   index: number,
   offset: number,
+  reserved: number,
   clusterSize: number,
   fileSize: number,
 ): string | undefined {
-  if (offset % 512 !== 0) return `refcount table entry ${index} has reserved bits set`
+  if (reserved > 0) return `refcount table entry ${index} has reserved bits set`
   if (offset % clusterSize !== 0) {
     return `refcount block ${index} is not cluster aligned; refcount table entry corrupted`
   }
