@@ -169,6 +169,22 @@ qemu.describe('img rebase', () => {
     expect(await backing(pair.ours)).toBe(await backing(pair.theirs))
   })
 
+  it.each([
+    // The new backing file has data from within a cluster on, and zeroes, or nothing, before it.
+    ['write -P 5 100k 10k', '64k'],
+    ['write -z 64k 64k|write -P 5 100k 10k', '64k'],
+    ['write -P 5 1000k 24k', '2M'],
+  ])('zeroes the old disk has stay zeroes: %s, in clusters of %s', async (text, cluster) => {
+    const write = text.split('|').flatMap((command) => ['-c', command])
+    const create = ['create', '-q', '-f', 'qcow2', '-o']
+    await pair.prepare('qemu-img', ...create, 'cluster_size=4k', 'n.qcow2', '1M')
+    await pair.prepare('qemu-io', ...write, 'n.qcow2')
+    await pair.prepare('qemu-img', ...create, `cluster_size=${cluster}`, 'e.qcow2', '1M')
+    await pair.same('rebase -b n.qcow2 -F qcow2 e.qcow2')
+    const zeroes = ['-c', 'read -P 0 0 1M', 'e.qcow2']
+    expect(await runTheirs(pair.ours, zeroes, 'qemu-io')).toMatchObject({ status: 0 })
+  })
+
   it(`shows the same on any backing file (${seedNote})`, async () => {
     const random = new Random()
     const run = async (program: string, ...args: string[]) => {

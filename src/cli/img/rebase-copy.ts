@@ -3,7 +3,7 @@
  * that the two backing files show differently, are copied into it. The image stays on its old
  * backing file meanwhile, so a crash changes nothing of what it shows.
  */
-import { alignUp, MiB } from '../../bytes/range.ts'
+import { alignDown, alignUp, MiB } from '../../bytes/range.ts'
 import { isZero } from '../../bytes/zero.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { BlockNode } from '../../graph/node.ts'
@@ -28,13 +28,22 @@ export async function copyDifferences({ image, backing, progress }: RebaseCopy):
     const extent = await image.extentAt(at, size - at)
     let run = Math.min(extent.length, size - at)
     if (extent.kind === 'backing') {
-      const blank = await bothZero(image.node, backing?.node, at, run)
+      const blank = wholeUnits(at, await bothZero(image.node, backing?.node, at, run), unit, size)
       run = blank > 0 ? blank : Math.min(run, length - (at % unit))
       if (blank === 0) await copyRun(image, backing, at, run, unit, buffers)
     }
     at += run
     progress(run)
   }
+}
+
+/**
+ * What of a run is skipped: up to a boundary of clusters, or the end. Zeroes for the rest of a
+ * cluster alone would not be written: it reads as zeroes now, on the old backing file.
+ */
+function wholeUnits(offset: number, length: number, unit: number, size: number): number {
+  const end = offset + length
+  return end === size ? length : Math.max(0, alignDown(end, unit) - offset)
 }
 
 /** How many bytes read as zeroes on both sides, known without reading them. */
