@@ -111,6 +111,7 @@ export async function openNode(
   io: NamedIo,
 ): Promise<BlockNode> {
   const readOnly = request.readOnly ?? true
+  const options = { ...request.options, ...(await optionsOf(request, io)) }
   if (request.forceShare && !readOnly) {
     throw invalid('force-share=on can only be used with read-only images')
   }
@@ -123,7 +124,6 @@ export async function openNode(
     noIo: request.noIo,
     discard: request.unmap ? ('unmap' as const) : ('ignore' as const),
   }
-  const options = { ...request.options, ...(await optionsOf(request, io)) }
   if (request.backing !== false) return await graph.open(options, defaults)
   return await graph.open(await withoutBacking(graph, options, defaults, io), defaults)
 }
@@ -135,9 +135,10 @@ async function optionsOf(request: ImageRequest, io: NamedIo): Promise<NodeOption
   checkDriver(format)
   const storage = optionsOfFilename(filename, drivers)
   const named = format === undefined ? {} : { driver: format }
-  // A `json:` name may describe the whole image rather than its storage.
-  const whole = filename.startsWith('json:') && (format === undefined || format === storage.driver)
-  return whole ? storage : { ...named, file: storage }
+  // Such a name describes the whole image, and of two formats the one outside it counts.
+  if (filename.startsWith('json:')) return checkWhole({ ...storage, ...named }, io)
+  const driver = drivers.find(({ name }) => name === format)
+  return driver?.kind === 'protocol' ? { ...storage, ...named } : { ...named, file: storage }
 }
 
 /**
@@ -190,7 +191,7 @@ export async function openBacking(
 ): Promise<BlockNode> {
   checkDriver(format)
   const options = format === undefined ? {} : { driver: format }
-  return await graph.openFile(filename, options, { readOnly: true })
+  return await graph.openFile(filename, options, { readOnly: true, noIo: true })
 }
 
 function imageOptions(text: string, io: NamedIo): NodeOptions {
@@ -201,23 +202,26 @@ function imageOptions(text: string, io: NamedIo): NodeOptions {
         `Please use ${meaning} instead\n`,
     )
   }
-  if (
-    options.driver === undefined &&
-    !Object.keys(options).some((key) => /^file(\.|$)/.test(key))
-  ) {
-    throw invalid('Must specify either driver or file')
-  }
-  checkDriver(options.driver)
-  checkFile(options)
-  return options
+  return checkWhole(options, io)
 }
 
-function checkFile(options: Readonly<Record<string, string>>): void {
-  const driver = drivers.find(({ name }) => name === options.driver)
-  const hasFile = Object.keys(options).some((key) => /^file(\.|$)/.test(key))
+/** Options of an image that its user gave in full. */
+function checkWhole(options: NodeOptions, io: NamedIo): NodeOptions {
+  const hasFile = Object.entries(options).some(
+    ([key, value]) => /^file(\.|$)/.test(key) && value !== null,
+  )
+  const named = typeof options.driver === 'string' ? options.driver : undefined
+  if (named === undefined && !hasFile) throw invalid('Must specify either driver or file')
+  checkDriver(named)
+  const driver = drivers.find(({ name }) => name === named)
   if (driver?.kind === 'format' && !hasFile) {
     throw invalid('A block device must be specified for "file"')
   }
+  if (options.backing !== '') return options
+  io.stderr.write(
+    `${io.program}: warning: Use of "backing": "" is deprecated; use "backing": null instead\n`,
+  )
+  return { ...options, backing: null }
 }
 
 function checkDriver(name: string | undefined): void {

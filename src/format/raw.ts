@@ -163,12 +163,20 @@ function checkWindow(
   { offset, size = 0 }: Pick<RawOptions, 'offset' | 'size'>,
   node?: string,
 ): void {
-  if (offset + size <= file.size) return
-  throw new BlockError(
-    'INVALID_ARGUMENT',
-    `the window of ${size} bytes at ${offset} does not fit a file of ${file.size} bytes`,
-    { node, errno: 'EINVAL' },
-  )
+  const refuse = (reason: string) => {
+    throw new BlockError('INVALID_ARGUMENT', reason, { node, errno: 'EINVAL' })
+  }
+  // As QEMU's messages have it, files are counted in sectors.
+  const whole = alignUp(file.size, sectorSize)
+  if (offset > file.size) {
+    refuse(`Offset (${offset}) cannot be greater than size of the containing file (${whole})`)
+  }
+  if (offset + size > file.size) {
+    refuse(
+      `The sum of offset (${offset}) and size (${size}) has to be smaller or equal to the ` +
+        ` actual size of the containing file (${whole})`,
+    )
+  }
 }
 
 export const raw: BlockDriver<RawOptions> = {

@@ -4,12 +4,11 @@ import { neverAborted } from '../../block/layer.ts'
 import { drivers } from '../../drivers.ts'
 import { BlockError } from '../../errors.ts'
 import type { NamedIo } from '../command.ts'
-import { parseOptionString } from '../keyval.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { Arguments, imageOpts, object } from './arguments.ts'
 import {
   type CreateValue,
-  joinOptionLists,
+  checkOptionList,
   optionLines,
   parseCreateOptions,
   wantsHelp,
@@ -17,19 +16,22 @@ import {
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { Progress } from './progress.ts'
-import { checkImageOpts, checkObjects, targetCache } from './source-options.ts'
+import { checkImageOpts, objects, targetCache } from './source-options.ts'
 
 export const amend: ImgCommand = async (words, io) => {
-  const args = new Arguments('amend', words, 'o:qpt:f:', [object, imageOpts, { name: 'force' }])
+  const args = new Arguments('amend', words, 'o:qpt:f:', [object, imageOpts, { name: 'force' }], {
+    ...objects(io),
+    o: checkOptionList,
+  })
   const lists = args.all('o')
-  const optionList = joinOptionLists(lists)
+  const optionList = lists.join(',')
   if (lists.length === 0) throw usageFailure('Must specify options (-o)')
-  checkObjects(args, io)
   const format = args.value('f')
   if (wantsHelp(optionList) && format !== undefined) {
     io.stdout.write(amendHelp(format))
     return 0
   }
+  using progress = new Progress(args.has('p') && !args.has('q') ? io.stdout : undefined)
   if (args.rest.length !== 1) throw new CommandFailure('Expecting one image file name')
   const cache = targetCache(args.value('t') ?? 'writeback')
   checkImageOpts(args.has('image-opts'), format)
@@ -46,11 +48,11 @@ export const amend: ImgCommand = async (words, io) => {
     return 0
   }
   const options = parseAmendOptions(node.driver, offered, optionList, io)
+  progress.start()
   await using edge = graph.attach(node, {
     description: 'img amend',
     uses: ['consistentRead', 'write', 'resize'],
   })
-  const progress = new Progress(args.has('p') && !args.has('q') ? io.stdout : undefined, 1)
   try {
     await node.layer.amend?.run({
       options,
@@ -85,14 +87,25 @@ function parseAmendOptions(
   optionList: string,
   io: NamedIo,
 ): Record<string, CreateValue> {
-  const { creator } = drivers.find(({ name }) => name === format) ?? {}
-  for (const name of Object.keys(parseOptionString(optionList).options)) {
-    if (offered.some((option) => option.name === name)) continue
-    const creating = creator?.options.some((option) => option.name === name) ?? false
-    const hint = creating ? '\nThis option is only supported for image creation' : ''
-    throw new CommandFailure(`Invalid parameter '${name}'${hint}`)
+  try {
+    return parseCreateOptions(offered, optionList, io)
+  } catch (error) {
+    if (!(error instanceof BlockError)) throw error
+    const { creator } = drivers.find(({ name }) => name === format) ?? {}
+    const hint = canBeParsed(creator?.options ?? [], optionList, io)
+      ? '\nThis option is only supported for image creation'
+      : ''
+    throw new CommandFailure(`${error.message}${hint}`)
   }
-  return parseCreateOptions(offered, optionList, io)
+}
+
+function canBeParsed(offered: readonly CreateOptionInfo[], optionList: string, io: NamedIo) {
+  try {
+    parseCreateOptions(offered, optionList, io)
+    return true
+  } catch {
+    return false
+  }
 }
 
 /** The backing file is another command's business. */

@@ -2,6 +2,9 @@
 import { type LongOption, OptionParser } from '../getopt.ts'
 import { CommandFailure, HelpRequest, usageFailure } from './failure.ts'
 
+/** What is done with an option as soon as it is read: what is wrong with it is said before anything else. */
+export type OptionChecks = Readonly<Record<string, (argument: string) => void>>
+
 /** What the options of one subcommand came to. */
 export class Arguments {
   /** Arguments that are no options. */
@@ -11,19 +14,28 @@ export class Arguments {
   readonly #values: ReadonlyMap<string, readonly string[]>
 
   /** Throws `CommandFailure`; the exit status is 1 in every subcommand. */
-  constructor(command: string, words: readonly string[], short: string, long: LongOption[]) {
+  constructor(
+    command: string,
+    words: readonly string[],
+    short: string,
+    long: LongOption[],
+    checks: OptionChecks = {},
+  ) {
     const parser = new OptionParser(words, `h${short}`, [...standard, ...long])
     const values = new Map<string, string[]>()
     const order: { name: string; argument?: string }[] = []
     for (let option = parser.next(); option; option = parser.next()) {
       const word = parser.current ?? command
       if (option.kind === 'error') {
+        // Unlike all others it leaves that to getopt.
+        if (command === 'measure') throw new HelpRequest(`${command}: ${option.message}\n`)
         const missing = option.reason === 'missing-argument'
         throw usageFailure(
           missing ? `missing argument for option '${word}'` : `unrecognized option '${word}'`,
         )
       }
       if (option.name === 'h') throw new HelpRequest()
+      if (Object.hasOwn(checks, option.name)) checks[option.name](option.argument ?? '')
       order.push({ name: option.name, argument: option.argument })
       const former = values.get(option.name) ?? []
       values.set(option.name, [...former, option.argument ?? ''])

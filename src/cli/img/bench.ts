@@ -3,44 +3,69 @@
 import { BlockError, strerror } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
-import { cacheMode, imageGraph, openImage } from '../open-image.ts'
-import { Arguments, forceShare, imageOpts } from './arguments.ts'
+import {
+  type CacheMode,
+  cacheMode,
+  type ImageRequest,
+  imageGraph,
+  openImage,
+} from '../open-image.ts'
+import { Arguments, forceShare, imageOpts, type OptionChecks } from './arguments.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
-import { sizeArgument } from './size-text.ts'
+import { sizeArgument, wholeNumber } from './size-text.ts'
 import { checkImageOpts } from './source-options.ts'
 
 interface Load {
-  readonly write: boolean
-  readonly count: number
-  readonly depth: number
+  write: boolean
+  count: number
+  depth: number
   /** Bytes. */
-  readonly length: number
-  readonly step: number
-  readonly offset: number
-  readonly pattern: number
+  length: number
+  /** 0: as `length`. */
+  step: number
+  offset: number
+  pattern: number
   /** Requests between flushes; 0: none. */
-  readonly flushInterval: number
+  flushInterval: number
   /** A flush waits for the requests before it. */
-  readonly drain: boolean
+  drain: boolean
+  aio: string
+  cache: CacheMode
 }
 
-const defaults = { count: 75_000, depth: 64, length: 4096 }
+const defaults: Load = {
+  write: false,
+  count: 75_000,
+  depth: 64,
+  length: 4096,
+  step: 0,
+  offset: 0,
+  pattern: 0,
+  flushInterval: 0,
+  drain: true,
+  aio: 'threads',
+  cache: cacheMode('writeback')!,
+}
 const aioModes = ['threads', 'native', 'io_uring']
 
 export const bench: ImgCommand = async (words, io) => {
-  const args = new Arguments('bench', words, 'c:d:f:ni:o:qs:S:t:wU', [
-    imageOpts,
-    { name: 'pattern', argument: 'required' },
-    { name: 'flush-interval', argument: 'required' },
-    { name: 'no-drain' },
-    forceShare,
-  ])
-  const load = parseLoad(args, io)
-  const cache = cacheMode(args.value('t') ?? 'writeback')
-  if (!cache) throw new CommandFailure('Invalid cache mode')
-  const aio = args.has('n') ? 'native' : (args.value('i') ?? 'threads')
-  if (!aioModes.includes(aio)) throw new CommandFailure(`Invalid aio option: ${aio}`)
+  const load: Load = { ...defaults }
+  const args = new Arguments(
+    'bench',
+    words,
+    'c:d:f:ni:o:qs:S:t:wU',
+    [
+      imageOpts,
+      { name: 'pattern', argument: 'required' },
+      { name: 'flush-interval', argument: 'required' },
+      { name: 'no-drain' },
+      forceShare,
+    ],
+    checksOf(load, io),
+  )
+  const { cache, aio } = load
+  load.step ||= load.length
   if (args.rest.length !== 1) throw usageFailure('Expecting one image file name')
   if (!load.write && load.flushInterval > 0) {
     throw new CommandFailure('--flush-interval is only available in write tests')
@@ -50,25 +75,24 @@ export const bench: ImgCommand = async (words, io) => {
   }
   checkImageOpts(args.has('image-opts'), args.value('f'))
   const [filename] = args.rest
+  await using graph = imageGraph(io)
+  const request: ImageRequest = {
+    filename,
+    imageOpts: args.has('image-opts'),
+    format: args.value('f'),
+    readOnly: !load.write,
+    forceShare: args.has('U'),
+    cache,
+  }
   if (aio === 'native' && !cache.direct) {
+    // A file that cannot be opened at all is told of instead.
+    await openImage(graph, { ...request, readOnly: true, noIo: true }, io)
     throw new CommandFailure(
       `Could not open '${filename}': aio=native was specified, but it requires cache.direct=on, ` +
         'which was not specified.',
     )
   }
-  await using graph = imageGraph(io)
-  const node = await openImage(
-    graph,
-    {
-      filename,
-      imageOpts: args.has('image-opts'),
-      format: args.value('f'),
-      readOnly: !load.write,
-      forceShare: args.has('U'),
-      cache,
-    },
-    io,
-  )
+  const node = await openImage(graph, request, io)
   await using edge = graph.attach(node, {
     description: 'img bench',
     uses: load.write ? ['consistentRead', 'write'] : ['consistentRead'],
@@ -81,30 +105,54 @@ export const bench: ImgCommand = async (words, io) => {
   return 0
 }
 
-function parseLoad(args: Arguments, io: NamedIo): Load {
-  const bytes = (option: string, name: string) => {
-    const text = args.value(option)
-    return text === undefined ? undefined : sizeArgument(name, text, io)
-  }
-  const number = (option: string, name: string, lowest: number, highest: number) => {
-    const text = args.value(option)
-    if (text === undefined) return undefined
-    const value = /^\s*\+?(\d+|0x[0-9a-f]+)$/i.test(text) ? Number(text) : Number.NaN
+/** What each option says is checked, and put into `load`, as it is read. */
+function checksOf(load: Load, io: NamedIo): OptionChecks {
+  const number = (text: string, name: string, lowest: number, highest: number) => {
+    const value = wholeNumber(text)
     if (value >= lowest && value <= highest) return value
     throw new CommandFailure(`Invalid ${name} specified`)
   }
   const max = 2 ** 31 - 1
-  const length = bytes('s', 'buffer size') ?? defaults.length
   return {
-    write: args.has('w'),
-    count: number('c', 'request count', 0, max) ?? defaults.count,
-    depth: number('d', 'queue depth', 1, max) ?? defaults.depth,
-    length,
-    step: bytes('S', 'step_size') || length,
-    offset: bytes('o', 'offset') ?? 0,
-    pattern: number('pattern', 'pattern byte', 0, 255) ?? 0,
-    flushInterval: number('flush-interval', 'flush interval', 0, max) ?? 0,
-    drain: !args.has('no-drain'),
+    c: (text) => {
+      load.count = number(text, 'request count', 0, max)
+    },
+    d: (text) => {
+      load.depth = number(text, 'queue depth', 1, max)
+    },
+    i: (text) => {
+      if (!aioModes.includes(text)) throw new CommandFailure(`Invalid aio option: ${text}`)
+      load.aio = text
+    },
+    n: () => {
+      load.aio = 'native'
+    },
+    'no-drain': () => {
+      load.drain = false
+    },
+    o: (text) => {
+      load.offset = sizeArgument('offset', text, io)
+    },
+    s: (text) => {
+      load.length = sizeArgument('buffer size', text, io)
+    },
+    S: (text) => {
+      load.step = sizeArgument('step_size', text, io)
+    },
+    t: (text) => {
+      const cache = cacheMode(text)
+      if (!cache) throw new CommandFailure('Invalid cache mode')
+      load.cache = cache
+    },
+    w: () => {
+      load.write = true
+    },
+    pattern: (text) => {
+      load.pattern = number(text, 'pattern byte', 0, 255)
+    },
+    'flush-interval': (text) => {
+      load.flushInterval = number(text, 'flush interval', 0, max)
+    },
   }
 }
 

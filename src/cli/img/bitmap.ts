@@ -15,25 +15,35 @@ import { Arguments, imageOpts, object } from './arguments.ts'
 import { CommandFailure, messageOf } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { sizeArgument } from './size-text.ts'
-import { checkImageOpts, checkObjects } from './source-options.ts'
+import { checkImageOpts, objects } from './source-options.ts'
 
 const actions = ['add', 'remove', 'clear', 'enable', 'disable', 'merge'] as const
 type Action = (typeof actions)[number]
 
 export const bitmap: ImgCommand = async (words, io) => {
-  const args = new Arguments('bitmap', words, 'b:f:F:g:', [
-    object,
-    imageOpts,
-    { name: 'source-file', argument: 'required', as: 'b' },
-    { name: 'source-format', argument: 'required', as: 'F' },
-    { name: 'granularity', argument: 'required', as: 'g' },
-    ...actions.map((name) => ({
-      name,
-      argument: name === 'merge' ? ('required' as const) : ('none' as const),
-    })),
-  ])
-  const granularity = args.has('g') ? sizeArgument('granularity', args.value('g')!, io) : undefined
-  checkObjects(args, io)
+  let granularity: number | undefined
+  const args = new Arguments(
+    'bitmap',
+    words,
+    'b:f:F:g:',
+    [
+      object,
+      imageOpts,
+      { name: 'source-file', argument: 'required', as: 'b' },
+      { name: 'source-format', argument: 'required', as: 'F' },
+      { name: 'granularity', argument: 'required', as: 'g' },
+      ...actions.map((name) => ({
+        name,
+        argument: name === 'merge' ? ('required' as const) : ('none' as const),
+      })),
+    ],
+    {
+      ...objects(io),
+      g: (text) => {
+        granularity = sizeArgument('granularity', text, io)
+      },
+    },
+  )
   checkTogether(args)
   const [filename, name] = args.rest
   await using graph = imageGraph(io)

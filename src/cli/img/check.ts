@@ -10,7 +10,7 @@ import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { prettyJson } from './json.ts'
 import { twoDecimals } from './percent.ts'
-import { checkImageOpts, checkObjects, sourceCache } from './source-options.ts'
+import { checkImageOpts, objects, sourceCache } from './source-options.ts'
 
 /** Exit statuses. */
 const failed = 1
@@ -21,18 +21,28 @@ const notOffered = 63
 type Repair = 'none' | 'leaks' | 'all'
 
 export const check: ImgCommand = async (words, io) => {
-  const args = new Arguments('check', words, 'f:r:T:qU', [
-    { name: 'format', argument: 'required', as: 'f' },
-    { name: 'repair', argument: 'required', as: 'r' },
-    output,
-    object,
-    imageOpts,
-    forceShare,
-  ])
-  const repair = parseRepair(args.value('r'))
+  let repair: Repair = 'none'
+  const args = new Arguments(
+    'check',
+    words,
+    'f:r:T:qU',
+    [
+      { name: 'format', argument: 'required', as: 'f' },
+      { name: 'repair', argument: 'required', as: 'r' },
+      output,
+      object,
+      imageOpts,
+      forceShare,
+    ],
+    {
+      ...objects(io),
+      r: (text) => {
+        repair = parseRepair(text)
+      },
+    },
+  )
   if (args.rest.length !== 1) throw usageFailure('Expecting one image file name')
   const { json } = args
-  checkObjects(args, io)
   checkImageOpts(args.has('image-opts'), args.value('f'))
   const cache = sourceCache(args.value('T'))
   await using graph = imageGraph(io)
@@ -58,8 +68,7 @@ export const check: ImgCommand = async (words, io) => {
   return await checkNode(node, filename, repair, shown, io)
 }
 
-function parseRepair(text: string | undefined): Repair {
-  if (text === undefined) return 'none'
+function parseRepair(text: string): Repair {
   if (text === 'leaks' || text === 'all') return text
   throw usageFailure(`Unknown option value for -r (expecting 'leaks' or 'all'): ${text}`)
 }

@@ -7,20 +7,23 @@ import type { BlockNode } from '../../graph/node.ts'
 import { startCommit } from '../../job/commit.ts'
 import type { Job } from '../../job/job.ts'
 import { JobTable } from '../../job/job-table.ts'
-import type { NamedIo } from '../command.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { Arguments, imageOpts, object } from './arguments.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { Progress } from './progress.ts'
-import { parseSizeText } from './size-text.ts'
-import { checkImageOpts, checkObjects, targetCache } from './source-options.ts'
+import { sizeArgument } from './size-text.ts'
+import { checkImageOpts, objects, targetCache } from './source-options.ts'
 
 export const commit: ImgCommand = async (words, io) => {
-  const args = new Arguments('commit', words, 'f:t:b:dpqr:', [object, imageOpts])
-  const rate = parseRate(args.value('r'), io)
+  let rate = 0
+  const args = new Arguments('commit', words, 'f:t:b:dpqr:', [object, imageOpts], {
+    ...objects(io),
+    r: (text) => {
+      rate = sizeArgument('rate limit', text, io)
+    },
+  })
   if (args.rest.length !== 1) throw usageFailure('Expecting one image file name')
-  checkObjects(args, io)
   const cache = targetCache(args.value('t') ?? 'writeback')
   checkImageOpts(args.has('image-opts'), args.value('f'))
   await using graph = imageGraph(io)
@@ -37,24 +40,17 @@ export const commit: ImgCommand = async (words, io) => {
     },
     io,
   )
-  const base = findBase(node, filename, args.value('b'))
   // What lies between does not fit the base any more, so an image that shows it keeps its data.
   const keeps = args.has('d') || args.has('b')
-  const progress = args.has('p') && !args.has('q')
-  await commitInto(graph, node, base, rate, progress ? io : undefined)
-  if (!keeps) await empty(graph, node, filename)
+  {
+    using progress = new Progress(args.has('p') && !args.has('q') ? io.stdout : undefined)
+    progress.start()
+    const base = findBase(node, filename, args.value('b'))
+    await commitInto(graph, node, base, rate, progress)
+    if (!keeps) await empty(graph, node, filename)
+  }
   if (!args.has('q')) io.stdout.write('Image committed.\n')
   return 0
-}
-
-function parseRate(text: string | undefined, io: NamedIo): number {
-  if (text === undefined) return 0
-  const parsed = parseSizeText(text)
-  if (parsed.kind === 'size') return parsed.bytes
-  throw new CommandFailure(
-    'Invalid rate limit specified. You may use k, M, G, T, P or E suffixes for\n' +
-      `${io.program}: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.`,
-  )
 }
 
 function findBase(node: BlockNode, filename: string, name: string | undefined): BlockNode {
@@ -79,24 +75,21 @@ async function commitInto(
   node: BlockNode,
   base: BlockNode,
   speed: number,
-  io: NamedIo | undefined,
+  progress: Progress,
 ): Promise<void> {
   const jobs = new JobTable()
   const job = await startCommit(graph, jobs, { id: 'commit', node, base, speed })
-  const progress = new Progress(io?.stdout, 100)
+  progress.measure(100)
   const show = () => {
     const { current, total } = job.progress
     progress.reach(total === 0 ? 100 : (100 * current) / total)
   }
-  const watch = io && setInterval(show, 100)
+  const watch = setInterval(show, 100)
   try {
     await untilReady(job)
     show()
     await job.complete()
     progress.finish()
-  } catch (error) {
-    progress.stop()
-    throw error
   } finally {
     clearInterval(watch)
   }

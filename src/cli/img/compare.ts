@@ -2,24 +2,34 @@
 import { BlockError } from '../../errors.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { NamedIo } from '../command.ts'
+import { addImageObject } from '../object-option.ts'
 import { type ImageRequest, imageGraph, openImage } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
 import { diskSize } from './block-status.ts'
 import { type ComparedImage, Comparison } from './comparison.ts'
-import { CommandFailure, usageFailure } from './failure.ts'
+import { CommandFailure, messageOf, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { Progress } from './progress.ts'
-import { checkImageOpts, checkObjects, sourceCache } from './source-options.ts'
+import { checkImageOpts, sourceCache } from './source-options.ts'
 
 /** Exit status where an image cannot be opened. */
 const cannotOpen = 2
 
 export const compare: ImgCommand = async (words, io) => {
-  const args = new Arguments('compare', words, 'f:F:T:pqsU', [object, imageOpts, forceShare])
+  const args = new Arguments('compare', words, 'f:F:T:pqsU', [object, imageOpts, forceShare], {
+    object: (text) => {
+      try {
+        addImageObject(text, io)
+      } catch (error) {
+        throw withStatus(error)
+      }
+    },
+  })
   if (args.rest.length !== 2) throw usageFailure('Expecting two image file names')
-  checkObjects(args, io)
   const cache = sourceCache(args.value('T'), cannotOpen)
   const formats = [args.value('f'), args.value('F')]
+  const quiet = args.has('q')
+  using progress = new Progress(args.has('p') && !quiet ? io.stdout : undefined)
   await using graph = imageGraph(io)
   const images: ComparedImage[] = []
   for (const [index, filename] of args.rest.entries()) {
@@ -33,22 +43,17 @@ export const compare: ImgCommand = async (words, io) => {
     }
     images.push(await open(graph, request, io))
   }
-  const quiet = args.has('q')
-  const size = Math.max(...images.map(({ edge }) => diskSize(edge.node)))
-  const progress = new Progress(args.has('p') && !quiet ? io.stdout : undefined, size)
+  progress.start()
+  progress.measure(Math.max(...images.map(({ edge }) => diskSize(edge.node))))
   const say = (line: string) => {
     if (!quiet) io.stdout.write(`${line}\n`)
   }
-  try {
-    const comparison = new Comparison(images[0], images[1], {
-      strict: args.has('s'),
-      progress,
-      say,
-    })
-    return (await comparison.run()) ? 0 : 1
-  } finally {
-    progress.stop()
-  }
+  const comparison = new Comparison(images[0], images[1], {
+    strict: args.has('s'),
+    progress,
+    say,
+  })
+  return (await comparison.run()) ? 0 : 1
 }
 
 async function open(graph: Graph, request: ImageRequest, io: NamedIo): Promise<ComparedImage> {
@@ -57,7 +62,10 @@ async function open(graph: Graph, request: ImageRequest, io: NamedIo): Promise<C
     const edge = graph.attach(node, { description: 'img compare', uses: ['consistentRead'] })
     return { edge, filename: request.filename }
   } catch (error) {
-    if (error instanceof BlockError) throw new CommandFailure(error.message, cannotOpen)
-    throw error
+    throw withStatus(error)
   }
+}
+
+function withStatus(error: unknown): unknown {
+  return error instanceof BlockError ? new CommandFailure(messageOf(error), cannotOpen) : error
 }

@@ -2,11 +2,11 @@
 import type { NamedIo } from '../command.ts'
 import type { CacheMode } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
-import { joinOptionLists, optionHelp, wantsHelp } from './create-options.ts'
+import { checkOptionList, optionHelp, wantsHelp } from './create-options.ts'
 import { CommandFailure } from './failure.ts'
-import { parseSizeText, sizeArgument } from './size-text.ts'
+import { sizeArgument, wholeNumber } from './size-text.ts'
 import { parseSnapshotParam, type SnapshotParam } from './snapshot-param.ts'
-import { checkImageOpts, checkObjects, sourceCache, targetCache } from './source-options.ts'
+import { checkImageOpts, objects, sourceCache } from './source-options.ts'
 
 export interface ConvertArguments {
   readonly sources: readonly string[]
@@ -21,7 +21,8 @@ export interface ConvertArguments {
   readonly existing: boolean
   readonly targetImageOpts: boolean
   readonly targetFormat: string
-  readonly targetCache: CacheMode
+  /** A name that is yet to be checked: what is wrong with the sources is said before. */
+  readonly targetCache: string
   readonly targetIsZero: boolean
   readonly optionList: string
   readonly backingFile?: string
@@ -52,25 +53,43 @@ export function parseConvertArguments(
   words: readonly string[],
   io: NamedIo,
 ): ConvertArguments | undefined {
-  const args = new Arguments('convert', words, 'f:O:B:CcF:o:l:S:pt:T:qnm:WUr:', [
-    object,
-    imageOpts,
-    { name: 'target-image-opts' },
-    { name: 'target-is-zero' },
-    { name: 'bitmaps' },
-    { name: 'skip-broken-bitmaps' },
-    { name: 'salvage' },
-    forceShare,
-  ])
-  const optionList = joinOptionLists(args.all('o'))
-  const sparseSize = parseSparseSize(args.value('S'), io)
-  const snapshotText = args.value('l')
-  const snapshot = snapshotText === undefined ? undefined : parseSnapshotParam(snapshotText, io)
-  const workers = parseWorkers(args.value('m'))
-  const rate = args.has('r') ? sizeArgument('rate limit', args.value('r') ?? '', io) : 0
+  let sparseSize = defaultSparseSize
+  let snapshot: SnapshotParam | undefined
+  let workers = defaultWorkers
+  let rate = 0
+  const args = new Arguments(
+    'convert',
+    words,
+    'f:O:B:CcF:o:l:S:pt:T:qnm:WUr:',
+    [
+      object,
+      imageOpts,
+      { name: 'target-image-opts' },
+      { name: 'target-is-zero' },
+      { name: 'bitmaps' },
+      { name: 'skip-broken-bitmaps' },
+      { name: 'salvage' },
+      forceShare,
+    ],
+    {
+      ...objects(io),
+      o: checkOptionList,
+      S: (text) => {
+        sparseSize = parseSparseSize(text, io)
+      },
+      l: (text) => {
+        snapshot = parseSnapshotParam(text, io)
+      },
+      m: (text) => {
+        workers = parseWorkers(text)
+      },
+      r: (text) => {
+        rate = sizeArgument('rate limit', text, io)
+      },
+    },
+  )
+  const optionList = args.all('o').join(',')
   const format = args.value('f')
-  checkObjects(args, io)
-  checkImageOpts(args.has('image-opts'), format)
   checkTogether(args)
   const target = args.rest.at(-1)
   const targetFormat = args.value('O') ?? 'raw'
@@ -81,18 +100,21 @@ export function parseConvertArguments(
   if (target === undefined || args.rest.length < 2) {
     throw new CommandFailure('Must specify image file name')
   }
+  const cache = sourceCache(args.value('T'))
+  checkImageOpts(args.has('image-opts'), format)
+  if (args.has('target-image-opts')) checkImageOpts(true, args.value('O'))
   return {
     sources: args.rest.slice(0, -1),
     imageOpts: args.has('image-opts'),
     format,
-    sourceCache: sourceCache(args.value('T')),
+    sourceCache: cache,
     forceShare: args.has('U'),
     snapshot,
     target,
     existing: args.has('n'),
     targetImageOpts: args.has('target-image-opts'),
     targetFormat,
-    targetCache: targetCache(args.value('t') ?? 'unsafe'),
+    targetCache: args.value('t') ?? 'unsafe',
     targetIsZero: args.has('target-is-zero'),
     optionList,
     backingFile: args.value('B'),
@@ -110,11 +132,9 @@ export function parseConvertArguments(
   }
 }
 
-function parseSparseSize(text: string | undefined, io: NamedIo): number {
-  if (text === undefined) return defaultSparseSize
+function parseSparseSize(text: string, io: NamedIo): number {
   const name = 'buffer size for sparse output'
-  const parsed = parseSizeText(text)
-  const size = parsed.kind === 'syntax' ? sizeArgument(name, text, io) : sizeOf(parsed)
+  const size = sizeArgument(name, text, io)
   if (size % sectorSize !== 0 || size > maxSparseSize) {
     throw new CommandFailure(
       `Invalid ${name} specified. Valid sizes are multiples of ${sectorSize} up to ` +
@@ -124,13 +144,8 @@ function parseSparseSize(text: string | undefined, io: NamedIo): number {
   return size
 }
 
-function sizeOf(parsed: ReturnType<typeof parseSizeText>): number {
-  return parsed.kind === 'size' ? parsed.bytes : Number.POSITIVE_INFINITY
-}
-
-function parseWorkers(text: string | undefined): number {
-  if (text === undefined) return defaultWorkers
-  const count = /^\s*\+?\d+$/.test(text) ? Number(text) : 0
+function parseWorkers(text: string): number {
+  const count = wholeNumber(text)
   if (count >= 1 && count <= maxWorkers) return count
   throw new CommandFailure(
     `Invalid number of coroutines. Allowed number of coroutines is between 1 and ${maxWorkers}`,
@@ -154,5 +169,7 @@ function checkTogether(args: Arguments): void {
   if (args.has('target-is-zero') && !existing) {
     throw new CommandFailure('--target-is-zero requires use of -n flag')
   }
-  if (args.has('target-image-opts')) checkImageOpts(true, args.value('O'))
+  if (existing && args.has('o')) {
+    throw new CommandFailure('-o has no effect when skipping image creation')
+  }
 }

@@ -10,6 +10,7 @@ import { openImage } from '../open-image.ts'
 import type { ConvertArguments } from './convert-arguments.ts'
 import { type CreateValue, offeredOptions, parseCreateOptions } from './create-options.ts'
 import { CommandFailure } from './failure.ts'
+import { targetCache } from './source-options.ts'
 
 /** Makes the target unless it exists already, and opens it. */
 export async function openTarget(
@@ -19,8 +20,10 @@ export async function openTarget(
   io: NamedIo,
 ): Promise<BlockNode> {
   let keys: NodeOptions = {}
-  if (!args.existing) {
-    const options = newImageOptions(args, size, io)
+  const newImage = args.existing ? undefined : newImageOptions(args, size, io)
+  const cache = targetCache(args.targetCache)
+  if (newImage) {
+    const options = newImage
     keys = keyOptions(options)
     try {
       await createImage(graph, { filename: args.target, format: args.targetFormat, options })
@@ -35,7 +38,7 @@ export async function openTarget(
       imageOpts: args.targetImageOpts,
       format: args.targetImageOpts ? undefined : args.targetFormat,
       readOnly: false,
-      cache: args.targetCache,
+      cache,
       unmap: args.sparseSize > 0,
       options: keys,
     },

@@ -26,6 +26,8 @@ export const convert: ImgCommand = async (words, io) => {
     throw new CommandFailure('bitmaps cannot be copied through a stream')
   }
   if (args.sources.includes('-')) return await fromStream(args, io)
+  using progress = new Progress(args.progress && args.target !== '-' ? io.stdout : undefined)
+  progress.start()
   await using graph = imageGraph(io)
   const source = await openSources(graph, args, io)
   if (args.target === '-') return await toStream(args, source, io)
@@ -36,7 +38,7 @@ export const convert: ImgCommand = async (words, io) => {
   const bitmaps = args.bitmaps && node ? bitmapsToCopy(node, args.skipBrokenBitmaps, io) : undefined
   const target = await openTarget(graph, args, source.size, io)
   if (bitmaps) checkDriver(target)
-  await copy(graph, args, source, target, io)
+  await copy(graph, args, source, target, { io, progress })
   if (bitmaps && node) await copyBitmaps(node, target, bitmaps)
   return 0
 }
@@ -78,7 +80,7 @@ async function copy(
   args: ConvertArguments,
   source: ConvertSource,
   node: BlockNode,
-  io: NamedIo,
+  { io, progress }: { readonly io: NamedIo; readonly progress: Progress },
 ): Promise<void> {
   await using target = graph.attach(node, {
     description: 'img convert',
@@ -87,28 +89,22 @@ async function copy(
   })
   const backingSize = backingOf(node)?.size ?? 0
   const created = !args.existing && node.layer.capabilities.zeroInit
-  const progress = new Progress(args.progress ? io.stdout : undefined, source.size)
-  let finished = false
-  try {
-    await runPipeline({
-      source,
-      target,
-      workers: args.workers,
-      anyOrder: args.anyOrder,
-      sparseSize: args.sparseSize,
-      compressed: args.compressed,
-      targetIsZero: args.targetIsZero || (created && backingSize === 0),
-      backingSize,
-      rate: args.rate,
-      salvage: args.salvage ? reportSalvaged(args, io) : undefined,
-      progress: (bytes) => progress.add(bytes),
-    })
-    await target.flush()
-    finished = true
-  } finally {
-    if (args.progress && !finished) progress.stop()
-  }
-  if (args.progress) progress.finish()
+  progress.measure(source.size)
+  await runPipeline({
+    source,
+    target,
+    workers: args.workers,
+    anyOrder: args.anyOrder,
+    sparseSize: args.sparseSize,
+    compressed: args.compressed,
+    targetIsZero: args.targetIsZero || (created && backingSize === 0),
+    backingSize,
+    rate: args.rate,
+    salvage: args.salvage ? reportSalvaged(args, io) : undefined,
+    progress: (bytes) => progress.add(bytes),
+  })
+  await target.flush()
+  progress.finish()
 }
 
 function reportSalvaged(args: ConvertArguments, io: NamedIo) {

@@ -5,19 +5,16 @@ import { BlockError } from '../../errors.ts'
 import type { NamedIo } from '../command.ts'
 import { escapeCommas, parseOptionString } from '../keyval.ts'
 import { CommandFailure } from './failure.ts'
-import { parseSizeText, warnOfHex } from './size-text.ts'
+import { parseSizeText, sizeFault, warnOfHex, wholeNumber } from './size-text.ts'
 
 export type CreateValue = string | number | boolean
 
-/** All `-o` of a command line as one text; throws for what is no list of options. */
-export function joinOptionLists(lists: readonly string[]): string {
-  for (const list of lists) {
-    const commasAtEnd = /,*$/.exec(list)?.[0].length ?? 0
-    if (list === '' || list.startsWith(',') || commasAtEnd % 2 === 1) {
-      throw new CommandFailure(`Invalid option list: ${list}`)
-    }
+/** Throws for what is no list of options, and could not be joined with another one by a comma. */
+export function checkOptionList(list: string): void {
+  const commasAtEnd = /,*$/.exec(list)?.[0].length ?? 0
+  if (list === '' || list.startsWith(',') || commasAtEnd % 2 === 1) {
+    throw new CommandFailure(`Invalid option list: ${list}`)
   }
-  return lists.join(',')
 }
 
 export function wantsHelp(optionList: string): boolean {
@@ -81,19 +78,30 @@ export function parseCreateOptions(
   return values
 }
 
+const booleans: ReadonlyMap<string, boolean> = new Map([
+  ...['on', 'yes', 'true', 'y'].map((word) => [word, true] as const),
+  ...['off', 'no', 'false', 'n'].map((word) => [word, false] as const),
+])
+
 function typedValue({ name, type }: CreateOptionInfo, text: string, io: NamedIo): CreateValue {
   switch (type) {
     case 'str':
       return text
     case 'bool':
-      if (text === 'on' || text === 'off') return text === 'on'
+      if (booleans.has(text)) return booleans.get(text) ?? false
       throw invalid(`Parameter '${name}' expects 'on' or 'off'`)
     case 'num':
-      if (/^(\d+|0x[0-9a-f]+)$/i.test(text)) return Number(text)
+      if (!Number.isNaN(wholeNumber(text))) return numberValue(name, text)
       throw invalid(`Parameter '${name}' expects a number`)
     case 'size':
       return sizeValue(name, text, io)
   }
+}
+
+function numberValue(name: string, text: string): number {
+  const number = wholeNumber(text)
+  if (Math.abs(number) < 2 ** 64) return number
+  throw invalid(`Value '${text}' is too large for parameter '${name}'`)
 }
 
 function sizeValue(name: string, text: string, io: NamedIo): number {
@@ -102,11 +110,7 @@ function sizeValue(name: string, text: string, io: NamedIo): number {
     if (parsed.deprecatedHex) warnOfHex(text, io)
     return parsed.bytes
   }
-  throw invalid(
-    `Parameter '${name}' expects a non-negative number below 2^64\n` +
-      'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
-      'and exabytes, respectively.',
-  )
+  throw invalid(sizeFault(name, text))
 }
 
 /** Order and defaults in which qemu-img shows the options of qcow2; those of others follow. */

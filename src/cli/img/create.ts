@@ -10,8 +10,8 @@ import { imageGraph, openBacking } from '../open-image.ts'
 import { Arguments, object } from './arguments.ts'
 import {
   type CreateValue,
+  checkOptionList,
   formattingLine,
-  joinOptionLists,
   offeredOptions,
   optionHelp,
   parseCreateOptions,
@@ -20,7 +20,7 @@ import {
 import { usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { sizeArgument } from './size-text.ts'
-import { checkObjects } from './source-options.ts'
+import { objects } from './source-options.ts'
 
 interface Wishes {
   readonly filename: string
@@ -35,9 +35,12 @@ interface Wishes {
 }
 
 export const create: ImgCommand = async (words, io) => {
-  const args = new Arguments('create', words, 'F:b:f:o:qu', [object])
+  const args = new Arguments('create', words, 'F:b:f:o:qu', [object], {
+    ...objects(io),
+    o: checkOptionList,
+  })
   const format = args.value('f') ?? 'raw'
-  const optionList = joinOptionLists(args.all('o'))
+  const optionList = args.all('o').join(',')
   const [filename, sizeText, ...more] = args.rest
   if (wantsHelp(optionList)) {
     io.stdout.write(optionHelp(format, filename))
@@ -46,7 +49,6 @@ export const create: ImgCommand = async (words, io) => {
   if (filename === undefined) throw usageFailure('Expecting image file name')
   const size = sizeText === undefined ? undefined : sizeArgument('image size', sizeText, io)
   if (more.length > 0) throw usageFailure(`Unexpected argument: ${more[0]}`)
-  checkObjects(args, io)
   const wishes: Wishes = {
     filename,
     format,

@@ -1,6 +1,6 @@
 /** `img dd`: copies a part of an image into a new one, block by block, as `dd` words it. */
 import { MiB } from '../../bytes/range.ts'
-import { createImage } from '../../create-image.ts'
+import { createImage, protocolOf } from '../../create-image.ts'
 import { drivers } from '../../drivers.ts'
 import { inContext } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
@@ -11,7 +11,7 @@ import { diskSize } from './block-status.ts'
 import { CommandFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { parseSizeText, sizeArgument } from './size-text.ts'
-import { checkImageOpts, checkObjects } from './source-options.ts'
+import { checkImageOpts, objects } from './source-options.ts'
 
 const defaultBlockSize = 512
 const maxBlockSize = 2_147_483_647
@@ -30,10 +30,9 @@ interface Operands {
 }
 
 export const dd: ImgCommand = async (words, io) => {
-  const args = new Arguments('dd', words, 'f:O:U', [object, imageOpts, forceShare])
+  const args = new Arguments('dd', words, 'f:O:U', [object, imageOpts, forceShare], objects(io))
   const operands = parseOperands(args.rest, io)
   const targetFormat = args.value('O') ?? 'raw'
-  checkObjects(args, io)
   checkImageOpts(args.has('image-opts'), args.value('f'))
   await using graph = imageGraph(io)
   const { input, output, blockSize, count, skip } = operands
@@ -50,6 +49,7 @@ export const dd: ImgCommand = async (words, io) => {
   if (!drivers.some(({ name }) => name === targetFormat)) {
     throw new CommandFailure('Unknown file format')
   }
+  protocolOf(output)
   await using from = graph.attach(source, { description: 'img dd', uses: ['consistentRead'] })
   const whole = diskSize(source)
   // As qemu-img has it: `count` bounds where the input ends, not how much is copied.

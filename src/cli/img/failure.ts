@@ -22,5 +22,5 @@ export function messageOf(error: Error): string {
   return 'hint' in error ? `${error.message}\n${error.hint}` : error.message
 }
 
-/** `-h` was among a command's options. */
+/** `-h` was among a command's options. The message, if there is one, is said before. */
 export class HelpRequest extends Error {}

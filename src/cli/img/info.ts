@@ -7,20 +7,25 @@ import { usageFailure } from './failure.ts'
 import { describeImage, type ImageInfo, imageInfo } from './image-facts.ts'
 import type { ImgCommand } from './img-command.ts'
 import { prettyJson } from './json.ts'
-import { checkImageOpts, checkObjects } from './source-options.ts'
+import { checkImageOpts, objects } from './source-options.ts'
 
 export const info: ImgCommand = async (words, io) => {
-  const args = new Arguments('info', words, 'f:U', [
-    { name: 'format', argument: 'required', as: 'f' },
-    output,
-    { name: 'backing-chain' },
-    object,
-    imageOpts,
-    forceShare,
-  ])
-  const { json } = args
+  const args = new Arguments(
+    'info',
+    words,
+    'f:U',
+    [
+      { name: 'format', argument: 'required', as: 'f' },
+      output,
+      { name: 'backing-chain' },
+      object,
+      imageOpts,
+      forceShare,
+    ],
+    objects(io),
+  )
   if (args.rest.length !== 1) throw usageFailure('Expecting one image file name')
-  checkObjects(args, io)
+  const { json } = args
   const request: ImageRequest = {
     filename: args.rest[0],
     imageOpts: args.has('image-opts'),

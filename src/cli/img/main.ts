@@ -35,7 +35,9 @@ export const img: PlainCommand = async (args, shared) => {
   try {
     return await run(args, io)
   } catch (error) {
-    return error instanceof HelpRequest ? await showHelp(io) : report(firstFailure(error), io)
+    if (!(error instanceof HelpRequest)) return report(firstFailure(error), io)
+    if (error.message !== '') io.stderr.write(error.message)
+    return await showHelp(io)
   }
 }
 

@@ -7,23 +7,36 @@ import { type BlockStatus, blockStatus, diskSize } from './block-status.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { sizeArgument } from './size-text.ts'
-import { checkImageOpts, checkObjects } from './source-options.ts'
+import { checkImageOpts, objects } from './source-options.ts'
 
 export const map: ImgCommand = async (words, io) => {
-  const args = new Arguments('map', words, 'f:s:l:U', [
-    { name: 'format', argument: 'required', as: 'f' },
-    output,
-    object,
-    imageOpts,
-    forceShare,
-    { name: 'start-offset', argument: 'required', as: 's' },
-    { name: 'max-length', argument: 'required', as: 'l' },
-  ])
-  const start = optionalSize(args, 's', 'start offset', io) ?? 0
-  const maxLength = optionalSize(args, 'l', 'max length', io) ?? Number.POSITIVE_INFINITY
+  let start = 0
+  let maxLength = Number.POSITIVE_INFINITY
+  const args = new Arguments(
+    'map',
+    words,
+    'f:s:l:U',
+    [
+      { name: 'format', argument: 'required', as: 'f' },
+      output,
+      object,
+      imageOpts,
+      forceShare,
+      { name: 'start-offset', argument: 'required', as: 's' },
+      { name: 'max-length', argument: 'required', as: 'l' },
+    ],
+    {
+      ...objects(io),
+      s: (text) => {
+        start = sizeArgument('start offset', text, io)
+      },
+      l: (text) => {
+        maxLength = sizeArgument('max length', text, io)
+      },
+    },
+  )
   if (args.rest.length !== 1) throw usageFailure('Expecting one image file name')
   const { json } = args
-  checkObjects(args, io)
   checkImageOpts(args.has('image-opts'), args.value('f'))
   await using graph = imageGraph(io)
   const node = await openImage(
@@ -39,16 +52,6 @@ export const map: ImgCommand = async (words, io) => {
   const end = Math.min(diskSize(node), start + maxLength)
   await (json ? printJson(node, start, end, io) : printTable(node, start, end, io))
   return 0
-}
-
-function optionalSize(
-  args: Arguments,
-  option: string,
-  name: string,
-  io: NamedIo,
-): number | undefined {
-  const text = args.value(option)
-  return text === undefined ? undefined : sizeArgument(name, text, io)
 }
 
 async function printTable(node: BlockNode, start: number, end: number, io: NamedIo): Promise<void> {

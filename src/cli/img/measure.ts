@@ -10,34 +10,39 @@ import { chainExtentAt } from '../../graph/status.ts'
 import type { NamedIo } from '../command.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object, output } from './arguments.ts'
-import { joinOptionLists, offeredOptions, parseCreateOptions } from './create-options.ts'
+import { checkOptionList, offeredOptions, parseCreateOptions } from './create-options.ts'
 import { CommandFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { prettyJson } from './json.ts'
 import { sizeArgument } from './size-text.ts'
 import { parseSnapshotParam, type SnapshotParam, showSnapshot } from './snapshot-param.ts'
-import { checkObjects } from './source-options.ts'
+import { objects } from './source-options.ts'
 
 export const measure: ImgCommand = async (words, io) => {
-  const args = new Arguments('measure', words, 'f:l:o:O:U', [
-    imageOpts,
-    object,
-    output,
-    { name: 'size', argument: 'required' },
-    forceShare,
-  ])
-  const optionList = joinOptionLists(args.all('o'))
-  const snapshotText = args.value('l')
-  const snapshot = snapshotText === undefined ? undefined : parseSnapshotParam(snapshotText, io)
+  let snapshot: SnapshotParam | undefined
+  let size: number | undefined
+  const args = new Arguments(
+    'measure',
+    words,
+    'f:l:o:O:U',
+    [imageOpts, object, output, { name: 'size', argument: 'required' }, forceShare],
+    {
+      ...objects(io),
+      o: checkOptionList,
+      l: (text) => {
+        snapshot = parseSnapshotParam(text, io)
+      },
+      size: (text) => {
+        size = sizeArgument('image size', text, io)
+      },
+    },
+  )
   const { json } = args
-  const sizeText = args.value('size')
-  const size = sizeText === undefined ? undefined : sizeArgument('image size', sizeText, io)
-  checkObjects(args, io)
   checkSource(args, size)
-  const target = targetDriver(args.value('O') ?? 'raw')
-  const options = targetOptions(target, optionList, io)
   await using graph = imageGraph(io)
   const source = size === undefined ? await openSource(graph, args, snapshot, io) : { size }
+  const target = targetDriver(args.value('O') ?? 'raw')
+  const options = targetOptions(target, args.all('o').join(','), io)
   const result = await target.measure(options, source, plainIo)
   io.stdout.write(json ? prettyJson(asJson(result)) : describe(result))
   return 0

@@ -5,17 +5,26 @@ import { twoDecimals } from './percent.ts'
 /** Percent that have to pass before the line is printed again. */
 const step = 1
 
-export class Progress {
+/** `using`: the line ends with what it is about, however that ended. */
+export class Progress implements Disposable {
   readonly #output: TextOutput | undefined
-  readonly #total: number
+  #total = 1
   #done = 0
   #shown = 0
 
-  /** Prints nothing without `output`. The work is `total` in any unit. */
-  constructor(output: TextOutput | undefined, total: number) {
+  /** Prints nothing without `output`. */
+  constructor(output: TextOutput | undefined) {
     this.#output = output
-    this.#total = total
+  }
+
+  /** Shows that nothing is done yet. */
+  start(): void {
     this.#print(0)
+  }
+
+  /** The work is `total` in any unit; 1 unless this is called. */
+  measure(total: number): void {
+    this.#total = total
   }
 
   add(amount: number): void {
@@ -32,11 +41,9 @@ export class Progress {
   /** The work is done. */
   finish(): void {
     this.#print(100)
-    this.#output?.write('\n')
   }
 
-  /** The work ends here, wherever it was. */
-  stop(): void {
+  [Symbol.dispose](): void {
     this.#output?.write('\n')
   }
 

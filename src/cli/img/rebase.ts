@@ -9,22 +9,30 @@ import type { Edge } from '../../graph/edge.ts'
 import { resolveRecorded } from '../../graph/filename.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
+import { shownFilename } from '../../graph/shown-filename.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { Progress } from './progress.ts'
 import { copyDifferences } from './rebase-copy.ts'
-import { checkImageOpts, checkObjects, sourceCache, targetCache } from './source-options.ts'
+import { checkImageOpts, objects, sourceCache, targetCache } from './source-options.ts'
 
 export const rebase: ImgCommand = async (words, io) => {
-  const args = new Arguments('rebase', words, 'f:F:b:upt:T:qU', [object, imageOpts, forceShare])
+  const args = new Arguments(
+    'rebase',
+    words,
+    'f:F:b:upt:T:qU',
+    [object, imageOpts, forceShare],
+    objects(io),
+  )
   if (args.rest.length !== 1) throw usageFailure('Expecting one image file name')
   const unsafe = args.has('u')
   if (!unsafe && !args.has('b')) {
     throw usageFailure('Must specify backing file (-b) or use unsafe mode (-u)')
   }
-  checkObjects(args, io)
+  using progress = new Progress(args.has('p') && !args.has('q') ? io.stdout : undefined)
+  progress.start()
   const cache = targetCache(args.value('t') ?? 'writeback')
   const backingCache = sourceCache(args.value('T'))
   checkImageOpts(args.has('image-opts'), args.value('f'))
@@ -46,20 +54,19 @@ export const rebase: ImgCommand = async (words, io) => {
     throw new CommandFailure(`Invalid format name: '${format}'`)
   }
   const fail = (reason: string) =>
-    new CommandFailure(`Could not change the backing file to '${filename ?? ''}': ${reason}`)
+    new CommandFailure(`Could not change the backing file to '${filename ?? '(null)'}': ${reason}`)
   const backing =
     unsafe || !filename
       ? undefined
       : await openNewBacking(graph, node, filename, format, backingCache, io)
   const { backingLink } = node.layer
-  if (!backingLink) throw fail(strerror('ENOTSUP'))
   if (filename && format === undefined) throw fail('backing format must be specified')
+  if (!backingLink) throw fail(strerror('ENOTSUP'))
   await using image = graph.attach(node, {
     description: 'img rebase',
     uses: ['consistentRead', 'write'],
   })
-  const shown = args.has('p') && !args.has('q')
-  const progress = new Progress(shown ? io.stdout : undefined, node.size)
+  progress.measure(node.size)
   if (!unsafe) await copy(graph, image, backing, progress)
   try {
     await backingLink.change(filename ? { filename, format } : undefined, { signal: neverAborted })
@@ -68,7 +75,7 @@ export const rebase: ImgCommand = async (words, io) => {
     if (error.errno === 'ENOSPC') throw fail('No space left in the file header')
     throw fail(error.errno ? strerror(error.errno) : error.message)
   }
-  if (shown) progress.finish()
+  progress.finish()
   return 0
 }
 
@@ -82,12 +89,20 @@ async function openNewBacking(
   io: Parameters<typeof openImage>[2],
 ): Promise<BlockNode> {
   const opening = `Could not open new backing file '${recorded}'`
+  const filename = resolved(recorded, shownFilename(image))
   try {
-    const filename = resolveRecorded(recorded, image.layer.image?.filename)
     return await openImage(graph, { filename, format, cache, opening }, io)
   } catch (error) {
     if (error instanceof BlockError && error.message.startsWith(opening)) throw error
     throw inContext(opening, error)
+  }
+}
+
+function resolved(recorded: string, image: string): string {
+  try {
+    return resolveRecorded(recorded, image)
+  } catch (error) {
+    throw inContext('Could not resolve backing filename', error)
   }
 }
 

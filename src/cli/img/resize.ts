@@ -7,8 +7,8 @@ import { Arguments, imageOpts, object } from './arguments.ts'
 import { diskSize } from './block-status.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
-import { parseSizeText, warnOfHex } from './size-text.ts'
-import { checkImageOpts, checkObjects } from './source-options.ts'
+import { parseSizeText, sizeFault, warnOfHex } from './size-text.ts'
+import { checkImageOpts, objects } from './source-options.ts'
 
 export const resize: ImgCommand = async (words, io) => {
   // The size may begin with a minus, so it is taken off before options are looked for.
@@ -18,15 +18,20 @@ export const resize: ImgCommand = async (words, io) => {
       new Arguments('resize', words, '', [])
     throw usageFailure('Not enough arguments')
   }
-  const args = new Arguments('resize', words.slice(0, -1), 'f:q', [
-    object,
-    imageOpts,
-    { name: 'preallocation', argument: 'required' },
-    { name: 'shrink' },
-  ])
-  const preallocation = parsePreallocation(args.value('preallocation'))
+  let preallocation: Preallocation = 'off'
+  const args = new Arguments(
+    'resize',
+    words.slice(0, -1),
+    'f:q',
+    [object, imageOpts, { name: 'preallocation', argument: 'required' }, { name: 'shrink' }],
+    {
+      ...objects(io),
+      preallocation: (mode) => {
+        preallocation = parsePreallocation(mode)
+      },
+    },
+  )
   if (args.rest.length !== 1) throw usageFailure('Expecting image file name and size')
-  checkObjects(args, io)
   const change = parseChange(sizeWord, io)
   checkImageOpts(args.has('image-opts'), args.value('f'))
   await using graph = imageGraph(io)
@@ -68,22 +73,22 @@ interface Change {
 
 function parseChange(text: string, io: NamedIo): Change {
   const relative = text.startsWith('+') || text.startsWith('-')
-  const parsed = parseSizeText(relative ? text.slice(1) : text)
+  const size = relative ? text.slice(1) : text
+  const parsed = parseSizeText(size)
   if (parsed.kind === 'size') {
-    if (parsed.deprecatedHex) warnOfHex(text, io)
+    if (parsed.deprecatedHex) warnOfHex(size, io)
     return { relative, sign: text.startsWith('-') ? -1 : 1, bytes: parsed.bytes }
   }
-  throw new CommandFailure(
-    "Parameter 'size' expects a non-negative number below 2^64\n" +
-      'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
-      'and exabytes, respectively.',
-  )
+  // Which does not fit a signed number, as which it is used.
+  if (parsed.kind === 'range' && parsed.bytes < 2 ** 64) {
+    throw new CommandFailure('New image size must be positive')
+  }
+  throw new CommandFailure(sizeFault('size', size))
 }
 
 const preallocations: readonly Preallocation[] = ['off', 'metadata', 'falloc', 'full']
 
-function parsePreallocation(mode: string | undefined): Preallocation {
-  if (mode === undefined) return 'off'
+function parsePreallocation(mode: string): Preallocation {
   const known = preallocations.find((each) => each === mode)
   if (known) return known
   throw new CommandFailure(`Invalid preallocation mode '${mode}'`)

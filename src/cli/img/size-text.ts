@@ -9,7 +9,9 @@ const maxSignedText = '9223372036854775807'
 
 export type ParsedSize =
   | { readonly kind: 'size'; readonly bytes: number; readonly deprecatedHex: boolean }
-  | { readonly kind: 'syntax' | 'range' }
+  /** From 2^63 bytes on. */
+  | { readonly kind: 'range'; readonly bytes: number }
+  | { readonly kind: 'syntax' }
 
 const suffixes = 'bkmgtpe'
 
@@ -23,7 +25,7 @@ export function parseSizeText(text: string): ParsedSize {
   const [number, suffix] = hex ? [Number(hex[1]), hex[2]] : decimalParts(decimal)
   if (number === undefined) return { kind: 'syntax' }
   const bytes = Math.floor(number * 1024 ** Math.max(0, suffixes.indexOf(suffix.toLowerCase())))
-  if (bytes >= maxSigned) return { kind: 'range' }
+  if (bytes >= maxSigned) return { kind: 'range', bytes }
   return { kind: 'size', bytes, deprecatedHex: hex !== null && suffix !== '' }
 }
 
@@ -33,6 +35,26 @@ function decimalParts(match: RegExpExecArray | null): [number | undefined, strin
   const bytesOnly = suffix === '' || suffix.toLowerCase() === 'b'
   if (fraction !== undefined && bytesOnly && Number(`0${fraction}`) !== 0) return [undefined, '']
   return [Number(whole + (fraction ?? '')), suffix]
+}
+
+/** A number as strtol(3) reads it: decimal, `0x…`, or octal behind a zero; NaN where it is none. */
+export function wholeNumber(text: string): number {
+  const [, sign, digits] = /^\s*([+-]?)(0x[0-9a-f]+|0[0-7]*|[1-9]\d*)$/i.exec(text) ?? []
+  if (digits === undefined) return Number.NaN
+  const value = /^0\d/.test(digits) ? Number.parseInt(digits, 8) : Number(digits)
+  return sign === '-' ? -value : value
+}
+
+/** What is wrong with a size that is an option's value, or may carry a sign, in the words for those. */
+export function sizeFault(name: string, text: string): string {
+  if (parseSizeText(text).kind === 'range') {
+    return `Value '${text}' is out of range for parameter '${name}'`
+  }
+  return (
+    `Parameter '${name}' expects a non-negative number below 2^64\n` +
+    'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
+    'and exabytes, respectively.'
+  )
 }
 
 /** Parses the argument called `name` (`start offset`) or fails as qemu-img does. */

@@ -10,16 +10,22 @@ import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { describeSnapshots } from './snapshot-facts.ts'
-import { checkObjects } from './source-options.ts'
+import { objects } from './source-options.ts'
+
+const actionNames = ['l', 'a', 'c', 'd']
 
 export const snapshot: ImgCommand = async (words, io) => {
-  const args = new Arguments('snapshot', words, 'la:c:d:qU', [object, imageOpts, forceShare])
-  const actions = ['l', 'a', 'c', 'd'].flatMap((name) => args.all(name).map(() => name))
-  if (actions.length > 1) throw usageFailure("Cannot mix '-l', '-a', '-c', '-d'")
+  let action: string | undefined
+  const actOnce = (name: string) => {
+    if (action !== undefined) throw usageFailure("Cannot mix '-l', '-a', '-c', '-d'")
+    action = name
+  }
+  const args = new Arguments('snapshot', words, 'la:c:d:qU', [object, imageOpts, forceShare], {
+    ...objects(io),
+    ...Object.fromEntries(actionNames.map((name) => [name, () => actOnce(name)])),
+  })
   if (args.rest.length !== 1) throw usageFailure('Expecting one image file name')
-  checkObjects(args, io)
   // Without an action the image is opened, for writing, and that is all.
-  const [action] = actions
   const readOnly = action === 'l'
   const request = {
     filename: args.rest[0],

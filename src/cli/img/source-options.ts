@@ -2,7 +2,7 @@
 import type { NamedIo } from '../command.ts'
 import { addImageObject } from '../object-option.ts'
 import { type CacheMode, cacheMode } from '../open-image.ts'
-import type { Arguments } from './arguments.ts'
+import type { OptionChecks } from './arguments.ts'
 import { CommandFailure } from './failure.ts'
 
 /** Refuses `-f` beside `--image-opts`. */
@@ -27,6 +27,6 @@ export function targetCache(name: string): CacheMode {
 }
 
 /** `--object`: what it makes can be used by any image opened later. */
-export function checkObjects(args: Arguments, io: NamedIo): void {
-  for (const text of args.all('object')) addImageObject(text, io)
+export function objects(io: NamedIo): OptionChecks {
+  return { object: (text) => addImageObject(text, io) }
 }

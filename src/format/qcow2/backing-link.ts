@@ -8,7 +8,14 @@ import { type BackingLink, plainIo } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
 import { withoutFeatureNames } from './extensions.ts'
 import type { Faults } from './faults.ts'
-import { backingFormat, encodeFields, encodeHead, type Header, setBackingFormat } from './header.ts'
+import {
+  autoclear,
+  backingFormat,
+  encodeFields,
+  encodeHead,
+  type Header,
+  setBackingFormat,
+} from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import type { ImageFile } from './image-file.ts'
 
@@ -35,6 +42,10 @@ async function changeBacking(image: Qcow2Image, to: BackingRecord | undefined): 
   const { readOnly, faults, header, writeBack } = image
   if (readOnly)
     throw faults.refuse('READ_ONLY', 'a read-only image cannot get another backing file')
+  const features = header.current.autoclearFeatures
+  if (to && (features & autoclear.rawExternalData) !== 0n) {
+    throw faults.invalid('an image with a raw data file has no backing file')
+  }
   await writeBack.withHeader(async () => {
     const next: Header = { ...header.stored, backingFile: to?.filename }
     setBackingFormat(next, to?.format)

@@ -141,10 +141,16 @@ function parseShape(options: Readonly<Record<string, unknown>>, { data }: Measur
 }
 
 function keyBytesOf(reader: OptionReader): number {
-  const encryption = parseEncryption(reader)
-  if (!encryption) return 0
-  if (encryption.keySecret === undefined) throw keyRequired()
-  return encryption.luks ? payloadOffsetOf(encryption.luks.spec) : 0
+  // Only LUKS takes room; what else is said of encryption is not looked at.
+  if (reader.take('encrypt.format') !== 'luks') return 0
+  const luks = Object.fromEntries(
+    [...reader.left()]
+      .filter((name) => name.startsWith('encrypt.'))
+      .map((name) => [name, reader.take(name)]),
+  )
+  const encryption = parseEncryption(new OptionReader({ ...luks, 'encrypt.format': 'luks' }))
+  if (encryption?.keySecret === undefined) throw keyRequired()
+  return encryption?.luks ? payloadOffsetOf(encryption.luks.spec) : 0
 }
 
 function parseVersion(compat: string): 2 | 3 {
