@@ -16,10 +16,11 @@ import {
 } from '../block/layer.ts'
 import { isPowerOfTwo, MiB } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
-import { chainOf, filteredEdge, skipFilters } from '../graph/chain.ts'
+import { chainOf, skipFilters } from '../graph/chain.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { checkNotBacking } from '../graph/overlay.ts'
+import { checkReplaceable } from '../graph/replaceable.ts'
 import { backingOf } from '../graph/status.ts'
 import { JobFilter, JobGround } from './ground.ts'
 import type { Job, JobControl, JobOptions } from './job.ts'
@@ -89,7 +90,7 @@ export async function startMirror(
   const { source, target, replaces } = options
   if (source === target) throw invalid("Can't mirror node into itself")
   checkGranularity(options.granularity)
-  if (replaces) checkReplaces(source, replaces)
+  if (replaces) checkReplaceable(source, replaces)
   const scope = scopeOf(options)
   const granularity = options.granularity || options.bitmap?.granularity
   return await startMirrorWork(
@@ -154,6 +155,7 @@ class Mirror {
       if (commits && target.size < source.size) await target.truncate(source.size)
       ground.block(new Set([source, ...nodes]))
       ground.block([target], ['remove'])
+      if (work.replaces && !nodes.has(work.replaces)) ground.block([work.replaces])
       return new Mirror(ground, filter, work)
     } catch (error) {
       await ground.release()
@@ -225,7 +227,7 @@ class Mirror {
         this.#stop(true)
         return {
           edges: this.ground.edges,
-          nodes: [this.ground.filterLeft()!, ...(pivots ? [source] : [])],
+          nodes: [this.ground.filterLeft()!, ...(pivots ? [source, replaces] : [])],
         }
       },
       async () => {
@@ -331,18 +333,6 @@ function scopeOf({ source, sync, bitmap, bitmapMode, id }: MirrorOptions): Mirro
   return {
     bitmap: new SyncBitmap(source.bitmaps, bitmap, bitmapMode ?? 'on-success', `job '${id}'`),
   }
-}
-
-/** Only what shows the very same data may be replaced by a copy of it. */
-function checkReplaces(source: BlockNode, replaces: BlockNode): void {
-  checkNotBacking(replaces)
-  for (let node: BlockNode | undefined = source; node; node = filteredEdge(node)?.node) {
-    if (node === replaces) return
-  }
-  throw invalid(
-    `Cannot replace '${replaces.name}' by a node mirrored from '${source.name}', because it ` +
-      'cannot be guaranteed that doing so would not lead to an abrupt change of visible data',
-  )
 }
 
 function invalid(message: string): BlockError {

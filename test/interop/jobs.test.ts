@@ -426,6 +426,43 @@ qsd.describe('jobs of the storage daemon', () => {
     )
   })
 
+  it('mirror: of a quorum in the place of one of its children', async () => {
+    await using pair = await start()
+    const mirror = (args: Message) =>
+      command('blockdev-mirror', { device: 'q', sync: 'full', 'job-id': 'j', ...args })
+    const other = (name: string): Message => ({
+      driver: 'null-co',
+      'node-name': name,
+      size: 8 * MiB,
+      'read-zeroes': true,
+    })
+    const quorum = command('blockdev-add', {
+      driver: 'quorum',
+      'node-name': 'q',
+      'vote-threshold': 1,
+      'read-pattern': 'fifo',
+      children: ['s', other('b'), other('c')],
+    })
+    await pair.same([
+      raw('s'),
+      raw('t'),
+      quorum,
+      mirror({ target: 't', replaces: 's-file' }),
+      mirror({ target: 't', replaces: 's' }),
+      { until: 'ready' },
+      on('block-job-complete'),
+      { until: 'gone' },
+      // What the monitor has opened stays, and is free.
+      command('blockdev-del', { 'node-name': 't' }),
+      command('blockdev-del', { 'node-name': 's' }),
+      command('x-debug-query-block-graph'),
+      raw('s'),
+      mirror({ target: 's', replaces: 'b' }),
+      ...[{ until: 'ready' }, on('block-job-complete'), { until: 'gone' }],
+      command('x-debug-query-block-graph'),
+    ])
+  })
+
   it('a backing file: what may not be done to it', async () => {
     await using pair = await start()
     const mirror = (args: Message) =>
