@@ -12,13 +12,24 @@
 import { EventEmitter } from 'node:events'
 import { type Deferred, deferred, settledOrAborted } from '../block/deferred.ts'
 import { decide, type ErrorAction, isNoSpace } from '../block/error-policy.ts'
+import {
+  type DiskPart,
+  gathered,
+  type JoinedParts,
+  joinParts,
+  scatter,
+} from '../block/join-requests.ts'
 import type { Io, WriteIo, ZeroIo } from '../block/layer.ts'
+import { MiB } from '../bytes/range.ts'
 import { BlockError, type BlockErrorCode, errnoOf } from '../errors.ts'
 import { type DriveEvents, type DriveOptions, isMistake } from './drive-options.ts'
 import type { Edge } from './edge.ts'
 import type { Graph } from './graph.ts'
 import type { BlockNode } from './node.ts'
 import { type DriveRequest, DriveStatistics } from './statistics.ts'
+
+/** Longest request that is made of several. */
+const maxJoined = MiB
 
 export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable {
   readonly name: string
@@ -156,6 +167,27 @@ export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable 
     )
   }
 
+  /**
+   * Reads several parts that are asked for together; those that follow each other by one request.
+   * When this rejects, any of them may have been filled.
+   */
+  async readMany(parts: readonly DiskPart[], io?: Partial<Io>): Promise<void> {
+    await this.#many('read', parts, async (joined) => {
+      const single = joined.parts.length === 1
+      const target = single ? joined.parts[0].bytes : Buffer.allocUnsafe(joined.length)
+      await this.read(joined.offset, target, io)
+      if (!single) scatter(joined, target)
+    })
+  }
+
+  /**
+   * Writes several parts that come together; those that follow each other by one request, and in
+   * their order where they overlap. When this rejects, any of them may have been written.
+   */
+  async writeMany(parts: readonly DiskPart[], io?: Partial<WriteIo>): Promise<void> {
+    await this.#many('write', parts, (joined) => this.write(joined.offset, gathered(joined), io))
+  }
+
   writeZeroes(offset: number, length: number, io?: Partial<ZeroIo>): Promise<void> {
     return this.#request('write', offset, length, io, (edge) =>
       edge.writeZeroes(offset, length, this.#cached(io)),
@@ -173,6 +205,24 @@ export class Drive extends EventEmitter<DriveEvents> implements AsyncDisposable 
   /** Takes the medium out, locked or not. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.#inTurn(() => this.#release())
+  }
+
+  async #many(
+    kind: 'read' | 'write',
+    parts: readonly DiskPart[],
+    work: (joined: JoinedParts) => Promise<void>,
+  ): Promise<void> {
+    const joined = joinParts(parts, maxJoined)
+    if (!joined) {
+      for (const part of parts) {
+        await work({ offset: part.offset, length: part.bytes.length, parts: [part] })
+      }
+      return
+    }
+    this.statistics[kind].merged += parts.length - joined.length
+    // All have settled when this does: the buffers are the caller's again.
+    const outcomes = await Promise.allSettled(joined.map(work))
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason
   }
 
   #cached<T extends Partial<WriteIo>>(io: T | undefined): T | { readonly fua: true } | undefined {

@@ -34,6 +34,8 @@ export interface RequestTimes {
   failed: number
   /** Refused before they began: not whole blocks. */
   invalid: number
+  /** Of several that came together, those that were done as a part of another. */
+  merged: number
   /** Nanoseconds, of all requests together, waiting for `resume` included. */
   totalNs: number
   longestNs: number
@@ -62,5 +64,5 @@ export class DriveStatistics {
 }
 
 function newTimes(): RequestTimes {
-  return { operations: 0, bytes: 0, failed: 0, invalid: 0, totalNs: 0, longestNs: 0 }
+  return { operations: 0, bytes: 0, failed: 0, invalid: 0, merged: 0, totalNs: 0, longestNs: 0 }
 }

@@ -241,3 +241,27 @@ it('takes whole blocks of the guest only', async () => {
   await drive.write(4096, new Uint8Array(8192))
   expect(drive.statistics.write).toMatchObject({ invalid: 1, failed: 0, operations: 1 })
 })
+
+it('makes one request of neighbours that come together, and keeps the order of overlapping ones', async () => {
+  await using set = await setUp()
+  const { graph, drive } = set
+  const node = await failing(graph)
+  await drive.insert(node)
+  const at = (offset: number, fill: number, length = 512) => ({
+    offset,
+    bytes: new Uint8Array(length).fill(fill),
+  })
+  await drive.writeMany([at(1024, 3), at(0, 1), at(512, 2), at(4096, 4)])
+  expect(node.statistics.write.operations).toBe(2)
+  expect(drive.statistics.write).toMatchObject({ operations: 2, merged: 2, bytes: 2048 })
+  const parts = [at(4096, 0), at(512, 0), at(0, 0), at(1024, 0), at(1536, 9)]
+  await drive.readMany(parts)
+  expect(parts.map(({ bytes }) => bytes[0])).toEqual([4, 2, 1, 3, 0])
+  expect(node.statistics.read.operations).toBe(2)
+  await drive.writeMany([at(0, 7, 1024), at(512, 8)])
+  await drive.readMany(parts)
+  expect(parts.map(({ bytes }) => bytes[511])).toEqual([4, 8, 7, 3, 0])
+  await expect(drive.writeMany([at(0, 1), at(65536, 1)])).rejects.toMatchObject({
+    code: 'OUT_OF_RANGE',
+  })
+})
