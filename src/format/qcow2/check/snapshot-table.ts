@@ -54,7 +54,7 @@ export async function mendSnapshotTable(
   const bytes = joinEntries(entries)
   const clusterSize = 2 ** header.clusterBits
   const former = clustersIn(header.snapshotsOffset, length, clusterSize)
-  const place = alignUp(file.end, clusterSize)
+  const place = placeFor(request, Math.ceil(bytes.length / clusterSize), before, stored)
   if (bytes.length > 0) {
     const whole = new Uint8Array(alignUp(bytes.length, clusterSize))
     whole.set(bytes)
@@ -70,6 +70,25 @@ export async function mendSnapshotTable(
     (cluster) => stored.counts.get(cluster) === 1 && before.counts.get(cluster) === 1,
   )
   await setCounts(request, stored, before, free, 0)
+}
+
+/**
+ * Clusters that nothing refers to and that are counted as free, the first ones; behind the end of the
+ * file where not everything could be counted.
+ */
+function placeFor(
+  { file }: CheckRequest,
+  clusters: number,
+  before: References,
+  stored: StoredCounts,
+): number {
+  const end = Math.ceil(file.end / file.clusterSize)
+  if (before.incomplete || stored.faults.size > 0) return end * file.clusterSize
+  let first = 0
+  for (let cluster = 0; cluster < Math.min(end, first + clusters); cluster++) {
+    if (before.counts.get(cluster) > 0 || stored.counts.get(cluster) > 0) first = cluster + 1
+  }
+  return first * file.clusterSize
 }
 
 function tellFault(report: Report, { message, mended }: EntryFault): void {
