@@ -75,7 +75,7 @@ export const events: readonly EventDefinition[] = [
   },
   {
     name: 'BLOCK_IMAGE_CORRUPTED',
-    doc: 'An image was found corrupt while it was in use; it is marked and takes no more writes.',
+    doc: 'An image was found corrupt while it was in use; it is marked, and until it is closed nobody reads or writes it any more.',
     data: object('BlockImageCorruptedData', {
       device: required(str, 'Empty: there are no device names.'),
       'node-name': optional(str, 'The node.'),

@@ -52,8 +52,8 @@ it('is told with its node, and only to the daemon that has it', async () => {
     const again = await graph.open({ driver: 'qcow2', file: 'storage', 'node-name': 'disk1' })
     const user = graph.attach(again, { description: 'a test', uses: ['write'] })
     for (let count = 0; count < 2; count++) {
-      const write = Promise.resolve(user.write(0, new Uint8Array(65536).fill(2)))
-      await expect(write).rejects.toMatchObject({ code: 'CORRUPT_IMAGE' })
+      const write = async () => await user.write(0, new Uint8Array(65536).fill(2))
+      await expect(write()).rejects.toMatchObject({ code: 'CORRUPT_IMAGE' })
     }
     await user[Symbol.asyncDispose]()
   } finally {

@@ -1,7 +1,8 @@
 /**
  * What happens when an image turns out to be corrupt while it is in use: its header is marked, so
- * that nobody opens it for writing before a repair, and until it is closed it is read but not
- * changed any more. What was changed before is still written when it is closed.
+ * that nobody opens it for writing before a repair, and until it is closed nothing of it is read or
+ * changed any more: QEMU takes the medium away, too. What was changed before is still written when
+ * it is closed.
  */
 import diagnostics from 'node:diagnostics_channel'
 import { BlockError } from '../../errors.ts'
@@ -56,9 +57,14 @@ export class Corruption {
     return this.#refusal !== undefined
   }
 
-  /** Throws if something was found before. */
+  /** Throws if something was found before: nothing may be changed. */
   refuse(): void {
     if (this.#refusal) throw this.#refusal
+  }
+
+  /** Throws if the image was marked: what it would show is not to be believed. */
+  refuseAll(): void {
+    if (this.#marking) throw this.#refusal
   }
 
   /** Returns the error for whoever found it. */

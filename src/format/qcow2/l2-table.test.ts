@@ -74,9 +74,8 @@ describe('entries of L2 tables', () => {
     // QEMU takes a mark without a cluster for nothing.
     expect(layout.faultOf(0x80000000, 0)).toBeUndefined()
     expect(layout.faultOf(0x00ffffff, 0)).toBe('points to 0xffffff00000000, beyond 2^53')
-    expect(layout.faultOf(0xc0000000, 0x80000)).toBe(
-      'is compressed and marked as writable in place',
-    )
+    // QEMU reads what is compressed and marked as writable in place; a check tells of it.
+    expect(layout.faultOf(0xc0000000, 0x80000)).toBeUndefined()
     expect(layout.faultOf(0x40000000, 0)).toBe('points to 0x0, into the header')
     expect(new L2Layout({ version: 2, clusterBits: 16 }).faultOf(0, 1)).toBe(
       'has reserved bits set',

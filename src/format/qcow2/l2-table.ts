@@ -178,7 +178,7 @@ export class L2Layout {
 
   #compressedFault(high: number, low: number): string | undefined {
     if (this.external) return 'is compressed, which an image with a data file cannot have'
-    if (isCopied(high)) return 'is compressed and marked as writable in place'
+    // A mark is wrong there, but hides nothing.
     const offset = this.compressedOffset(high, low)
     if (offset > maxHostOffset) return `points to ${hex(offset)}, beyond 2^53`
     // The first cluster holds the header.

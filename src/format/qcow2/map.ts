@@ -22,10 +22,11 @@ import { backingLink } from './backing-link.ts'
 import { ClusterAllocation } from './cluster-allocation.ts'
 import { giveBackEnciphered, zeroDataFile } from './data-file.ts'
 import { EntryChanges } from './entry-changes.ts'
-import { hex, hexOrZero } from './faults.ts'
+import { elsewhereSignal, readSignal, writeSignal } from './entry-signals.ts'
+import { hex } from './faults.ts'
 import type { Qcow2Image } from './image.ts'
 import { KeptClusters } from './kept-clusters.ts'
-import { highOf, kind, lowOf, offsetOf } from './l2-table.ts'
+import { kind } from './l2-table.ts'
 import type { HostRun } from './offsets.ts'
 import type { Qcow2Options } from './options.ts'
 import { takeSpace } from './preallocation.ts'
@@ -58,10 +59,10 @@ export class Qcow2Map implements ClusterMap {
   constructor(image: Qcow2Image, abilities: ClusterMap['abilities'], sparse = false) {
     const { layout, l2Tables, space } = image
     const readFault = (table: Table, index: number, what: string): never => {
-      throw this.#unaligned(table, index) ?? this.#fault(table, index, what)
+      throw readSignal(image, table, index) ?? this.#fault(table, index, what)
     }
     const writeFault = (table: Table, index: number, what: string, guest: number): never => {
-      throw this.#unaligned(table, index, guest) ?? this.#fault(table, index, what)
+      throw writeSignal(image, table, index, guest) ?? this.#fault(table, index, what)
     }
     const fault = (table: Table, index: number, what: string): never => {
       throw this.#fault(table, index, what)
@@ -101,7 +102,8 @@ export class Qcow2Map implements ClusterMap {
   }
 
   map(offset: number, length: number, _io: Io): Extent | Promise<Extent> {
-    const { l2Tables, layout } = this.#image
+    const { corruption, l2Tables, layout } = this.#image
+    corruption.refuseAll()
     const l1Index = layout.l1Index(offset)
     const tableOffset = l2Tables.offsetAt(l1Index)
     if (tableOffset === 0) {
@@ -317,9 +319,14 @@ export class Qcow2Map implements ClusterMap {
     const { space, dataFile } = this.#image
     const cluster = run.cluster!
     const start = cluster + (offset % this.clusterSize)
-    const place = this.#wrongPlace(start, offset)
-    if (place !== undefined)
-      throw this.#faultAt(table, offset, `points to ${hex(cluster)}, ${place}`)
+    if (dataFile && start !== offset) {
+      const guest = offset - (offset % this.clusterSize)
+      const index = this.#image.layout.l2Index(offset)
+      throw elsewhereSignal(this.#image, table, index, { cluster, guest })
+    }
+    if (!dataFile && cluster >= space.size) {
+      throw this.#faultAt(table, offset, `points to ${hex(cluster)}, behind the end of the file`)
+    }
     const clustersEnd = dataFile ? Number.POSITIVE_INFINITY : alignUp(space.size, this.clusterSize)
     const length = Math.min(run.length, clustersEnd - start)
     if (run.kind === kind.data) return this.#data(offset, start, length, run)
@@ -342,14 +349,6 @@ export class Qcow2Map implements ClusterMap {
       enciphered: space.enciphered,
     }
     return { offset, length: inside, kind: 'data', host }
-  }
-
-  /** Why a cluster cannot lie where an entry says, if so. */
-  #wrongPlace(start: number, offset: number): string | undefined {
-    const { dataFile, space } = this.#image
-    if (dataFile) return start === offset ? undefined : 'where the data file has another cluster'
-    const cluster = start - (offset % this.clusterSize)
-    return cluster < space.size ? undefined : 'behind the end of the file'
   }
 
   /** One whole cluster as it is; the disk's last is filled up with zeroes. */
@@ -465,27 +464,6 @@ export class Qcow2Map implements ClusterMap {
 
   #faultAt(table: Table, offset: number, what: string) {
     return this.#fault(table, this.#image.layout.l2Index(offset), what)
-  }
-
-  /**
-   * An entry whose cluster cannot be one, made known in QEMU's words, since it shows that the image
-   * is corrupt; `guest`: where it is going to be written.
-   */
-  #unaligned(table: Table, index: number, guest?: number): BlockError | undefined {
-    const { layout, corruption } = this.#image
-    const high = highOf(table.view, layout.wordOf(index))
-    const low = lowOf(table.view, layout.wordOf(index))
-    const entryKind = layout.kindOf(high, low)
-    const cluster = offsetOf(high, low - (low % 512))
-    if (entryKind === kind.compressed || cluster % this.clusterSize === 0) return undefined
-    const at = table.offset + index * layout.entryBytes
-    if (guest === undefined) {
-      const place = `L2 offset: ${hex(table.offset)}, L2 index: ${hexOrZero(index)}`
-      return corruption.signal(`Cluster allocation offset ${hex(cluster)} unaligned (${place})`, at)
-    }
-    const what = entryKind === kind.zeroAllocated ? 'Preallocated zero' : 'Data'
-    const place = `guest offset: ${hexOrZero(guest)}`
-    return corruption.signal(`${what} cluster offset ${hex(cluster)} unaligned (${place})`, at)
   }
 
   #fault(table: Table, index: number, what: string) {

@@ -143,6 +143,7 @@ export class L2Walk {
   #isBroken(view: DataView, index: number, high: number, low: number, own: number): boolean {
     return (
       this.#layout.faultAt(view, index) !== undefined ||
+      isMarkedCompressed(this.#layout, high, low) ||
       this.#isOutside(high, low) ||
       this.#isMisled(high, low) ||
       this.#isElsewhere(high, low, own)
@@ -255,7 +256,10 @@ export class L2Walk {
     const word = this.#layout.wordOf(index)
     const high = highOf(view, word)
     const low = lowOf(view, word)
-    const sound = this.#layout.faultOf(high, low) === undefined && !this.#isOutside(high, low)
+    const sound =
+      this.#layout.faultOf(high, low) === undefined &&
+      !isMarkedCompressed(this.#layout, high, low) &&
+      !this.#isOutside(high, low)
     if (this.#layout.external && (!sound || this.#isElsewhere(high, low, own))) {
       this.#findings.corruption(mendPlace(view, index, this.#layout, own), true)
       return
@@ -272,4 +276,8 @@ export class L2Walk {
     setEntry(view, word, mended.high, mended.low)
     if (this.#layout.faultAt(view, index) !== undefined) mendSubclusters(view, index, this.#layout)
   }
+}
+
+function isMarkedCompressed(layout: L2Layout, high: number, low: number): boolean {
+  return isCopied(high) && layout.kindOf(high, low) === kind.compressed
 }
