@@ -37,6 +37,7 @@ describe('parseNbdFilename', () => {
     ['nbd://localhost/?foo=1', 'No valid URL specified'],
     ['nbd://localhost/%zz', 'No valid URL specified'],
     ['nbd:foo', "error parsing address 'foo'"],
+    ['nbd:', 'NBD server address missing'],
   ])('refuses %s', (name, message) => {
     expect(() => parseNbdFilename(name)).toThrow(message)
   })

@@ -62,6 +62,9 @@ function parseOldName(rest: string): NodeOptions {
 }
 
 function oldAddress(address: string): NodeOptions {
+  if (address === '') {
+    throw new BlockError('INVALID_ARGUMENT', 'NBD server address missing', { errno: 'EINVAL' })
+  }
   if (address.startsWith('unix:')) return { type: 'unix', path: address.slice('unix:'.length) }
   const [, bracketed, plain, port] = /^(?:\[([^\]]*)\]|([^:]*)):([^:]*)$/.exec(address) ?? []
   const host = bracketed ?? plain
