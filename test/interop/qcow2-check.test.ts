@@ -42,11 +42,6 @@ const differences: readonly {
     applies: (ours) => ours.stderr.includes('numbers beyond 2^53'),
   },
   {
-    why: 'of noise in place of bitmaps the one or the other fault is told first',
-    applies: (ours, theirs) =>
-      /itmap/.test(ours.stderr) && theirs.stderr.includes('Bitmap extra data is not supported'),
-  },
-  {
     why: 'more is said than the runner of qemu-img takes',
     applies: (_, theirs) => theirs.status === -1,
   },

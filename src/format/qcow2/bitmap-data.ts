@@ -48,13 +48,17 @@ export async function loadBits(
   for (let index = 0; index < tableSize; index++) {
     const entry = tableEntry(highOf(view, index), lowOf(view, index), clusterSize)
     const at = tableOffset + index * entrySize
-    if (entry === undefined) throw broken(faults, bitmap.name, index, at)
+    if (entry === undefined) throw broken(faults, bitmap.name, at)
     if (entry === 'zeroes') continue
     if (entry === 'ones') {
       bitmap.add(index * step, Math.min(step, bitmap.size - index * step))
       continue
     }
-    if (entry >= file.size) throw broken(faults, bitmap.name, index, at)
+    if (entry >= file.size) {
+      // QEMU takes such bits for clear, which would leave changes out of a backup.
+      const what = `Broken bitmap '${bitmap.name}': entry ${index} of its table`
+      throw faults.refuse('CORRUPT_IMAGE', `${what}, at ${hex(at)}, leads nowhere`, at)
+    }
     io.signal.throwIfAborted()
     budget.take(clusterSize, at)
     await file.read(entry, bits, io)
@@ -154,7 +158,7 @@ function setOffset(view: DataView, index: number, offset: number): void {
   view.setUint32(index * entrySize + 4, offset % 2 ** 32)
 }
 
-function broken(faults: Faults, name: string, index: number, at: number) {
-  const message = `Broken bitmap '${name}': entry ${index} of its table, at ${hex(at)}, leads nowhere`
-  return faults.refuse('CORRUPT_IMAGE', message, at)
+function broken(faults: Faults, name: string, at: number) {
+  const what = `Could not read bitmap_table table from image for bitmap '${name}'`
+  return faults.refuse('CORRUPT_IMAGE', `${what}: Invalid argument`, at)
 }

@@ -250,7 +250,9 @@ function scanEntries(bytes: Uint8Array, count: number, header: Header): ScannedE
     const flags = view.getUint32(at + directoryEntry.offsets.flags)
     const unknownExtra = extraDataSize > 0 && (flags & flag.extraDataCompatible) === 0
     if (alignUp(nameEnd, 8) > bytes.length) {
-      refuse(at, 'Broken bitmap directory')
+      // From 2 GiB on qemu-img sees the extra data first.
+      const first = unknownExtra && extraDataSize >= 2 ** 31
+      refuse(at, first ? 'Bitmap extra data is not supported' : 'Broken bitmap directory', first)
       return { entries, broken }
     }
     if (unknownExtra) refuse(at, 'Bitmap extra data is not supported', true)

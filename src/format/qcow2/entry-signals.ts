@@ -66,8 +66,16 @@ export function writeSignal(
   const high = highOf(table.view, layout.wordOf(index))
   const low = lowOf(table.view, layout.wordOf(index))
   const entryKind = layout.kindOf(high, low)
+  if (entryKind === kind.compressed) return undefined
+  if (layout.extended && isContradiction(table.view, index, entryKind)) {
+    const place = `L2 offset: ${hex(table.offset)}, L2 index: ${hexOrZero(index)}`
+    return corruption.signal(
+      `Invalid cluster entry found (${place})`,
+      table.offset + index * layout.entryBytes,
+    )
+  }
   const cluster = clusterOf(high, low - (low % 512))
-  if (entryKind === kind.compressed || cluster % layout.clusterSize === 0) return undefined
+  if (cluster % layout.clusterSize === 0) return undefined
   const what = entryKind === kind.zeroAllocated ? 'Preallocated zero' : 'Data'
   return corruption.signal(
     `${what} cluster offset ${hex(cluster)} unaligned (guest offset: ${hexOrZero(guest)})`,

@@ -26,6 +26,7 @@ import { hostOffset } from './offsets.ts'
 import { Refcounts } from './refcounts.ts'
 import { resizeImage } from './resize.ts'
 import { cacheCapacity, type ImageSettings } from './settings.ts'
+import { refuseLongExtra } from './snapshot-table.ts'
 import type { Table } from './table.ts'
 import { WriteBack } from './write-back.ts'
 
@@ -127,6 +128,7 @@ export class Qcow2Image {
     if (dataFile && !settings.readOnly) await lengthenDataFile(dataFile, header.size)
     const file = new ImageFile(layer, 2 ** header.clusterBits, faults)
     const state = new HeaderState(header)
+    if (!settings.check) await refuseLongExtra(file, header, faults)
     if (!settings.readOnly) await prepareWriting(state, file, faults, settings)
     checkLazy(header, settings, faults)
     checkKeeping(header, settings, faults)

@@ -55,11 +55,18 @@ export class Qcow2Map implements ClusterMap {
   /** Clusters may be holes of the file: see `isSparse`. */
   readonly #sparse: boolean
   #closed: Promise<void> | undefined
+  /** What `#mapIn` looks up, for the words in which a fault is told: where, and what for. */
+  #asked = 0
+  #writes = false
 
   constructor(image: Qcow2Image, abilities: ClusterMap['abilities'], sparse = false) {
     const { layout, l2Tables, space } = image
     const readFault = (table: Table, index: number, what: string): never => {
-      throw readSignal(image, table, index) ?? this.#fault(table, index, what)
+      const guest = this.#asked - (this.#asked % layout.coverage) + index * layout.clusterSize
+      const signal = this.#writes
+        ? writeSignal(image, table, index, guest)
+        : readSignal(image, table, index)
+      throw signal ?? this.#fault(table, index, what)
     }
     const writeFault = (table: Table, index: number, what: string, guest: number): never => {
       throw writeSignal(image, table, index, guest) ?? this.#fault(table, index, what)
@@ -101,7 +108,7 @@ export class Qcow2Map implements ClusterMap {
     return this.#image.layout.version >= 3
   }
 
-  map(offset: number, length: number, _io: Io): Extent | Promise<Extent> {
+  map(offset: number, length: number, io: Io): Extent | Promise<Extent> {
     const { corruption, l2Tables, layout } = this.#image
     corruption.refuseAll()
     const l1Index = layout.l1Index(offset)
@@ -111,7 +118,9 @@ export class Qcow2Map implements ClusterMap {
       return { offset, length: Math.min(length, run), kind: 'backing' }
     }
     const table = l2Tables.cached(tableOffset)
-    return table ? this.#mapIn(table, l1Index, offset, length) : this.#load(offset, length)
+    const writes = 'fua' in io
+    if (!table) return this.#load(offset, length, writes)
+    return this.#mapIn(table, l1Index, offset, length, writes)
   }
 
   allocate(
@@ -285,18 +294,20 @@ export class Qcow2Map implements ClusterMap {
     throw error
   }
 
-  async #load(offset: number, length: number): Promise<Extent> {
+  async #load(offset: number, length: number, writes: boolean): Promise<Extent> {
     const { l2Tables, layout } = this.#image
     const l1Index = layout.l1Index(offset)
     const table = await l2Tables.load(l1Index)
     try {
-      return this.#mapIn(table, l1Index, offset, length)
+      return this.#mapIn(table, l1Index, offset, length, writes)
     } finally {
       table.unpin()
     }
   }
 
-  #mapIn(table: Table, l1Index: number, offset: number, length: number): Extent {
+  #mapIn(table: Table, l1Index: number, offset: number, length: number, writes: boolean): Extent {
+    this.#asked = offset
+    this.#writes = writes
     const run = this.#runs.find(table, l1Index, offset, length)
     switch (run.kind) {
       case kind.unallocated:
@@ -322,7 +333,9 @@ export class Qcow2Map implements ClusterMap {
     if (dataFile && start !== offset) {
       const guest = offset - (offset % this.clusterSize)
       const index = this.#image.layout.l2Index(offset)
-      throw elsewhereSignal(this.#image, table, index, { cluster, guest })
+      if (!this.#writes) throw elsewhereSignal(this.#image, table, index, { cluster, guest })
+      const what = `points to ${hex(cluster)}, where the data file has another cluster`
+      throw this.#faultAt(table, offset, what)
     }
     if (!dataFile && cluster >= space.size) {
       throw this.#faultAt(table, offset, `points to ${hex(cluster)}, behind the end of the file`)

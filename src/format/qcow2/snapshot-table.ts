@@ -69,6 +69,25 @@ export async function readSnapshotTable(
 }
 
 /**
+ * Refuses what QEMU does not open: extra data that are too long. Whatever else is wrong with the
+ * table keeps nobody from the disk.
+ */
+export async function refuseLongExtra(
+  file: ImageFile,
+  header: Header,
+  faults: Faults,
+): Promise<void> {
+  if (header.nbSnapshots === 0) return
+  try {
+    await scanSnapshotTable(file, header, { asFound: true })
+  } catch (error) {
+    if (!(error instanceof BlockError) || error.errno !== 'EFBIG') throw error
+    const hint = 'You can force-remove this extra metadata with qemu-img check -r all'
+    throw faults.refuse('CORRUPT_IMAGE', `${error.message}\n${hint}`, header.snapshotsOffset)
+  }
+}
+
+/**
  * As `readSnapshotTable`, whatever is wrong: `snapshots` are those that can be used. `asFound`: also
  * those whose L1 table is behind the end of the file; where the extra data of one are too long,
  * nothing is read at all.
