@@ -62,6 +62,21 @@ qemuSystem.describe('a snapshot in other forms', () => {
     await goesOn(`exec:${snap} load ${second}`, 'shared')
   })
 
+  it('shares pages and is compressed at the same time', async () => {
+    const file = at('shared-compressed.qcow2')
+    await varveSnap('convert', '-O', 'stream', second, at('second.stream'))
+    const saved = await runVarve(
+      ['snap', '-s', '1G', '--compress', '--base', first, 'save', file],
+      { input: await readFile(at('second.stream')) },
+    )
+    expect(saved).toMatchObject({ status: 0, stderr: '' })
+    expect(await varveSnap('diff', second, file)).toBe('')
+    expect(await varveSnap('verify', file)).toContain(': whole')
+    await qemuImg.run('check', file)
+    expect((await stat(file)).size).toBeLessThan((await stat(second)).size)
+    await goesOn(`exec:${snap} load ${file}`, 'shared-compressed')
+  })
+
   it('is told apart page by page', async () => {
     const { status, stdout } = await runVarve(['snap', 'diff', '--json', first, second])
     expect(status).toBe(1)

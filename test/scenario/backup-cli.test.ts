@@ -276,6 +276,34 @@ test('with fleecing and no patience: the backup is given up, the guest goes on',
   await expectUnharmed(daemon, nodes)
 })
 
+test.each(['quit', 'SIGTERM'] as const)(
+  'with fleecing, and the daemon ends by %s: the disk is whole, nothing is left',
+  async (way) => {
+    const daemon = await daemonWithDisks()
+    const spill = ['--fleecing', 'tmp', '--spill-limit', '1M', '--on-spill-full', 'slow']
+    const running = startBackup(daemon, ...spill, '--speed', '1M', '--progress', 'json', 'out.vma')
+    await running.saw(/progress/)
+    const written = Buffer.alloc(512 * 1024, 0x5a)
+    await writeAsGuest(daemon, 'disk0', 5 * MiB, written)
+    if (way === 'SIGTERM') daemon.child.kill('SIGTERM')
+    else {
+      const client = await QmpClient.connect(daemon.monitor)
+      // The connection may go before the answer has come.
+      await client.execute('quit').catch(() => {})
+      await client[Symbol.asyncDispose]().catch(() => {})
+    }
+    expect(await daemon.ended).toMatchObject({ status: 0, stderr: '' })
+    const { status, stderr } = await running.ended
+    expect(stderr).toMatch(/^varve backup: [^\n]*\n$/)
+    expect(status).toBe(1)
+    expect(await readdir(folder)).not.toContain('out.vma')
+    expect(await readdir(temporary)).toEqual(['node-compile-cache'])
+    const expected = Buffer.from(disk0)
+    written.copy(expected, 5 * MiB)
+    expect((await readFile(inFolder('disk0.raw'))).equals(expected)).toBe(true)
+  },
+)
+
 test('what only fleecing knows is refused without it', async () => {
   const { status, stderr } = await runVarve([
     'backup',
