@@ -63,7 +63,7 @@ export class StorageDaemon implements AsyncDisposable {
       quit = resolve
     })
     this.#quit = quit
-    this.chardevs = new ChardevTable(stdio, this.signal, quit)
+    this.chardevs = new ChardevTable(stdio, this.objects, this.signal, quit)
     reportJobs(this.jobs, (event, data) => this.emit(event, data))
     const emit = (event: string, data: Readonly<Record<string, unknown>>) => this.emit(event, data)
     const reports = [reportCorruption(this.graph, emit), reportNodes(this.graph, emit)]

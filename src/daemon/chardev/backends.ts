@@ -30,8 +30,8 @@ const backends: { readonly [K in ChardevKind]?: OpenChardev<K> } = {
   pty: openPty,
   ringbuf: (data) => openRingBuffer('ringbuf', data),
   serial: openSerial,
-  socket: (data) => {
-    const settings = socketSettings(data)
+  socket: (data, context) => {
+    const settings = socketSettings(data, context)
     return settings.server ? openServer(settings) : openClient(settings)
   },
   stdio: (_, context) => new SingleStream('stdio', context.takeStdio()),

@@ -4,6 +4,9 @@
  */
 import type { Duplex } from 'node:stream'
 import { BlockError } from '../../errors.ts'
+import type { Authorise } from '../../tls/accept.ts'
+import type { TlsCredentials } from '../../tls/credentials.ts'
+import type { Endpoint } from '../../tls/sanity-check.ts'
 import type { PropertyValues } from '../qom/property-values.ts'
 import type { ChardevBackend, ChardevData, ChardevKind } from '../schema/chardev-backend.ts'
 import type { RingBuffer } from './ring-buffer.ts'
@@ -37,6 +40,10 @@ export interface ChardevContext {
   /** Makes a device the user of another, which counts as open while `isOpen` says so. */
   attach(id: string, serve: Serve, isOpen: () => boolean): void
   readonly has: (id: string) => boolean
+  /** The object that has the name; throws when there is none of that kind for that side. */
+  tlsCredentials(id: string, endpoint: Endpoint): TlsCredentials
+  /** Asks the object that has the name, whenever a client comes. */
+  authorisation(id: string): Authorise
   /** Ends the daemon. */
   quit(): void
 }

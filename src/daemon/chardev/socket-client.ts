@@ -1,10 +1,12 @@
 /** A socket that we connect, and connect again when asked to. */
 import { once } from 'node:events'
 import { connect, Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BlockError, errnoOf, strerror } from '../../errors.ts'
 import { type Chardev, type Serve, unsupported } from './chardev.ts'
 import { describeAddress, resolveInet, socketDescriptor, unixPath } from './socket-address.ts'
+import { leave, throughLayers } from './socket-layers.ts'
 import {
   clientStream,
   ignoreEnd,
@@ -29,6 +31,8 @@ class SocketClient implements Chardev {
   readonly #settings: SocketSettings
   readonly #ended = new AbortController()
   #client: Socket | undefined
+  /** What its user gets, once all handshakes are through. */
+  #stream: Duplex | undefined
   #serve: Serve | undefined
   #session: Promise<void> | undefined
   /** Waits, and connects again; set while not connected and not given up. */
@@ -37,7 +41,7 @@ class SocketClient implements Chardev {
   constructor(settings: SocketSettings, client: Socket | undefined) {
     this.#settings = settings
     this.values = new SocketProperties(
-      () => this.#client !== undefined,
+      () => this.#stream !== undefined,
       () => settings.address,
     )
     if (client) this.#take(client)
@@ -47,7 +51,7 @@ class SocketClient implements Chardev {
   get filename(): string {
     const { address } = this.#settings
     const scheme = address.type === 'inet' ? `${schemeOf(this.#settings)}:` : ''
-    if (!this.#client) return `disconnected:${scheme}${describeAddress(address)}`
+    if (!this.#client || !this.#stream) return `disconnected:${scheme}${describeAddress(address)}`
     // Of a connected Unix socket QEMU shows its own end, which has no name.
     if (address.type !== 'inet') return 'unix:'
     const { localAddress, localPort, remoteAddress, remotePort } = this.#client
@@ -56,12 +60,12 @@ class SocketClient implements Chardev {
 
   attach(serve: Serve): void {
     this.#serve = serve
-    if (this.#client) this.#start(this.#client, serve)
+    if (this.#stream) this.#start(this.#stream, serve)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ended.abort()
-    if (this.#serve) this.#client?.destroySoon()
+    if (this.#serve && this.#client && this.#stream) leave(this.#client, this.#stream)
     else this.#client?.destroy()
     await this.#session
     await this.#attempts
@@ -71,16 +75,30 @@ class SocketClient implements Chardev {
     this.#client = client
     client.once('close', () => {
       this.#client = undefined
+      this.#stream = undefined
       const again = this.#settings.reconnect > 0 && !this.#ended.signal.aborted
       if (again) this.#attempts = this.#connectAgain()
     })
-    if (this.#serve) this.#start(client, this.#serve)
-    else noticeEnd(client)
+    const stream = throughLayers(client, this.#settings)
+    if (!(stream instanceof Promise)) this.#enter(client, stream)
+    else {
+      stream.then(
+        (ready) => this.#enter(client, ready),
+        () => client.destroy(),
+      )
+    }
   }
 
-  #start(client: Socket, serve: Serve): void {
-    ignoreEnd(client)
-    this.#session = serve(clientStream(client, this.#settings)).finally(() => client.destroy())
+  #enter(client: Socket, stream: Duplex): void {
+    if (client.destroyed) return
+    this.#stream = stream
+    if (this.#serve) this.#start(stream, this.#serve)
+    else noticeEnd(stream)
+  }
+
+  #start(stream: Duplex, serve: Serve): void {
+    ignoreEnd(stream)
+    this.#session = serve(clientStream(stream, this.#settings)).finally(() => stream.destroy())
   }
 
   async #connectAgain(): Promise<void> {

@@ -2,6 +2,7 @@
 import { chmodSync } from 'node:fs'
 import { unlink } from 'node:fs/promises'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import { errnoOf } from '../../errors.ts'
 import { bindError, portError } from '../bind-error.ts'
 import type { SocketAddress } from '../schema/socket-address.ts'
@@ -13,6 +14,7 @@ import {
   socketDescriptor,
   unixPath,
 } from './socket-address.ts'
+import { leave, throughLayers } from './socket-layers.ts'
 import {
   clientStream,
   ignoreEnd,
@@ -40,7 +42,9 @@ class SocketServer implements Chardev {
   readonly #server: Server
   readonly #address: SocketAddress
   readonly #settings: SocketSettings
-  readonly #clients = new Set<Socket>()
+  /** Connections in the middle of their handshakes. */
+  readonly #coming = new Set<Socket>()
+  readonly #clients = new Map<Socket, Duplex>()
   readonly #sessions = new Set<Promise<void>>()
   #serve: Serve | undefined
   #arrived: (() => void) | undefined
@@ -66,7 +70,7 @@ class SocketServer implements Chardev {
   get filename(): string {
     const inet = this.#address.type === 'inet'
     const where = `${inet ? `${schemeOf(this.#settings)}:` : ''}${describeAddress(this.#address)}`
-    const [client] = this.#clients
+    const [client] = this.#clients.keys()
     if (!client) return `disconnected:${where},server=on`
     // QEMU looks at the connection itself, in which an abstract name does not show.
     if (this.#address.type === 'unix' && this.#address.abstract) return 'unix:,server=on'
@@ -75,36 +79,55 @@ class SocketServer implements Chardev {
 
   attach(serve: Serve): void {
     this.#serve = serve
-    for (const client of this.#clients) this.#start(client, serve)
+    for (const stream of this.#clients.values()) this.#start(stream, serve)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()))
-    for (const client of this.#clients) {
-      if (this.#serve) client.destroySoon()
-      else client.destroy()
+    for (const socket of this.#coming) socket.destroy()
+    for (const [socket, stream] of this.#clients) {
+      if (this.#serve) leave(socket, stream)
+      else socket.destroy()
     }
     await Promise.all(this.#sessions)
     await closed
   }
 
   #welcome(socket: Socket): void {
-    if (this.#clients.size >= maxClients) {
+    if (this.#clients.size + this.#coming.size >= maxClients) {
       socket.destroy()
       return
     }
-    this.#clients.add(socket)
     socket.on('error', () => {})
-    socket.once('close', () => this.#clients.delete(socket))
-    this.#arrived?.()
-    if (this.#serve) this.#start(socket, this.#serve)
-    else noticeEnd(socket)
+    const stream = throughLayers(socket, this.#settings)
+    if (!(stream instanceof Promise)) {
+      this.#enter(socket, stream)
+      return
+    }
+    this.#coming.add(socket)
+    stream
+      .then(
+        (ready) => this.#enter(socket, ready),
+        () => socket.destroy(),
+      )
+      .finally(() => this.#coming.delete(socket))
   }
 
-  #start(socket: Socket, serve: Serve): void {
-    ignoreEnd(socket)
-    const stream = clientStream(socket, this.#settings)
-    const session = serve(stream).finally(() => this.#sessions.delete(session))
+  #enter(socket: Socket, stream: Duplex): void {
+    if (socket.destroyed) return
+    this.#clients.set(socket, stream)
+    stream.on('error', () => {})
+    socket.once('close', () => this.#clients.delete(socket))
+    this.#arrived?.()
+    if (this.#serve) this.#start(stream, this.#serve)
+    else noticeEnd(stream)
+  }
+
+  #start(stream: Duplex, serve: Serve): void {
+    ignoreEnd(stream)
+    const session = serve(clientStream(stream, this.#settings)).finally(() =>
+      this.#sessions.delete(session),
+    )
     this.#sessions.add(session)
   }
 }

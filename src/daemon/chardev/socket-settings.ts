@@ -1,15 +1,18 @@
 /** What a `socket` device was told, made sense of. */
 
-import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import type { Authorise } from '../../tls/accept.ts'
+import type { TlsCredentials } from '../../tls/credentials.ts'
 import { notWritable, type PropertyValues } from '../qom/property-values.ts'
 import { flatAddress, type SocketAddress } from '../schema/socket-address.ts'
-import { type ChardevData, invalid, unsupported } from './chardev.ts'
+import { type ChardevContext, type ChardevData, invalid } from './chardev.ts'
 import { overTelnet, type TelnetKind } from './telnet.ts'
 
 export interface SocketSettings {
   readonly address: SocketAddress
   readonly server: boolean
+  readonly tls: SocketTls | undefined
+  readonly websocket: boolean
   readonly telnet: TelnetKind | undefined
   /** Do not go on before the first client is there. */
   readonly wait: boolean
@@ -18,14 +21,31 @@ export interface SocketSettings {
   readonly reconnect: number
 }
 
+export interface SocketTls {
+  readonly credentials: TlsCredentials
+  /** Of clients of a server: who of them may come in. */
+  readonly authorise: Authorise | undefined
+}
+
 /** In the order in which QEMU finds fault. */
-export function socketSettings(data: ChardevData<'socket'>): SocketSettings {
+export function socketSettings(
+  data: ChardevData<'socket'>,
+  context: ChardevContext,
+): SocketSettings {
+  const address = flatAddress(data.addr)
   const { server = true, reconnect = 0, telnet = false, tn3270 = false } = data
-  if (data['tls-creds'] !== undefined) throw unsupported('chardev: TLS is not supported')
-  if (data['tls-authz'] !== undefined)
+  const { 'tls-creds': credentials, 'tls-authz': authorisation } = data
+  const tls = credentials !== undefined && {
+    credentials: context.tlsCredentials(credentials, server ? 'server' : 'client'),
+    authorise: authorisation === undefined ? undefined : context.authorisation(authorisation),
+  }
+  if (address.type === 'unix' && credentials !== undefined) {
+    throw invalid("'tls_creds' option is incompatible with 'unix' address type")
+  }
+  if (authorisation !== undefined && credentials === undefined) {
     throw invalid("'tls_authz' option requires 'tls_creds' option")
+  }
   if (data.websocket && !server) throw invalid('Websocket client is not implemented')
-  if (data.websocket) throw unsupported('chardev: websocket is not supported')
   if (server && reconnect > 0) {
     throw invalid("'reconnect' option is incompatible with socket in server listen mode")
   }
@@ -33,8 +53,10 @@ export function socketSettings(data: ChardevData<'socket'>): SocketSettings {
     throw invalid("'wait' option is incompatible with socket in client connect mode")
   }
   return {
-    address: flatAddress(data.addr),
+    address,
     server,
+    tls: tls || undefined,
+    websocket: data.websocket ?? false,
     telnet: telnet ? 'telnet' : tn3270 ? 'tn3270' : undefined,
     wait: data.wait ?? false,
     nodelay: data.nodelay ?? false,
@@ -43,34 +65,34 @@ export function socketSettings(data: ChardevData<'socket'>): SocketSettings {
 }
 
 /** The stream of a connection as the device's user gets it. */
-export function clientStream(socket: Socket, { telnet, nodelay }: SocketSettings): Duplex {
-  socket.setNoDelay(nodelay)
-  return telnet ? overTelnet(socket, telnet) : socket
+export function clientStream(stream: Duplex, { telnet }: SocketSettings): Duplex {
+  return telnet ? overTelnet(stream, telnet) : stream
 }
 
 /** Of a connection that has no user yet: sees it end, and keeps what comes before that. */
-export function noticeEnd(socket: Socket): void {
-  socket.on('readable', finishAtEnd)
-  socket.once('end', closeBack)
+export function noticeEnd(stream: Duplex): void {
+  stream.on('readable', finishAtEnd)
+  stream.once('end', closeBack)
 }
 
 /** Leaves the stream to its user. */
-export function ignoreEnd(socket: Socket): void {
-  socket.off('readable', finishAtEnd)
-  socket.off('end', closeBack)
+export function ignoreEnd(stream: Duplex): void {
+  stream.off('readable', finishAtEnd)
+  stream.off('end', closeBack)
 }
 
-function finishAtEnd(this: Socket): void {
+function finishAtEnd(this: Duplex): void {
   if (this.readableLength === 0) this.read()
 }
 
-function closeBack(this: Socket): void {
+function closeBack(this: Duplex): void {
   this.end()
 }
 
-/** `tcp:` or `telnet:`, before an address of the internet. */
-export function schemeOf({ telnet }: SocketSettings): string {
-  return telnet === 'telnet' ? 'telnet' : 'tcp'
+/** `tcp:`, `telnet:` or `websocket:`, before an address of the internet. */
+export function schemeOf({ telnet, websocket }: SocketSettings): string {
+  if (telnet === 'telnet') return telnet
+  return websocket ? 'websocket' : 'tcp'
 }
 
 /** `connected` and `addr`. */

@@ -35,10 +35,17 @@ export class ChardevTable implements AsyncDisposable {
   readonly #context: ChardevContext
   #stdioTaken = false
 
-  constructor(stdio: Stdio, signal: AbortSignal, quit: () => void) {
+  constructor(
+    stdio: Stdio,
+    objects: Pick<ChardevContext, 'tlsCredentials' | 'authorisation'>,
+    signal: AbortSignal,
+    quit: () => void,
+  ) {
     this.#context = {
       signal,
       quit,
+      tlsCredentials: (id, endpoint) => objects.tlsCredentials(id, endpoint),
+      authorisation: (id) => objects.authorisation(id),
       has: (id) => this.has(id),
       attach: (id, serve, isOpen) => this.attach(id, serve, isOpen),
       takeStdio: () => {

@@ -43,14 +43,14 @@ const variants = {
   pipe: hostDevice,
   socket: wrapped('Socket', {
     addr: required(socketAddressLegacy, 'Where to listen, or what to connect to.'),
-    'tls-creds': optional(str, 'Refused.'),
-    'tls-authz': optional(str, 'Refused.'),
+    'tls-creds': optional(str, 'Id of a `tls-creds-…` object: both ends speak TLS.'),
+    'tls-authz': optional(str, 'Id of an `authz-…` object that says which clients may come in.'),
     server: optional(bool, 'Whether to listen; true unless given.'),
     wait: optional(bool, 'Go on when the first client is there; only for servers.'),
     nodelay: optional(bool, 'Send small pieces of data at once.'),
     telnet: optional(bool, 'Speak telnet to clients.'),
     tn3270: optional(bool, 'Speak telnet to clients, for a terminal of type 3270.'),
-    websocket: optional(bool, 'Refused.'),
+    websocket: optional(bool, 'Clients speak the WebSocket protocol; only for servers.'),
     reconnect: optional(int, 'Connect again so many seconds after the connection was lost.'),
   }),
   udp: wrapped('Udp', {
