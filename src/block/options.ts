@@ -143,7 +143,7 @@ export function parseSize(text: string): number | undefined {
   if (!match) return undefined
   const unit = 'bkmgtpe'.indexOf(match[2].toLowerCase() || 'b')
   const size = Number(match[1]) * 1024 ** unit
-  const whole = Math.floor(size)
+  const whole = Math.round(size)
   return Number.isSafeInteger(whole) ? whole : undefined
 }
 

@@ -39,9 +39,9 @@ const longOptions = [
   { name: 'discard', argument: 'required', as: 'd' },
   { name: 'cache', argument: 'required', as: 't' },
   { name: 'trace', argument: 'required', as: 'T' },
-  { name: 'force-share', as: 'U' },
   { name: 'object', argument: 'required' },
   { name: 'image-opts' },
+  { name: 'force-share', as: 'U' },
 ] as const
 
 /** Runs `varve io` with the words behind its name; resolves to the exit status. */
@@ -111,10 +111,11 @@ function accept(name: string, argument: string, options: Map<string, string>, io
     return
   }
   if (name === 'T') throw failure('tracing (-T) is not supported')
+  // Nothing takes that back.
+  if (name === 'i' && argument === 'native') options.set('k', '')
   options.set(name, argument)
   // Of the options for one thing, the last one counts.
   if (name === 'n') options.set('t', 'none')
-  if (name === 'k') options.set('i', 'native')
   settingsFromOptions(options, io)
 }
 

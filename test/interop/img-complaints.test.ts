@@ -50,6 +50,12 @@ qemu.describe('of several complaints the first is made', () => {
     'convert -t bad -O nix a.qcow2 o',
     'convert -t bad -o x=1 a.qcow2 o',
     'convert -p nix o',
+    'convert --bitmaps -f raw -O raw -F qcow2 r.raw o',
+    'convert -l snapshot.id=1 a.qcow2 a.qcow2 o',
+    'convert -l 1 a.qcow2 a.qcow2 o',
+    'convert -O qcow2 -B a.qcow2 a.qcow2 a.qcow2 o',
+    'bench -n -i threads a.qcow2',
+    'measure -f qcow2 --image-opts a.qcow2',
     'create --object secret -f qcow2 t x',
     'create -f qcow2 -o lazy_refcounts=TRUE t 1M',
     'create -f qcow2 -o size=16E t',
@@ -106,6 +112,16 @@ qemu.describe('of several complaints the first is made', () => {
     'driver=qcow2,lazy-refcounts=y,file.filename=a.qcow2',
   ])('%s', async (options) => {
     await pair.same(['check', '--image-opts', options])
+  })
+
+  it('fractions of a unit are rounded', async () => {
+    await pair.same('create -f qcow2 -o cluster_size=2M odd.qcow2 0.3M')
+  })
+
+  it('bitmaps are changed without the backing file', async () => {
+    await pair.same('create -u -f qcow2 -b gone -F qcow2 orphan.qcow2 1M')
+    await pair.same('bitmap --add orphan.qcow2 b')
+    await pair.same('bitmap --merge b -b orphan.qcow2 -F qcow2 orphan.qcow2 b')
   })
 
   it.each(['encryption=on', 'encrypt.format=x', 'encrypt.format=luks', 'encrypt.key-secret=k'])(

@@ -122,7 +122,8 @@ function checksOf(load: Load, io: NamedIo): OptionChecks {
     },
     i: (text) => {
       if (!aioModes.includes(text)) throw new CommandFailure(`Invalid aio option: ${text}`)
-      load.aio = text
+      // Nothing takes that back.
+      if (load.aio !== 'native') load.aio = text
     },
     n: () => {
       load.aio = 'native'

@@ -49,7 +49,13 @@ export const bitmap: ImgCommand = async (words, io) => {
   await using graph = imageGraph(io)
   const node = await openImage(
     graph,
-    { filename, imageOpts: args.has('image-opts'), format: args.value('f'), readOnly: false },
+    {
+      filename,
+      imageOpts: args.has('image-opts'),
+      format: args.value('f'),
+      readOnly: false,
+      backing: false,
+    },
     io,
   )
   const source = await openSource(graph, args, io)
@@ -118,5 +124,5 @@ async function openSource(
 ): Promise<BlockNode | undefined> {
   const filename = args.value('b')
   if (filename === undefined) return undefined
-  return await openImage(graph, { filename, format: args.value('F') }, io)
+  return await openImage(graph, { filename, format: args.value('F'), backing: false }, io)
 }

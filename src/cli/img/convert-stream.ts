@@ -12,7 +12,7 @@ import type { NamedIo } from '../command.ts'
 import { imageGraph } from '../open-image.ts'
 import type { ConvertArguments } from './convert-arguments.ts'
 import { type ConvertSource, maxPieceLength } from './convert-source.ts'
-import { openTarget } from './convert-target.ts'
+import { openTarget, planTarget } from './convert-target.ts'
 import { CommandFailure } from './failure.ts'
 
 const sectorSize = 512
@@ -70,7 +70,7 @@ export async function fromStream(args: ConvertArguments, io: NamedIo): Promise<n
   }
   if (args.target === '-') throw new CommandFailure('standard input and output: nothing to convert')
   await using graph = imageGraph(io)
-  const node = await openTarget(graph, args, 0, io)
+  const node = await openTarget(graph, args, planTarget(args, 0, io), io)
   await using target = graph.attach(node, {
     description: 'img convert',
     uses: ['write', 'resize'],

@@ -6,27 +6,42 @@ import { BlockError, inContext } from '../../errors.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
-import { openImage } from '../open-image.ts'
+import { type CacheMode, openImage } from '../open-image.ts'
 import type { ConvertArguments } from './convert-arguments.ts'
 import { type CreateValue, offeredOptions, parseCreateOptions } from './create-options.ts'
 import { CommandFailure } from './failure.ts'
 import { targetCache } from './source-options.ts'
 
+export interface TargetPlan {
+  /** Bytes that it has to have room for. */
+  readonly size: number
+  readonly cache: CacheMode
+  /** Undefined: it is there already. */
+  readonly newImage?: Readonly<Record<string, CreateValue>>
+}
+
+/** What is asked of the target, checked before anything is touched. */
+export function planTarget(args: ConvertArguments, size: number, io: NamedIo): TargetPlan {
+  const newImage = args.existing ? undefined : newImageOptions(args, size, io)
+  return { size, newImage, cache: targetCache(args.targetCache) }
+}
+
 /** Makes the target unless it exists already, and opens it. */
 export async function openTarget(
   graph: Graph,
   args: ConvertArguments,
-  size: number,
+  { size, cache, newImage }: TargetPlan,
   io: NamedIo,
 ): Promise<BlockNode> {
   let keys: NodeOptions = {}
-  const newImage = args.existing ? undefined : newImageOptions(args, size, io)
-  const cache = targetCache(args.targetCache)
   if (newImage) {
-    const options = newImage
-    keys = keyOptions(options)
+    keys = keyOptions(newImage)
     try {
-      await createImage(graph, { filename: args.target, format: args.targetFormat, options })
+      await createImage(graph, {
+        filename: args.target,
+        format: args.targetFormat,
+        options: newImage,
+      })
     } catch (error) {
       throw inContext(`${args.target}: error while converting ${args.targetFormat}`, error)
     }
@@ -76,6 +91,11 @@ function newImageOptions(
   if (args.backingFormat !== undefined) {
     if (!can('backing_fmt')) throw unable('Backing file format', args)
     named.backing_fmt = args.backingFormat
+  }
+  if (named.backing_file !== undefined && args.sources.length > 1) {
+    throw new CommandFailure(
+      'Having a backing file for the target makes no sense when concatenating multiple input images',
+    )
   }
   if (named.backing_file !== undefined && named.backing_fmt === undefined) {
     throw new CommandFailure('Use of backing file requires explicit backing format')

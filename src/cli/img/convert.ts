@@ -10,7 +10,7 @@ import { bitmapsToCopy, checkDriver, copyBitmaps } from './convert-bitmaps.ts'
 import { runPipeline } from './convert-pipeline.ts'
 import { ConvertSource, type SourceImage } from './convert-source.ts'
 import { fromStream, toStream } from './convert-stream.ts'
-import { openTarget } from './convert-target.ts'
+import { openTarget, planTarget } from './convert-target.ts'
 import { CommandFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { Progress } from './progress.ts'
@@ -35,8 +35,9 @@ export const convert: ImgCommand = async (words, io) => {
   if (args.bitmaps && !node) {
     throw new CommandFailure('Copying bitmaps only possible with single source')
   }
+  const plan = planTarget(args, source.size, io)
   const bitmaps = args.bitmaps && node ? bitmapsToCopy(node, args.skipBrokenBitmaps, io) : undefined
-  const target = await openTarget(graph, args, source.size, io)
+  const target = await openTarget(graph, args, plan, io)
   if (bitmaps) checkDriver(target)
   await copy(graph, args, source, target, { io, progress })
   if (bitmaps && node) await copyBitmaps(node, target, bitmaps)
@@ -68,7 +69,7 @@ async function openSources(
 async function sizeOfShown(node: BlockNode, { sources, snapshot }: ConvertArguments) {
   const { size } = node
   if (snapshot === undefined) return size
-  if (sources.length > 1) {
+  if (sources.length > 1 && 'either' in snapshot) {
     throw new CommandFailure('No support for concatenating multiple snapshot')
   }
   await showSnapshot(node, snapshot)

@@ -16,7 +16,7 @@ import type { ImgCommand } from './img-command.ts'
 import { prettyJson } from './json.ts'
 import { sizeArgument } from './size-text.ts'
 import { parseSnapshotParam, type SnapshotParam, showSnapshot } from './snapshot-param.ts'
-import { objects } from './source-options.ts'
+import { checkImageOpts, objects } from './source-options.ts'
 
 export const measure: ImgCommand = async (words, io) => {
   let snapshot: SnapshotParam | undefined
@@ -39,6 +39,7 @@ export const measure: ImgCommand = async (words, io) => {
   )
   const { json } = args
   checkSource(args, size)
+  checkImageOpts(args.has('image-opts'), args.value('f'))
   await using graph = imageGraph(io)
   const source = size === undefined ? await openSource(graph, args, snapshot, io) : { size }
   const target = targetDriver(args.value('O') ?? 'raw')

@@ -24,7 +24,7 @@ export function parseSizeText(text: string): ParsedSize {
   const decimal = /^\s*\+?(\d+)(\.\d*)?([bkmgtpe]?)$/i.exec(text)
   const [number, suffix] = hex ? [Number(hex[1]), hex[2]] : decimalParts(decimal)
   if (number === undefined) return { kind: 'syntax' }
-  const bytes = Math.floor(number * 1024 ** Math.max(0, suffixes.indexOf(suffix.toLowerCase())))
+  const bytes = Math.round(number * 1024 ** Math.max(0, suffixes.indexOf(suffix.toLowerCase())))
   if (bytes >= maxSigned) return { kind: 'range', bytes }
   return { kind: 'size', bytes, deprecatedHex: hex !== null && suffix !== '' }
 }

@@ -47,7 +47,7 @@ export const open: IoCommand = {
   async run(words, session) {
     const { options, rest } = parseWords(words, 'snCro:ki:t:d:U', session)
     const given = settingsFromOptions(options, session.io)
-    if (rest.length > 1 || (rest.length === 0 && !options.has('o'))) throw new SynopsisRequest()
+    if (rest.length > 1) throw new SynopsisRequest()
     await openImageIn(session, {
       ...given,
       filename: rest[0],

@@ -55,7 +55,7 @@ export function settingsFromOptions(
   const cacheName = options.get('t') ?? (options.has('n') ? 'none' : 'writethrough')
   const cache = cacheMode(cacheName)
   if (!cache) throw refuse('cache', cacheName)
-  const aio = options.get('i') ?? (options.has('k') ? 'native' : 'threads')
+  const aio = options.has('k') ? 'native' : (options.get('i') ?? 'threads')
   if (!['threads', 'native', 'io_uring'].includes(aio)) throw refuse('aio', aio)
   const discard = options.get('d') ?? 'unmap'
   if (!['ignore', 'off', 'unmap', 'on'].includes(discard)) throw refuse('discard', discard)
@@ -207,7 +207,17 @@ export class OpenedImage implements AsyncDisposable {
     if (this.#settings.snapshot) {
       throw new BlockError('UNSUPPORTED', 'an image with a temporary overlay cannot be reopened')
     }
+    if (changes.cache && /(^|,)cache\./.test(changes.optionString ?? '')) {
+      throw new BlockError('INVALID_ARGUMENT', 'Cannot set both -c and the cache options')
+    }
     const settings = changed(this.#settings, changes)
+    if (settings.copyOnRead && settings.readOnly) {
+      throw new BlockError(
+        'INVALID_ARGUMENT',
+        `Can't set node '${this.node.name}' to r/o with copy-on-read enabled`,
+        { errno: 'EINVAL' },
+      )
+    }
     const options = {
       ...this.#opened.options,
       ...changedOptions(changes.optionString, this.node),
@@ -301,14 +311,20 @@ async function openGraph(
   io: NamedIo,
   options: Readonly<Record<string, string>> = {},
 ): Promise<Opened> {
-  refuseCombinations(settings)
   const graph = imageGraph(io)
   try {
+    const refused = combinationFault(settings)
+    if (refused) {
+      // What cannot be opened at all is told of instead.
+      const seen = { ...settings, readOnly: true, noIo: true }
+      await openTop(graph, seen, io, options)
+      throw refused
+    }
     const opened = await openTop(graph, settings, io, options)
     const node = settings.snapshot ? await addOverlay(graph, opened, settings.readOnly) : opened
     const edge = graph.attach(node, {
       description: 'the tool',
-      uses: node.readOnly ? ['consistentRead'] : ['consistentRead', 'write', 'resize'],
+      uses: settings.readOnly ? ['consistentRead'] : ['consistentRead', 'write', 'resize'],
     })
     return { node, edge, options, [Symbol.asyncDispose]: () => graph[Symbol.asyncDispose]() }
   } catch (error) {
@@ -319,7 +335,7 @@ async function openGraph(
 
 async function openTop(
   graph: Graph,
-  settings: ImageSettings,
+  settings: ImageSettings & { readonly noIo?: boolean },
   io: NamedIo,
   changes: Readonly<Record<string, string>>,
 ): Promise<BlockNode> {
@@ -332,6 +348,7 @@ async function openTop(
     format: settings.format ?? driver,
     readOnly: settings.readOnly || settings.snapshot,
     forceShare: settings.forceShare,
+    noIo: settings.noIo,
     cache: settings.cache,
     unmap: settings.unmap,
     options,
@@ -339,13 +356,17 @@ async function openTop(
   return await openNode(graph, request, io)
 }
 
-function refuseCombinations({ copyOnRead, readOnly, aio, cache }: ImageSettings): void {
+function combinationFault(settings: ImageSettings): BlockError | undefined {
+  const { copyOnRead, readOnly, aio, cache, forceShare, snapshot } = settings
   const invalid = (message: string) =>
     new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
-  if (copyOnRead && readOnly) throw invalid("Can't use copy-on-read on read-only device")
+  // Which opening will tell of.
+  if (forceShare && !readOnly && !snapshot) return undefined
   if (aio === 'native' && !cache.direct) {
-    throw invalid(
+    return invalid(
       'aio=native was specified, but it requires cache.direct=on, which was not specified.',
     )
   }
+  if (copyOnRead && readOnly) return invalid("Can't use copy-on-read on read-only device")
+  return undefined
 }

@@ -1,4 +1,5 @@
 /** `alloc`, `flush`, `info`, `length` and `map`. */
+import { drivers } from '../../drivers.ts'
 import { BlockError } from '../../errors.ts'
 import { describeSpecific } from '../img/image-facts.ts'
 import { amount } from './figures.ts'
@@ -52,8 +53,11 @@ export const info: IoCommand = {
   run(_, session) {
     const { node } = session.image
     const facts = node.layer.image
+    // Formats have that name once, protocols also as such.
+    const { kind } = drivers.find(({ name }) => name === node.driver) ?? {}
+    const name = `format name: ${node.driver}\n`
     session.print(
-      `format name: ${node.driver}\n` +
+      (kind === 'protocol' ? name + name : name) +
         `cluster size: ${amount(facts?.clusterSize ?? 0)}\n` +
         `vm state offset: ${amount(facts?.vmStateOffset ?? 0)}\n` +
         describeSpecific(facts?.specific?.().data ?? {}),

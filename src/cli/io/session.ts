@@ -106,7 +106,7 @@ export async function runLine(line: string, session: Session): Promise<boolean> 
     return false
   }
   try {
-    admit(command, words.length - 1, session)
+    admit(command, words, session)
     await command.run(words, session)
     return true
   } catch (error) {
@@ -120,14 +120,15 @@ export async function runLine(line: string, session: Session): Promise<boolean> 
 }
 
 /** Whether the command can be run with so many arguments at this moment. */
-function admit(command: IoCommand, count: number, session: Session): void {
+function admit(command: IoCommand, words: readonly string[], session: Session): void {
   if (!command.withoutImage && !session.hasImage) {
     throw new CommandError(`no file open, try 'help open'`, 'stderr')
   }
   const { name, least, most } = command
+  const count = words.length - 1
   if (count < least || count > most) {
     throw new CommandError(
-      `bad argument count ${count} to ${name}, expected ${expectation(least, most)}`,
+      `bad argument count ${count} to ${words[0]}, expected ${expectation(least, most)}`,
       'stderr',
     )
   }

@@ -32,8 +32,8 @@ export function parseWords(
 /** Largest length of one request that is not zeroes without a buffer. */
 export const maxRequest = 2147483136
 
-/** Bytes of `512`, `64k`, `0x1000`, `1.5G`. */
-export function size(text: string, session: Session): number {
+/** Bytes of `512`, `64k`, `0x1000`, `1.5G`. What is wrong is said of `named`. */
+export function size(text: string, session: Session, named = text): number {
   const parsed = parseSizeText(text)
   if (parsed.kind === 'size') {
     if (parsed.deprecatedHex) warnOfHex(text, session.io)
@@ -43,7 +43,7 @@ export function size(text: string, session: Session): number {
     parsed.kind === 'range'
       ? 'argument too large'
       : 'non-numeric argument, or extraneous/unrecognized suffix'
-  throw new CommandError(`Parsing error: ${problem} -- ${text}`)
+  throw new CommandError(`Parsing error: ${problem} -- ${named}`)
 }
 
 /** The lengths of a vector, added up: a request is one piece of memory here. */

@@ -48,13 +48,12 @@ export const write: IoCommand = {
       throw new CommandError(`length cannot exceed ${maxRequest} without -n, given ${rest[1]}`)
     }
     const state = options.has('b')
-    if (state || (options.has('c') && !options.has('z'))) checkSectors(offset, length)
-    await writeAndReport('write', offset, length, options, session, () => {
-      const source = options.get('s')
-      return source === undefined
-        ? session.buffer(length).fill(pattern)
-        : filledFrom(source, session.buffer(length))
-    })
+    if (state || options.has('c')) checkSectors(offset, length)
+    const source = options.get('s')
+    // Looked at before the disk is.
+    const given = source === undefined ? undefined : filledFrom(source, session.buffer(length))
+    const fill = () => given ?? session.buffer(length).fill(pattern)
+    await writeAndReport('write', offset, length, options, session, fill)
   },
 }
 
@@ -80,7 +79,9 @@ function filledFrom(path: string, target: Uint8Array): Uint8Array {
   } catch (error) {
     throw new CommandError(`${path}: ${strerror(errnoOf(error) ?? 'EIO')}`, 'stderr')
   }
-  if (pattern.length === 0) throw new CommandError(`${path}: file is empty`, 'stderr')
+  // So it says of a request of no length, too.
+  if (pattern.length === 0 || target.length === 0)
+    throw new CommandError(`${path}: file is empty`, 'stderr')
   return Buffer.from(target.buffer, target.byteOffset, target.length).fill(pattern)
 }
 
@@ -210,7 +211,7 @@ export const truncate: IoCommand = {
     const mode = preallocationModes.find((known) => known === wantedMode)
     if (!mode) throw fail(`Invalid preallocation mode '${wantedMode}'`)
     if (rest.length === 0) throw new SynopsisRequest()
-    const wanted = size(rest[0], session)
+    const wanted = size(rest[0], session, words[1])
     try {
       await session.image.truncate(wanted, mode)
     } catch (error) {

@@ -120,9 +120,17 @@ function guardedBy(reader: OptionReader): readonly GuardedKind[] {
   const value = reader.take('overlap-check')
   const isObject = typeof value === 'object' && value !== null
   const inner = new OptionReader(isObject ? (value as Record<string, unknown>) : {})
-  const plain = new OptionReader({ 'overlap-check': isObject ? undefined : value })
   const names = Object.keys(guardTemplates) as GuardTemplate[]
-  const template = plain.oneOf('overlap-check', names) ?? inner.oneOf('template', names) ?? 'cached'
+  const plain = isObject ? undefined : names.find((name) => name === value)
+  if (!isObject && value !== undefined && !plain) {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `Unsupported value '${value}' for qcow2 option 'overlap-check'. ` +
+        `Allowed are any of the following: ${names.join(', ')}`,
+      { errno: 'EINVAL' },
+    )
+  }
+  const template = plain ?? inner.oneOf('template', names) ?? 'cached'
   const guarded = new Set<GuardedKind>(guardTemplates[template])
   for (const kind of guardedKinds) {
     const wanted = inner.boolean(kind)
