@@ -1,0 +1,118 @@
+/** Lines that are not run, and differences that are as they should be; each with its reason. */
+import type { Judge } from './left-behind.ts'
+import type { Answer, Tool } from './programs.ts'
+
+/** Why a line is not for this test. */
+export function unfit(tool: Tool, args: readonly string[]): string | undefined {
+  const text = args.join(' ')
+  if (tool === 'img') {
+    if (args.includes('-') && args.includes('convert')) return 'a stream to us, a file to qemu-img'
+    if (args[0] === 'bench' && /(^| )-d ?0/.test(text)) return 'qemu-img never ends'
+    if (/^-(T|-trace)/.test(text)) return 'tracing'
+  }
+  return undefined
+}
+
+/** What is asked of a file that a command has left, besides what it shows. */
+export function judgesFor(tool: Tool, command: string): readonly Judge[] {
+  // How much of an image is copied or zeroed in it is decided in other units.
+  const coarse = tool === 'io' || ['rebase', 'commit', 'convert', 'resize'].includes(command)
+  return coarse ? ['info', 'check'] : ['info', 'check', 'map']
+}
+
+interface Rule {
+  readonly why: string
+  applies(line: readonly string[], ours: Answer, theirs: Answer): boolean
+}
+
+const rules: readonly Rule[] = [
+  {
+    why: 'a data cluster behind the end of the file is an error, docs/formats/qcow2.md',
+    applies: (_, ours) =>
+      /behind the end of the file/.test(ours.stderr) ||
+      /Sector allocation test failed for/.test(ours.stderr),
+  },
+  {
+    why: 'it dies of a division by zero',
+    applies: (_, __, theirs) => theirs.status === 'SIGFPE',
+  },
+  {
+    why: 'check -r with snapshots and bitmaps keeps the snapshots, docs/cli/img.md',
+    applies: ([command, ...words]) => command === 'check' && words.some((w) => /snapmaps/.test(w)),
+  },
+  {
+    why: 'a chain that leads back to where it began is refused, docs/cli/img.md',
+    applies: (_, ours) => /creates an infinite loop|Failed to get shared/.test(ours.stderr),
+  },
+  {
+    why: 'options of drivers are checked before the file is looked at',
+    applies: (_, ours, theirs) =>
+      /does not support the option|does not accept value|expects 'on' or 'off'|Unsupported value/.test(
+        ours.stderr,
+      ) &&
+      ours.status === theirs.status &&
+      /Could not open/.test(theirs.stderr),
+  },
+  {
+    why: 'an image with a temporary overlay cannot be reopened, docs/cli/io.md',
+    applies: (_, ours) => /with a temporary overlay cannot be reopened/.test(ours.stderr),
+  },
+  {
+    why: 'its bitmaps are lost when a disk becomes empty',
+    applies: (_, __, theirs) => /Lost persistent bitmaps during inactivation/.test(theirs.stderr),
+  },
+  {
+    why: 'zeroes for a part of a cluster, the fast way or not at all, where they are in the backing file',
+    applies: (line, ours) =>
+      line.some((word) => /^w.*n.*z|^w.*z.*n/.test(word)) &&
+      /write failed: Operation not supported/.test(ours.stdout),
+  },
+  {
+    why: 'which of two complaints comes first: size, preallocation, compression, options of `open`',
+    applies: (line, ours, theirs) =>
+      line.some((word) => /^(t|truncate) -m|^(w|write) .*-\w*c|^open /.test(word)) &&
+      /The new size must be a multiple|write failed: Operation not supported|short-form boolean/.test(
+        theirs.stderr + theirs.stdout,
+      ) &&
+      ours.status === theirs.status,
+  },
+  {
+    why: 'nothing is written to where refcounts are broken',
+    applies: (line, ours) => line.some((word) => /broken/.test(word)) && ours.status === 1,
+  },
+  {
+    why: 'which of two complaints comes first: -U, what a driver needs, and what `reopen` can change',
+    applies: (_, ours, theirs) =>
+      (/force-share=on can only/.test(theirs.stderr) &&
+        /can't open|Could not open/.test(ours.stderr)) ||
+      /Cannot change the option|Please specify a throttle group/.test(ours.stderr) ||
+      /does not accept value '.*'\n$|used for shrinking an image/.test(ours.stderr),
+  },
+  {
+    why: 'the largest size of all is not told from 2^63',
+    applies: (line) => line.some((word) => word.includes('9223372036854775807')),
+  },
+  {
+    why: 'every image has a dirty flag',
+    applies: (_, __, theirs) => /"format": "null-co"/.test(theirs.stdout),
+  },
+  {
+    why: 'disks end at 8 PiB, docs/limits.md',
+    applies: (_, ours, theirs) => /is not a size in bytes/.test(ours.stderr) && theirs.status === 1,
+  },
+]
+
+/** Why this difference stays. */
+export function accepted(
+  line: readonly string[],
+  ours: Answer,
+  theirs: Answer,
+): string | undefined {
+  if (
+    ours.status === theirs.status &&
+    ours.stderr === theirs.stderr &&
+    ours.stdout === theirs.stdout
+  )
+    return undefined
+  return rules.find((rule) => rule.applies(line, ours, theirs))?.why
+}
