@@ -73,6 +73,7 @@ function named(cli: PlainIo): NamedIo {
 interface CommandLine {
   readonly commands: readonly string[]
   readonly misalign: boolean
+  readonly imageOpts: boolean
   /** Undefined: no image is opened to begin with. */
   readonly image?: ImageSettings
 }
@@ -101,6 +102,7 @@ function parseCommandLine(args: readonly string[], io: NamedIo): CommandLine | n
   return {
     commands: lines,
     misalign: options.has('m'),
+    imageOpts: options.has('image-opts'),
     image: imageOf(parser.rest[0], options, io),
   }
 }
@@ -140,7 +142,7 @@ function failure(message: string): CommandError {
 }
 
 async function runSession(line: CommandLine, io: NamedIo): Promise<number> {
-  await using session = new Session(io, commands, line.misalign)
+  await using session = new Session(io, commands, line)
   const showNoMore = showBreakpoints((text) => io.stdout.write(text))
   try {
     if (line.image) await openImageIn(session, line.image)

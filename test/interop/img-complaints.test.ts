@@ -83,6 +83,7 @@ qemu.describe('of several complaints the first is made', () => {
     'amend -o preallocation=off a.qcow2',
     'amend -o preallocation=off,nocow=off a.qcow2',
     'amend -p -o x nix',
+    'amend -o encrypt.state=bad,preallocation=off a.qcow2',
     'amend -o size=1M .',
   ])('%s', async (text) => {
     await pair.same(text)

@@ -447,6 +447,16 @@ qemuIo.describe('varve io, beside qemu-io', () => {
       'a disk that is not for writing',
       (image) => ['--image-opts', '-c', 'length', `driver=raw,read-only=on,file.filename=${image}`],
     ],
+    ['a guess, reopened', (image) => ['-c', 'reopen -o discard=unmap', '-c', 'write 0 512', image]],
+    [
+      'open -o beside option strings',
+      (image) => [
+        '--image-opts',
+        '-c',
+        'open -o driver=raw x',
+        `driver=raw,file.filename=${image}`,
+      ],
+    ],
     ['a file as such', (image) => ['-f', 'file', '-c', 'info', image]],
     ['an absent folder', (image) => [`${image}.absent/x`]],
     ['a wrong format', (image) => ['-f', 'foo', '-c', 'length', image]],

@@ -92,7 +92,7 @@ function parseAmendOptions(
   } catch (error) {
     if (!(error instanceof BlockError)) throw error
     const { creator } = drivers.find(({ name }) => name === format) ?? {}
-    const hint = canBeParsed(creator?.options ?? [], optionList, io)
+    const hint = canBeParsed([...offered, ...(creator?.options ?? [])], optionList, io)
       ? '\nThis option is only supported for image creation'
       : ''
     throw new CommandFailure(`${error.message}${hint}`)

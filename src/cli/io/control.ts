@@ -47,10 +47,14 @@ export const open: IoCommand = {
   async run(words, session) {
     const { options, rest } = parseWords(words, 'snCro:ki:t:d:U', session)
     const given = settingsFromOptions(options, session.io)
+    if (session.imageOpts && options.has('o')) {
+      throw new CommandError("--image-opts and 'open -o' are mutually exclusive")
+    }
     if (rest.length > 1) throw new SynopsisRequest()
     await openImageIn(session, {
       ...given,
       filename: rest[0],
+      imageOpts: session.imageOpts,
       optionString: options.get('o'),
     })
   },

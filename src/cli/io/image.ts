@@ -12,12 +12,11 @@ import { alignUp, isAligned } from '../../bytes/range.ts'
 import { drivers } from '../../drivers.ts'
 import { BlockError } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
-import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
 import { parseOptionString } from '../keyval.ts'
-import { type CacheMode, cacheMode, imageGraph, openNode } from '../open-image.ts'
-import { addOverlay } from '../overlay.ts'
+import { type CacheMode, cacheMode } from '../open-image.ts'
+import { type Opened, openGraph } from './open-graph.ts'
 import { CommandError } from './outcome.ts'
 import { sectorSize } from './request.ts'
 
@@ -210,7 +209,7 @@ export class OpenedImage implements AsyncDisposable {
     if (changes.cache && /(^|,)cache\./.test(changes.optionString ?? '')) {
       throw new BlockError('INVALID_ARGUMENT', 'Cannot set both -c and the cache options')
     }
-    const settings = changed(this.#settings, changes)
+    const settings = this.#pinned(changed(this.#settings, changes))
     if (settings.copyOnRead && settings.readOnly) {
       throw new BlockError(
         'INVALID_ARGUMENT',
@@ -220,6 +219,7 @@ export class OpenedImage implements AsyncDisposable {
     }
     const options = {
       ...this.#opened.options,
+      ...(this.#isProbed && this.node.driver === 'raw' ? { 'x-probed': 'on' } : {}),
       ...changedOptions(changes.optionString, this.node),
     }
     await this.#opened[Symbol.asyncDispose]()
@@ -230,6 +230,17 @@ export class OpenedImage implements AsyncDisposable {
       this.#opened = await openGraph(this.#settings, this.#io, this.#opened.options)
       throw error
     }
+  }
+
+  /** What was found out about the format once is not asked again. */
+  #pinned(settings: ImageSettings): ImageSettings {
+    return this.#isProbed ? { ...settings, format: this.node.driver } : settings
+  }
+
+  get #isProbed(): boolean {
+    const { filename, format, imageOpts, optionString } = this.#settings
+    const named = imageOpts || format !== undefined || optionString !== undefined
+    return filename !== undefined && !filename.startsWith('json:') && !named
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -297,76 +308,4 @@ function changedOptions(
     }
   }
   return options
-}
-
-interface Opened extends AsyncDisposable {
-  readonly node: BlockNode
-  readonly edge: Edge
-  /** Options set by `reopen -o`. */
-  readonly options: Readonly<Record<string, string>>
-}
-
-async function openGraph(
-  settings: ImageSettings,
-  io: NamedIo,
-  options: Readonly<Record<string, string>> = {},
-): Promise<Opened> {
-  const graph = imageGraph(io)
-  try {
-    const refused = combinationFault(settings)
-    if (refused) {
-      // What cannot be opened at all is told of instead.
-      const seen = { ...settings, readOnly: true, noIo: true }
-      await openTop(graph, seen, io, options)
-      throw refused
-    }
-    const opened = await openTop(graph, settings, io, options)
-    const node = settings.snapshot ? await addOverlay(graph, opened, settings.readOnly) : opened
-    const edge = graph.attach(node, {
-      description: 'the tool',
-      uses: settings.readOnly ? ['consistentRead'] : ['consistentRead', 'write', 'resize'],
-    })
-    return { node, edge, options, [Symbol.asyncDispose]: () => graph[Symbol.asyncDispose]() }
-  } catch (error) {
-    await graph[Symbol.asyncDispose]()
-    throw error
-  }
-}
-
-async function openTop(
-  graph: Graph,
-  settings: ImageSettings & { readonly noIo?: boolean },
-  io: NamedIo,
-  changes: Readonly<Record<string, string>>,
-): Promise<BlockNode> {
-  const { filename, optionString } = settings
-  const own = filename === undefined ? {} : parseOptionString(optionString ?? '').options
-  const { driver, ...options } = { ...own, ...changes } as Record<string, string>
-  const request = {
-    filename: filename ?? optionString ?? '',
-    imageOpts: settings.imageOpts || filename === undefined,
-    format: settings.format ?? driver,
-    readOnly: settings.readOnly || settings.snapshot,
-    forceShare: settings.forceShare,
-    noIo: settings.noIo,
-    cache: settings.cache,
-    unmap: settings.unmap,
-    options,
-  }
-  return await openNode(graph, request, io)
-}
-
-function combinationFault(settings: ImageSettings): BlockError | undefined {
-  const { copyOnRead, readOnly, aio, cache, forceShare, snapshot } = settings
-  const invalid = (message: string) =>
-    new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
-  // Which opening will tell of.
-  if (forceShare && !readOnly && !snapshot) return undefined
-  if (aio === 'native' && !cache.direct) {
-    return invalid(
-      'aio=native was specified, but it requires cache.direct=on, which was not specified.',
-    )
-  }
-  if (copyOnRead && readOnly) return invalid("Can't use copy-on-read on read-only device")
-  return undefined
 }

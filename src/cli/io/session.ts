@@ -30,12 +30,19 @@ export class Session implements AsyncDisposable {
   readonly commands: readonly IoCommand[]
   /** `-m`: buffers are put where O_DIRECT does not want them. */
   readonly misalign: boolean
+  /** `--image-opts`: names of images are option strings. */
+  readonly imageOpts: boolean
   #image: OpenedImage | undefined
   readonly #inFlight = new Set<Promise<void>>()
   /** Set by `quit`. */
   ended = false
 
-  constructor(io: NamedIo, commands: readonly IoCommand[], misalign: boolean) {
+  constructor(
+    io: NamedIo,
+    commands: readonly IoCommand[],
+    { misalign, imageOpts }: { readonly misalign: boolean; readonly imageOpts: boolean },
+  ) {
+    this.imageOpts = imageOpts
     this.io = io
     this.commands = commands
     this.misalign = misalign

@@ -35,7 +35,7 @@ describe('options of an open image', () => {
     [
       { file: 'f', 'overlap-check': 'some' },
       'INVALID_ARGUMENT',
-      "Parameter 'overlap-check' does not accept value 'some'",
+      "Unsupported value 'some' for qcow2 option 'overlap-check'. Allowed are any of the following: none, constant, cached, all",
     ],
     [
       { file: 'f', 'cache-clean-interval': -1 },

@@ -51,7 +51,7 @@ const rules: readonly Rule[] = [
         ours.stderr,
       ) &&
       ours.status === theirs.status &&
-      /Could not open/.test(theirs.stderr),
+      /Could not open|can't open/.test(theirs.stderr),
   },
   {
     why: 'an image with a temporary overlay cannot be reopened, docs/cli/io.md',
@@ -86,11 +86,34 @@ const rules: readonly Rule[] = [
       (/force-share=on can only/.test(theirs.stderr) &&
         /can't open|Could not open/.test(ours.stderr)) ||
       /Cannot change the option|Please specify a throttle group/.test(ours.stderr) ||
-      /does not accept value '.*'\n$|used for shrinking an image/.test(ours.stderr),
+      /does not accept value '.*'\n$|used for shrinking an image/.test(ours.stderr) ||
+      /'data-file' can only|smaller than input file|does not support size measurement/.test(
+        ours.stderr,
+      ) ||
+      /is not a valid pattern byte/.test(theirs.stdout),
   },
   {
     why: 'the largest size of all is not told from 2^63',
-    applies: (line) => line.some((word) => word.includes('9223372036854775807')),
+    applies: (line) => line.some((word) => /9223372036854775807|18446744073709551615/.test(word)),
+  },
+  {
+    why: 'what is zeroed in part of a cluster is a cluster of zeroes to it where the rest was none',
+    applies: (line) =>
+      line.some((word) => /^w.*-\w*z/.test(word)) &&
+      line.some((word) => /^(map|a|alloc)\b/.test(word)),
+  },
+  {
+    why: 'clusters that have data can be compressed again, docs/cli/io.md',
+    applies: (line) => line.some((word) => /^w.* -\w*c/.test(word)),
+  },
+  {
+    why: 'an image with a data file has no place for the state of a machine',
+    applies: (line) => line.some((word) => /^(w|write|r|read) .*-\w*b/.test(word)),
+  },
+  {
+    why: 'a raw file that ends within a sector has a row of its own in maps',
+    applies: (line, _, theirs) =>
+      line.includes('map') && /"zero": true, "data": false, "offset"/.test(theirs.stdout),
   },
   {
     why: 'every image has a dirty flag',
