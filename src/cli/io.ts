@@ -112,7 +112,8 @@ function accept(name: string, argument: string, options: Map<string, string>, io
     addImageObject(argument, io)
     return
   }
-  if (name === 'T') throw failure('tracing (-T) is not supported')
+  // Tracing is accepted: none of QEMU's trace events happens here.
+  if (name === 'T') return
   // Nothing takes that back.
   if (name === 'i' && argument === 'native') options.set('k', '')
   options.set(name, argument)

@@ -28,6 +28,7 @@ qemuImg.describe('the command line of img', () => {
     'foo',
     '-x',
     '-T',
+    '-T zz* --trace zy* info nope',
     'info',
     'info -x',
     'info -f',

@@ -116,7 +116,6 @@ describe('what we do not do', () => {
   it.each([
     ['-c', '/dev/nbd0', 'disk.raw'],
     ['-d', '/dev/nbd0'],
-    ['-T', 'x', 'disk.raw'],
     ['--selinux-label=x', 'disk.raw'],
   ])('is refused by name: %s %s', async (...args) => {
     const { status, stderr } = await ours(args)

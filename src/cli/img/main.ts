@@ -61,24 +61,29 @@ async function showHelp(io: NamedIo): Promise<number> {
   return 0
 }
 
-/** The options in front of the command. `help` and `version` stand for `-h` and `-V`. */
+/**
+ * The options in front of the command. `help` and `version` stand for `-h` and `-V`. Tracing is
+ * accepted: none of QEMU's trace events happens here.
+ */
 function splitStandardOptions(args: readonly string[]): [string | undefined, readonly string[]] {
   if (args.length === 0) throw usageFailure('Not enough arguments')
-  const own = args.findIndex((word, at) => !word.startsWith('-') && args[at - 1] !== '-T')
+  const own = args.findIndex(
+    (word, at) => !word.startsWith('-') && !['-T', '--trace'].includes(args[at - 1]),
+  )
   const front = own < 0 ? args : args.slice(0, own)
   const parser = new OptionParser(front, 'hVT:', [
     { name: 'help', as: 'h' },
     { name: 'version', as: 'V' },
     { name: 'trace', argument: 'required', as: 'T' },
   ])
-  const option = parser.next()
-  if (option?.kind === 'error') {
-    const problem = option.reason === 'missing-argument' ? 'missing argument for' : 'unrecognized'
-    throw usageFailure(`${problem} option '${parser.current ?? 'img'}'`)
+  for (let option = parser.next(); option; option = parser.next()) {
+    if (option.kind === 'error') {
+      const problem = option.reason === 'missing-argument' ? 'missing argument for' : 'unrecognized'
+      throw usageFailure(`${problem} option '${parser.current ?? 'img'}'`)
+    }
+    if (option.name === 'h') return ['help', []]
+    if (option.name === 'V') return ['version', []]
   }
-  if (option?.name === 'h') return ['help', []]
-  if (option?.name === 'V') return ['version', []]
-  if (option?.name === 'T') throw new CommandFailure('tracing (-T) is not supported')
   return own < 0 ? [undefined, []] : [args[own], args.slice(own + 1)]
 }
 
