@@ -3,6 +3,7 @@
  * `transaction` does. Each has three parts: `prepare` does everything that can fail, and then
  * either `commit` makes it final or `abort` takes it back.
  */
+import { BlockError } from '../errors.ts'
 import type { BlockNode } from '../graph/node.ts'
 import type { JobTransaction } from '../job/transaction.ts'
 import { type Command, command } from './command.ts'
@@ -59,6 +60,7 @@ export async function runSteps(
     const prepared: Prepared[] = []
     try {
       for (const { action, args } of steps) {
+        if (jobs && !action.beginsJob) throw endsAlone(action)
         prepared.push(await action.prepare(args as never, { daemon, jobs }))
       }
     } catch (error) {
@@ -67,6 +69,13 @@ export async function runSteps(
     }
     for (const each of prepared) await each.commit?.()
   })
+}
+
+function endsAlone({ type }: Action): BlockError {
+  return new BlockError(
+    'UNSUPPORTED',
+    `Action '${type}' does not support Transaction property completion-mode = grouped`,
+  )
 }
 
 /** The command that does one action alone. */

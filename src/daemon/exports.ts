@@ -81,7 +81,7 @@ export class ExportTable implements AsyncDisposable {
     const server = this.#runningServer()
     if (server.exports.has(name)) throw invalid(`NBD server already has export named '${name}'`)
     const edge = this.#graph.attach(node, {
-      description: `block export '${id}'`,
+      description: 'an unnamed block device',
       uses: writable ? ['consistentRead', 'write'] : ['consistentRead'],
       // The size is told to a client once, when it connects.
       shares: ['consistentRead', 'write', 'writeUnchanged'],

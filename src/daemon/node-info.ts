@@ -1,6 +1,7 @@
 /** A node, as `query-named-block-nodes` describes it. */
 import { snapshotInfo } from '../block/snapshot-info.ts'
 import { alignUp } from '../bytes/range.ts'
+import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { shownFilename } from '../graph/shown-filename.ts'
 import { backingOf, filteredChild } from '../graph/status.ts'
@@ -85,9 +86,9 @@ export async function nodeInfo(node: BlockNode, { flat }: { readonly flat: boole
   return {
     file: filename,
     'node-name': node.name,
-    ro: node.readOnly,
+    ro: node.flags.readOnly,
     drv: node.driver,
-    backing_file: chain.length > 0 && !node.isFilter ? shownFilename(chain[0]) : undefined,
+    backing_file: node.children.has('backing') ? shownFilename(chain[0]) : undefined,
     backing_file_depth: flat ? 0 : chain.length,
     encrypted: node.layer.image?.encrypted ?? false,
     detect_zeroes: node.detectZeroes,
@@ -132,25 +133,38 @@ async function describeImages(
   const [below, ...rest] = chain
   const { image, backingLink } = node.layer
   const recorded = backingLink?.recorded
+  const informant = informantOf(node)
   const snapshots = (await image?.snapshots?.()) ?? []
   return {
     filename: shownFilename(node),
     format: node.driver,
     'virtual-size': alignUp(node.size, sectorSize),
     'actual-size': await image?.allocatedSize?.(),
-    'cluster-size': image?.clusterSize,
-    'dirty-flag': image?.dirty ?? (bottomOf(node).driver.startsWith('null-') ? undefined : false),
+    'cluster-size': informant?.layer.image?.clusterSize,
+    'dirty-flag': informant && (informant.layer.image?.dirty ?? false),
     'backing-filename': recorded?.filename,
     'full-backing-filename': recorded && below ? shownFilename(below) : recorded?.filename,
     'backing-filename-format': recorded?.format,
-    'format-specific': image?.specific?.(),
+    'format-specific': informant === node ? image?.specific?.() : undefined,
     snapshots: snapshots.length > 0 ? snapshots.map(snapshotInfo) : undefined,
     'backing-image': below && (await describeImages(below, rest)),
   }
 }
 
-/** What a filter, or a stack of them, stands on. */
-function bottomOf(node: BlockNode): BlockNode {
-  const below = filteredChild(node)
-  return below ? bottomOf(below) : node
+/** Drivers that know no facts about an image, and ask none of their children for them. */
+const ignorant = new Set(['null-co', 'null-aio', 'quorum', 'snapshot-access'])
+
+/** Whose facts `query-named-block-nodes` tells of a node: those of what filters and `raw` stand on. */
+function informantOf(node: BlockNode): BlockNode | undefined {
+  if (ignorant.has(node.driver)) return undefined
+  const below = filteredChild(node) ?? (node.driver === 'raw' ? fileOf(node) : undefined)
+  return below ? informantOf(below) : node
+}
+
+function fileOf(node: BlockNode): BlockNode | undefined {
+  return node.children.get('file')?.node
+}
+
+export function oldestFirst(nodes: Graph['nodes']): BlockNode[] {
+  return [...nodes.values()].sort((one, other) => one.age - other.age)
 }

@@ -35,7 +35,7 @@ function affected(shape: GraphShape, node: BlockNode, readOnly: boolean): BlockN
     .map((name) => node.children.get(name)?.node)
     .filter((child) => child !== undefined)
     // Storage that was opened by name is its owner's to switch.
-    .filter((child) => !shape.kept.has(child))
+    .filter((child) => !shape.kept.has(child) && !child.accessGiven)
     // Others may go on writing to storage that a read-only node no longer writes to.
     .filter((child) => child.flags.readOnly !== readOnly && (!readOnly || child.parents.size === 1))
   return [...below.flatMap((child) => affected(shape, child, readOnly)), node]

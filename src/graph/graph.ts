@@ -130,6 +130,11 @@ export class Graph implements AsyncDisposable {
     return edge
   }
 
+  /** Whether `remove` is for it: it was opened by name, not for another node. */
+  isOwned(node: BlockNode): boolean {
+    return this.#shape.kept.has(node)
+  }
+
   /** Gives up a node that was opened by name; refused while it is used. */
   async remove(name: string): Promise<void> {
     const node = this.node(name)
@@ -323,6 +328,8 @@ export class Graph implements AsyncDisposable {
     const reopening = prepareReopen(this.#shape, this.drivers, options)
     const dropped = await this.#inTurn(reopening.nodes, () => reopening.run())
     for (const edge of dropped) await edge[Symbol.asyncDispose]()
+    // Children that others have taken the place of.
+    for (const node of reopening.nodes) await this.#shape.closeUnused(node)
   }
 
   /**

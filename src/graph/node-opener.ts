@@ -62,7 +62,20 @@ export interface Lineage {
   readonly signal: AbortSignal
 }
 
+/** What a node that is being opened has so far. */
+interface Opening {
+  readonly name: string
+  readonly common: CommonOptions
+  readonly flags: OpenFlags
+  readonly lineage: Lineage
+  readonly children: Map<string, Edge>
+  /** From now on it comes before nodes that are not there yet. */
+  readonly takePlace: () => number
+}
+
 export class NodeOpener {
+  /** Places taken in lists of nodes. */
+  #count = 0
   readonly #shape: GraphShape
   readonly #drivers: readonly BlockDriver[]
   readonly #policy: OpenPolicy
@@ -186,16 +199,27 @@ export class NodeOpener {
     common: CommonOptions,
     lineage: Lineage,
     open: (context: OpenContext) => Promise<L>,
-    options: NodeOptions = {},
+    options?: NodeOptions,
   ): Promise<{ node: BlockNode; layer: L }> {
     const name = this.#shape.reserve(common.nodeName)
     const children = new Map<string, Edge>()
+    let age: number | undefined
+    const takePlace = () => {
+      if (age === undefined) checkSharing(common)
+      age ??= this.#count++
+      return age
+    }
+    if (this.#drivers.find((each) => each.name === driver)?.kind === 'protocol') takePlace()
     const flags = common.active ? common : { ...common, readOnly: true, forceShare: true }
     let layer: L | undefined
     try {
-      layer = await open(this.#context(name, common, flags, lineage, children))
-      const { kind = 'filter', naming } = this.#drivers.find((each) => each.name === driver) ?? {}
-      const settings: NodeSettings = { ...common, name, driver, kind, naming, flags, options }
+      layer = await open(this.#context({ name, common, flags, lineage, children, takePlace }))
+      const known = this.#drivers.find((each) => each.name === driver)
+      // What a job puts there has its child's name, whatever it is made of.
+      const naming = options && known?.naming
+      const kind = known?.kind ?? 'filter'
+      const place = { name, driver, age: takePlace() }
+      const settings: NodeSettings = { ...common, ...place, kind, naming, flags, options }
       const node = new BlockNode(settings, layer)
       if (!common.active) node.wanted = common
       // A check looks at the image as it is; of an inactive one they would soon be out of date.
@@ -221,13 +245,8 @@ export class NodeOpener {
     return bitmap
   }
 
-  #context(
-    name: string,
-    common: CommonOptions,
-    flags: OpenFlags,
-    lineage: Lineage,
-    children: Map<string, Edge>,
-  ): OpenContext {
+  #context(opening: Opening): OpenContext {
+    const { name, common, flags, lineage, children, takePlace } = opening
     const connect = async (
       role: ChildRole,
       reference: NodeReference,
@@ -237,6 +256,7 @@ export class NodeOpener {
       const inherited = { ...lineage, images, defaults: childDefaults(role, common) }
       // Without a driver it is storage, below a filter too; only other roles are probed.
       const kind = role === 'filtered' ? 'file' : role
+      if ((childName ?? kind) !== 'file') takePlace()
       const child = await this.#resolve(reference, kind, inherited)
       try {
         const edge = this.#shape.connect(
@@ -247,6 +267,7 @@ export class NodeOpener {
           { name: childName },
         )
         children.set(edge.name, edge)
+        takePlace()
         return edge
       } catch (error) {
         await this.#shape.closeUnused(child)
@@ -304,6 +325,16 @@ function parseOptions(driver: BlockDriver, options: NodeOptions, role: ChildRole
       { errno: 'EINVAL', cause: error },
     )
   }
+}
+
+/** In QEMU the moment to see it is when `file` is open and nothing else is. */
+function checkSharing({ nodeName, forceShare, readOnly }: CommonOptions): void {
+  if (!forceShare || readOnly) return
+  throw new BlockError(
+    'INVALID_ARGUMENT',
+    'force-share=on can only be used with read-only images',
+    { node: nodeName, errno: 'EINVAL' },
+  )
 }
 
 /** What a parent needs of a child while it opens; worked out anew once it has users. */

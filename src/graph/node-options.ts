@@ -17,6 +17,8 @@ export interface NodeDefaults extends OpenFlags {
 export interface CommonOptions extends NodeDefaults {
   readonly nodeName?: string
   readonly driver?: string
+  /** See `NodeSettings`. */
+  readonly accessGiven?: boolean
   readonly detectZeroes: DetectZeroes
 }
 
@@ -44,6 +46,7 @@ export function takeCommonOptions(
   const common: CommonOptions = {
     nodeName: nodeName(reader),
     driver: reader.string('driver'),
+    accessGiven: all['read-only'] !== undefined,
     readOnly: reader.boolean('read-only') ?? defaults.readOnly,
     autoReadOnly: reader.boolean('auto-read-only') ?? defaults.autoReadOnly,
     active: reader.boolean('active') ?? defaults.active,

@@ -53,9 +53,13 @@ export type DiscardMode = 'ignore' | 'unmap'
 export interface NodeSettings {
   readonly name: string
   readonly driver: string
+  /** Later nodes have greater ones: a node comes behind its `file`, before other children opened with it. */
+  readonly age: number
   /** What kind of driver it is; `filter` for layers that code has put into the graph. */
   readonly kind: BlockDriver['kind']
   readonly flags: OpenFlags
+  /** Whether it was said if it is read-only; otherwise that follows from its parent. */
+  readonly accessGiven?: boolean
   /** Whether discards reach the layer. */
   readonly discard: DiscardMode
   readonly detectZeroes: DetectZeroes
@@ -70,6 +74,9 @@ export type NodeConfiguration = Pick<NodeSettings, 'flags' | 'discard' | 'detect
 export class BlockNode implements AsyncDisposable {
   readonly name: string
   readonly driver: string
+  readonly accessGiven: boolean
+  /** Where it is in lists of nodes. */
+  readonly age: number
   /** Whether it shows its child's data unchanged, at the same place. */
   readonly isFilter: boolean
   readonly naming: Naming | undefined
@@ -92,10 +99,12 @@ export class BlockNode implements AsyncDisposable {
   constructor(settings: NodeSettings, layer: BlockLayer) {
     this.name = settings.name
     this.driver = settings.driver
+    this.age = settings.age
     this.isFilter = settings.kind === 'filter'
     this.naming = settings.naming
     this.blockers = new OperationBlockers(settings.name)
     this.#settings = settings
+    this.accessGiven = settings.accessGiven ?? false
     this.layer = layer
     this.#fitted = new FittedLayer(settings.name, layer, (io) => this.#flushLayer(io, true))
   }

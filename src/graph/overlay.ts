@@ -66,7 +66,8 @@ function checkOverlay(overlay: BlockNode): void {
       node: overlay.name,
       errno: 'EINVAL',
     })
-  if ([...overlay.parents].some(({ role }) => role !== 'backing')) {
+  // It has to be as if it were new to its users: a mirror's target may, for that only writes.
+  if ([...overlay.parents].some(({ uses }) => uses.has('consistentRead'))) {
     throw refuse('is already in use')
   }
   if (overlay.children.has('backing')) throw refuse('already has a backing image')

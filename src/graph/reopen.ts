@@ -62,11 +62,11 @@ function planChange(
   const discard = shape.nodes.get(String(options['node-name']))?.discardMode
   // As in QEMU, this one stays unless something else is said.
   const defaults = { ...rootDefaults, ...(discard && { discard }) }
-  const { common, rest } = takeCommonOptions(options, defaults)
-  const name = common.nodeName
+  const name = options['node-name']
   if (name === undefined) throw invalid('node-name not specified')
-  const node = shape.nodes.get(name)
+  const node = shape.nodes.get(String(name))
   if (!node) throw invalid(`Failed to find node with node-name='${name}'`)
+  const { common, rest } = takeCommonOptions(options, defaults)
   if (common.driver !== node.driver) throw unchangeable('driver')
   const driver = drivers.find((each) => each.name === node.driver)
   if (!driver?.changeable) throw cannotReopen(node)
@@ -137,9 +137,19 @@ function changedOptions(node: BlockNode, rest: NodeOptions): string[] {
   )
 }
 
+/** Options of every node; the driver's own are looked at first. */
+const everyNodes = new Set([
+  'discard',
+  'detect-zeroes',
+  'read-only',
+  'auto-read-only',
+  'force-share',
+])
+
 function differing(before: NodeOptions, after: NodeOptions): string | undefined {
   const flat = nested(before)
-  return Object.keys(nested(after)).find((option) => !sameValue(flat[option], after[option]))
+  const names = Object.keys(nested(after)).filter((name) => !sameValue(flat[name], after[name]))
+  return names.find((name) => !everyNodes.has(name)) ?? names[0]
 }
 
 /** Values are typed or text, depending on where they come from. */

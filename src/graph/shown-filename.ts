@@ -27,7 +27,13 @@ function plainFilename(node: BlockNode): string | undefined {
   if (naming.plain === 'none') return undefined
   if (naming.strong.some((name) => options[name] !== undefined)) return undefined
   if (overridesBacking(node)) return undefined
-  return child ? plainFilename(child) : node.layer.image?.filename
+  if (!child) return node.layer.image?.filename
+  // Opened by that name, only storage would be below.
+  return isStorage(child) ? plainFilename(child) : undefined
+}
+
+function isStorage({ naming }: BlockNode): boolean {
+  return naming === undefined || typeof naming.plain === 'function'
 }
 
 /** The child whose place in the file system is the node's, too. */

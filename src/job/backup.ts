@@ -54,7 +54,6 @@ export async function prepareBackup(
   jobs: JobTable,
   options: BackupOptions,
 ): Promise<PreparedBackup> {
-  jobs.checkId(options.id)
   checkNodes(options)
   let job: Job | undefined
   const fleecing = options.fleecing && new Fleecing(options.fleecing)
@@ -68,6 +67,7 @@ export async function prepareBackup(
       description: `job '${options.id}'`,
       job: () => job,
     })
+    jobs.checkId(options.id)
     await PreservedDisk.preserve(graph, [disk])
     job = jobs.create({ ...options, type: 'backup' }, backupWork(disk, fleecing, options))
     const created = job
@@ -115,6 +115,8 @@ function checkNodes({ source, target, compress }: BackupOptions): void {
       errno: 'EINVAL',
     })
   }
+  // Of a job's filter QEMU says so only when the sizes are right.
+  if (!source.isFilter) source.blockers.check('backup-source')
   if (source.size !== target.size) {
     throw new BlockError('INVALID_ARGUMENT', `Source and target image have different sizes`, {
       node: target.name,

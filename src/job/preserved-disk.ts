@@ -4,6 +4,7 @@
  */
 
 import { CopyError } from '../block/block-copy.ts'
+import { inContext } from '../errors.ts'
 import {
   type CopyBeforeWrite,
   copyClusterSize,
@@ -60,7 +61,7 @@ export class PreservedDisk {
     spill?.blockers.check('backup-target')
     if (fleecing && !spill) await fleecing.openFile(copyClusterSize(options.target.layer))
     const name = options.filterName === undefined ? {} : { 'node-name': options.filterName }
-    const { node, layer } = await graph.add('copy-before-write', name, (context) =>
+    const added = graph.add('copy-before-write', name, (context) =>
       openCopyBeforeWrite(
         {
           file: options.source.name,
@@ -74,6 +75,9 @@ export class PreservedDisk {
         context,
       ),
     )
+    const { node, layer } = await added.catch((error) => {
+      throw inContext('Could not create node', error)
+    })
     return new PreservedDisk(graph, options, node, layer)
   }
 

@@ -12,7 +12,7 @@ import { type Capabilities, type Io, plainIo, plainZeroIo } from '../block/layer
 import { CopyError } from '../block/transfer.ts'
 import { SpareBuffers } from '../bytes/spare-buffers.ts'
 import { isZero } from '../bytes/zero.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, inContext } from '../errors.ts'
 import { CopyOnRead } from '../filter/copy-on-read.ts'
 import { chainOf, edgeBelow, skipFilters } from '../graph/chain.ts'
 import type { Graph } from '../graph/graph.ts'
@@ -51,12 +51,16 @@ export async function startStream(
   const ground = new JobGround(graph, options.id, 'stream')
   try {
     await ground.makeWritable(node)
-    await ground.addFilter(
-      'copy-on-read',
-      options.filterName,
-      node,
-      (next) => new StreamFilter(next, chainAbove(node, base)),
-    )
+    try {
+      await ground.addFilter(
+        'copy-on-read',
+        options.filterName,
+        node,
+        (next) => new StreamFilter(next, chainAbove(node, base)),
+      )
+    } catch (error) {
+      throw inContext('Could not create node', error)
+    }
     await ground.insertFilter(node)
     ground.use(node, ['consistentRead', 'writeUnchanged'])
     // Nobody may change what is taken over.

@@ -3,7 +3,10 @@ import { execFileSync } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect } from 'vitest'
-import { type Message, QmpTalk, varveDaemon } from './qmp-talk.ts'
+import { inOneOrder, inOrder, isDrain, normalised, withoutTime } from './qmp-normal.ts'
+import { command, type Message, QmpTalk, varveDaemon } from './qmp-talk.ts'
+
+export { command }
 
 /** What is said, or waited for: a status of a job, `gone` when it is no longer listed. */
 export type Step = Message | { readonly until: string }
@@ -93,10 +96,6 @@ export class QmpPair implements AsyncDisposable {
   }
 }
 
-export function command(execute: string, args?: Message): Message {
-  return args ? { execute, arguments: args } : { execute }
-}
-
 async function converse(side: QmpTalk, steps: readonly Step[]): Promise<Record> {
   const answers: unknown[] = []
   const events: Message[] = []
@@ -131,72 +130,6 @@ async function untilStatus(side: QmpTalk, status: string): Promise<Message[]> {
       throw new Error(`no job is ${status}: ${JSON.stringify(jobs)} ${JSON.stringify(events)}`)
     }
   }
-}
-
-/** As JSON, whatever the order of members. */
-function inOneOrder(value: unknown): string {
-  return JSON.stringify(value, (_, each) =>
-    typeof each === 'object' && each !== null && !Array.isArray(each)
-      ? Object.fromEntries(Object.entries(each).sort())
-      : each,
-  )
-}
-
-/** Commands whose lists have the order of a hash table in QEMU. */
-const unordered = /^(qom-list.*|query-chardev.*)$/
-
-function inOrder({ execute }: Message, replies: readonly Message[]): unknown {
-  if (execute === 'x-debug-query-block-graph') return replies.map(graphByName)
-  if (!unordered.test(String(execute))) return replies
-  return replies.map((reply) => {
-    const { return: list } = reply
-    return Array.isArray(list) ? { ...reply, return: sorted(list) } : reply
-  })
-}
-
-/** Numbers in the description of a graph are given anew with each answer. */
-function graphByName(reply: Message): unknown {
-  const graph = reply.return as { nodes: Message[]; edges: Message[] } | undefined
-  if (!graph) return reply
-  const names = new Map(graph.nodes.map(({ id, type, name }) => [id, `${type} ${name}`]))
-  const edges = graph.edges.map((edge) => ({
-    ...edge,
-    parent: names.get(edge.parent),
-    child: names.get(edge.child),
-  }))
-  return { nodes: [...names.values()].sort(), edges: sorted(edges) }
-}
-
-function sorted(list: readonly unknown[]): unknown[] {
-  const text = (value: unknown) => JSON.stringify(Object.entries(value as object).sort())
-  return list.toSorted((a, b) => (text(a) < text(b) ? -1 : 1))
-}
-
-/**
- * Replies without names that are chosen, without what is a matter of the moment, and without the
- * space that images take, which each allocates in its own way.
- */
-function normalised(replies: readonly Message[]): Message[] {
-  const text = JSON.stringify(replies, (key, value) => {
-    if (key === 'busy' || key === 'actual-size') return undefined
-    return value?.format === 'file' ? { ...value, 'virtual-size': 'as it was allocated' } : value
-  })
-  return JSON.parse(
-    text
-      .replaceAll(/#block\d+/g, '#block')
-      .replaceAll(/(?<=\/dev\/pts\/)\d+/g, 'N')
-      .replaceAll(/(?<=127\.0\.0\.1:|0\.0\.0\.0:|:::1:|"port":")\d+/g, 'port'),
-  )
-}
-
-/** QEMU pauses jobs visibly while it changes the graph. */
-function isDrain(event: Message): boolean {
-  const { status } = event.data as Message
-  return event.event === 'JOB_STATUS_CHANGE' && (status === 'paused' || status === 'running')
-}
-
-function withoutTime({ event, data }: Message): Message {
-  return { event, data: data as Message }
 }
 
 function describeImage(file: string): unknown {

@@ -8,16 +8,20 @@ import { fileURLToPath } from 'node:url'
 
 export type Message = Readonly<Record<string, unknown>>
 
+export function command(execute: string, args?: Message): Message {
+  return args ? { execute, arguments: args } : { execute }
+}
+
 export interface Answers {
   /** What came back, in order, without the events. */
   readonly replies: Message[]
   readonly events: Message[]
 }
 
-/** Starts `varve daemon` from the sources. */
+/** Starts `varve daemon` from the sources, or from `VARVE_MAIN`, which may be a bundle that starts sooner. */
 export const varveDaemon: readonly string[] = [
   process.execPath,
-  fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url)),
+  process.env.VARVE_MAIN ?? fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url)),
   'daemon',
 ]
 
@@ -109,7 +113,10 @@ export class QmpTalk implements AsyncDisposable {
     if (this.process.exitCode !== null || this.process.signalCode !== null) return
     const ended = once(this.process, 'exit')
     this.process.kill('SIGTERM')
+    // Debian's daemon may hang for good.
+    const late = setTimeout(() => this.process.kill('SIGKILL'), patienceMs)
     await ended
+    clearTimeout(late)
   }
 
   #take(text: string): void {

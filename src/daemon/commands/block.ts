@@ -3,7 +3,7 @@ import { BlockError } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkNotBacking } from '../../graph/overlay.ts'
 import { command } from '../command.ts'
-import { namedNodeInfo, nodeInfo } from '../node-info.ts'
+import { namedNodeInfo, nodeInfo, oldestFirst } from '../node-info.ts'
 import { nodeStatistics, statisticsType } from '../node-statistics.ts'
 import { blockdevOptions } from '../schema/blockdev-options.ts'
 import { any, bool, empty, int, list, object, optional, required, str } from '../schema/types.ts'
@@ -43,7 +43,7 @@ export const blockCommands = [
         throw new BlockError('BUSY', `Node ${name} is in use`, { node: name, errno: 'EBUSY' })
       }
       checkNotBacking(node)
-      if ([...node.parents].some((edge) => edge.role !== 'root')) {
+      if (daemon.graph.isOwned(node) && node.parents.size > 0) {
         throw new BlockError('BUSY', `Block device ${name} is in use`, { node: name })
       }
       await daemon.graph.remove(name)
@@ -100,13 +100,19 @@ export const blockCommands = [
       checkResizable(node)
       const { medium, capabilities, sizeIsGiven } = node.layer
       if (medium && !(await medium.isInserted())) throw invalid('No medium inserted')
+      if (node.readOnly) {
+        throw new BlockError('READ_ONLY', 'Image is read-only', { node: name, errno: 'EACCES' })
+      }
       if (!capabilities.resize && !sizeIsGiven) {
         throw new BlockError('UNSUPPORTED', 'Image format driver does not support resize', {
           node: name,
           errno: 'ENOTSUP',
         })
       }
-      const edge = daemon.graph.attach(node, { description: 'block_resize', uses: ['resize'] })
+      const edge = daemon.graph.attach(node, {
+        description: 'an unnamed block device',
+        uses: ['resize'],
+      })
       try {
         await edge.truncate(size)
       } finally {
@@ -124,7 +130,7 @@ export const blockCommands = [
     returns: list(namedNodeInfo),
     concurrent: true,
     run: async ({ flat = false }, { daemon }) => {
-      const nodes = [...daemon.graph.nodes.values()].reverse()
+      const nodes = oldestFirst(daemon.graph.nodes).reverse()
       return await Promise.all(nodes.map((node) => nodeInfo(node, { flat })))
     },
   }),
@@ -151,7 +157,7 @@ export const blockCommands = [
     returns: list(statisticsType),
     concurrent: true,
     run: ({ 'query-nodes': nodes = false }, { daemon }) =>
-      nodes ? [...daemon.graph.nodes.values()].map(nodeStatistics) : [],
+      nodes ? oldestFirst(daemon.graph.nodes).map(nodeStatistics) : [],
   }),
 ]
 

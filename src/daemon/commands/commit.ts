@@ -52,8 +52,8 @@ export const commitCommands = [
       checkUnused(node)
       const top = findTop(daemon, node, args)
       const base = findBase(daemon, node, top, args)
-      if (skipFilters(top) === skipFilters(base))
-        throw invalid('cannot commit an image into itself')
+      if (top === base) throw invalid('cannot commit an image into itself')
+      if (skipFilters(top) === skipFilters(base)) throw invalid("Can't mirror node into itself")
       for (const each of [node, ...chainOf(node).slice(0, chainOf(node).indexOf(base))]) {
         each.blockers.check('commit-source')
       }

@@ -176,9 +176,12 @@ async function create(
   control.setTotal(1)
   const options = forCreator(members)
   const write = async (dataFile?: BlockLayer) => {
-    const parsed = creator.parse(dataFile ? { ...options, data_file: nameOf(dataFile) } : options)
-    if (driver.kind === 'protocol') return await creator.create(parsed, control)
-    await withStorage(daemon, file as Reference, (storage) =>
+    const parse = () => {
+      if (driver.name === 'qcow2') checkSectors(options.size as number)
+      return creator.parse(dataFile ? { ...options, data_file: nameOf(dataFile) } : options)
+    }
+    if (driver.kind === 'protocol') return await creator.create(parse(), control)
+    await withStorage(daemon, file as Reference, parse, (storage, parsed) =>
       creator.create(parsed, {
         file: storage,
         dataFile,
@@ -188,10 +191,18 @@ async function create(
     )
   }
   try {
-    await (data === undefined ? write() : withStorage(daemon, data, write))
+    await (data === undefined ? write() : withStorage(daemon, data, () => {}, write))
   } finally {
     control.advance(1)
   }
+}
+
+/** Here, unlike for `qemu-img create`, the size is not rounded up. */
+function checkSectors(size: number): void {
+  if (size % 512 === 0) return
+  throw new BlockError('INVALID_ARGUMENT', 'Image size must be a multiple of 512 bytes', {
+    errno: 'EINVAL',
+  })
 }
 
 /** What the image records of its data file. */
@@ -222,21 +233,26 @@ function flatEncryption(encrypt: unknown): Record<string, unknown> {
   return Object.fromEntries(entries)
 }
 
-/** Has `work` write to a node that exists or is opened for it, and flushes that. */
-async function withStorage(
+/**
+ * Has `work` write to a node that exists or is opened for it, and flushes that. In between, with
+ * the node there and not in use yet, `prepare` checks what is wanted.
+ */
+async function withStorage<T>(
   daemon: StorageDaemon,
   reference: Reference,
-  work: (storage: BlockLayer) => Promise<void>,
+  prepare: () => T,
+  work: (storage: BlockLayer, prepared: T) => Promise<void>,
 ): Promise<void> {
   const named = typeof reference === 'string'
   const node = named ? daemon.graph.node(reference) : await daemon.graph.open(reference)
   try {
+    const prepared = prepare()
     await using storage = daemon.graph.attach(node, {
-      description: 'image creation',
+      description: 'an unnamed block device',
       uses: ['consistentRead', 'write', 'resize'],
-      shares: ['consistentRead'],
+      shares: ['consistentRead', 'write', 'writeUnchanged', 'resize'],
     })
-    await work(storage)
+    await work(storage, prepared)
     await storage.flush()
   } finally {
     if (!named) await daemon.graph.remove(node.name)

@@ -120,8 +120,13 @@ function cancelBlockJob(job: Job, args: JobArg): Promise<void> {
 function blockJob(daemon: StorageDaemon, args: JobArg): Job {
   const id = 'id' in args ? args.id : args.device
   const job = daemon.jobs.jobs.get(id)
-  if (job) return job
+  if (job && isBlockJob(job)) return job
   throw new QmpError('DeviceNotActive', `Block job '${id}' not found`)
+}
+
+/** What works on disks that are in use, unlike what makes or changes an image. */
+function isBlockJob({ type }: Job): boolean {
+  return type !== 'create' && type !== 'amend'
 }
 
 const everyVerb = Object.keys(verbs) as VerbName[]
@@ -153,10 +158,7 @@ export const jobCommands = [
     returns: list(blockJobInfo),
     concurrent: true,
     run: (_, { daemon }) =>
-      [...daemon.jobs.jobs.values()]
-        .filter((job) => job.type !== 'create' && job.type !== 'amend')
-        .reverse()
-        .map(describeBlockJob),
+      [...daemon.jobs.jobs.values()].filter(isBlockJob).reverse().map(describeBlockJob),
   }),
   ...everyVerb.map(blockJobCommand),
   command({

@@ -68,13 +68,6 @@ export const transactionCommands = [
         ({ type, data }): Step => ({ action: actions.get(type) as Action, args: data }),
       )
       const grouped = properties['completion-mode'] === 'grouped'
-      const alone = grouped ? steps.find(({ action }) => !action.beginsJob) : undefined
-      if (alone) {
-        throw new BlockError(
-          'UNSUPPORTED',
-          `Action '${alone.action.type}' does not support Transaction property completion-mode = grouped`,
-        )
-      }
       await runSteps(daemon, steps, grouped ? new JobTransaction() : undefined)
     },
   }),

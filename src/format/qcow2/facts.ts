@@ -7,15 +7,21 @@ import { scanSnapshotTable } from './snapshot-table.ts'
 import { stateOffset } from './state-area.ts'
 
 export function imageFacts(image: Qcow2Image, bitmaps: PersistentBitmaps): ImageFacts {
-  const storage = image.file.layer.image
+  // Asked anew each time: another node may have taken the place of the file.
+  const storage = () => image.file.layer.image
   const { current } = image.header
   return {
-    filename: storage?.filename,
+    get filename() {
+      return storage()?.filename
+    },
     clusterSize: image.layout.clusterSize,
     get vmStateOffset() {
       return stateOffset(current.size, image.layout)
     },
-    allocatedSize: storage?.allocatedSize?.bind(storage),
+    get allocatedSize() {
+      const below = storage()
+      return below?.allocatedSize?.bind(below)
+    },
     snapshots: async () => (await scanSnapshotTable(image.file, current)).snapshots,
     specific: () => ({ type: 'qcow2', data: specificFacts(image, bitmaps.list()) }),
     encrypted: current.cryptMethod !== 0,

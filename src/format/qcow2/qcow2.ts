@@ -1,8 +1,8 @@
 /** Driver `qcow2`. */
 import { ClusterLayer } from '../../block/cluster-layer.ts'
-import type { BlockDriver, OpenContext } from '../../block/driver.ts'
+import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../../block/driver.ts'
 import type { Abilities, BlockLayer } from '../../block/layer.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, inContext } from '../../errors.ts'
 import { imageAmend } from './amend/amend.ts'
 import { amendOptionInfo } from './amend/options.ts'
 import { backingLink } from './backing-link.ts'
@@ -85,6 +85,20 @@ async function openDataFile(
   return await context.implied('data-file', name, undefined)
 }
 
+/** As QEMU: the recorded name is one more option of a backing file whose options name none. */
+function checkApart(backing: NodeReference): void {
+  if (typeof backing === 'string' || backing.file === undefined) return
+  const { file } = backing
+  if (typeof file === 'string') {
+    throw invalid(
+      'Cannot reference an existing block device with additional options or a new filename',
+    )
+  }
+  if (typeof file === 'object' && (file as NodeOptions | null)?.filename !== undefined) return
+  if (backing['file.filename'] !== undefined) return
+  throw invalid("Can't specify 'file' and 'filename' options at the same time")
+}
+
 function invalid(message: string): BlockError {
   return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }
@@ -95,8 +109,15 @@ async function openBacking(
   context: OpenContext,
 ): Promise<BlockLayer | undefined> {
   if (backing === null) return undefined
-  if (backing !== undefined) return await context.child('backing', backing)
   const { current } = image.header
+  if (backing !== undefined) {
+    try {
+      if (current.backingFile !== undefined) checkApart(backing)
+      return await context.child('backing', backing)
+    } catch (error) {
+      throw inContext('Could not open backing file', error)
+    }
+  }
   if (current.backingFile === undefined) return undefined
   return await context.implied('backing', current.backingFile, backingFormat(current))
 }
