@@ -6,7 +6,7 @@ import { parseArguments } from './nbd/arguments.ts'
 import { NbdFailure } from './nbd/failure.ts'
 import { list } from './nbd/list.ts'
 import { serve } from './nbd/serve.ts'
-import { addObjects, checkTlsArguments } from './nbd/tls-objects.ts'
+import { checkTlsArguments } from './nbd/tls-objects.ts'
 import { usage } from './nbd/usage.ts'
 import { objectTables } from './object-tables.ts'
 
@@ -25,14 +25,13 @@ export async function run(args: string[], shared: CliIo): Promise<number> {
 }
 
 async function dispatch(args: readonly string[], io: NamedCliIo): Promise<number> {
-  const settings = parseArguments(args)
+  const settings = parseArguments(args, io)
   const background = inBackground(io)
   if (settings.mode === 'help') return print(io, usage(io.program))
   if (settings.mode === 'version') {
     const { version } = await import('./version.ts')
     return print(io, `${io.program} ${version}\n`)
   }
-  addObjects(settings, io)
   checkTlsArguments(settings)
   if (settings.mode === 'list') return await list(settings, io)
   if (settings.fork && !background) return await startInBackground('nbd', args, io)

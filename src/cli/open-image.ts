@@ -70,6 +70,8 @@ export interface ImageRequest {
   readonly filename: string
   /** `--image-opts`: `filename` is `driver=…,file.filename=…`. */
   readonly imageOpts?: boolean
+  /** The key of a first word without one; null: it is a flag. `file` unless given. */
+  readonly impliedKey?: 'file' | null
   /** Probed when left out. */
   readonly format?: string
   /** Unless given, true. */
@@ -130,7 +132,10 @@ export async function openNode(
 
 async function optionsOf(request: ImageRequest, io: NamedIo): Promise<NodeOptions> {
   const { filename, format } = request
-  if (request.imageOpts) return imageOptions(filename, io)
+  if (request.imageOpts) {
+    const { impliedKey = 'file' } = request
+    return imageOptions(filename, impliedKey ?? undefined, io)
+  }
   if (filename === '') throw invalid("The 'file' block driver requires a file name")
   checkDriver(format)
   const storage = optionsOfFilename(filename, drivers)
@@ -194,8 +199,8 @@ export async function openBacking(
   return await graph.openFile(filename, options, { readOnly: true, noIo: true })
 }
 
-function imageOptions(text: string, io: NamedIo): NodeOptions {
-  const { options, shortForms } = parseOptionString(text, 'file')
+function imageOptions(text: string, impliedKey: string | undefined, io: NamedIo): NodeOptions {
+  const { options, shortForms } = parseOptionString(text, impliedKey)
   for (const { written, meaning } of shortForms) {
     io.stderr.write(
       `${io.program}: warning: short-form boolean option '${written}' deprecated\n` +

@@ -100,6 +100,7 @@ function overridesBacking(node: BlockNode): boolean {
   if (shown === recorded) return false
   // Opened by what the image names.
   const implied = node.options.backing === undefined
+  if (implied && recorded.startsWith('json:')) return false
   return !(
     implied && shown === resolveRecorded(recorded, node.children.get('file')?.image?.filename)
   )

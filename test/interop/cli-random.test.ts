@@ -1,5 +1,5 @@
 /**
- * Random command lines for qemu-img and qemu-io, with every option, sound and not, over a folder of
+ * Random command lines for qemu-img, qemu-io and (what it refuses) qemu-nbd, with every option, sound and not, over a folder of
  * images of every kind: the same output, complaints, status and files.
  *
  * `VARVE_SEED` replays a run. `VARVE_LONG=1` goes on for minutes, `VARVE_LONG=600` for so many seconds.
@@ -9,13 +9,14 @@ import { afterAll, beforeAll, expect, it } from 'vitest'
 import { peer } from '../peers.ts'
 import { imgLine } from '../support/cli-random/img-lines.ts'
 import { ioLine } from '../support/cli-random/io-lines.ts'
+import { nbdLine } from '../support/cli-random/nbd-lines.ts'
 import type { Tool } from '../support/cli-random/programs.ts'
 import { Trial } from '../support/cli-random/trial.ts'
 import { makeWorld } from '../support/cli-random/world.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { Random, runSeed } from '../support/random.ts'
 
-const qemu = peer('qemu-img', 'qemu-io')
+const qemu = peer('qemu-img', 'qemu-io', 'qemu-nbd')
 const { VARVE_LONG, VARVE_SEED } = process.env
 const seconds = VARVE_LONG ? Math.max(120, Number(VARVE_LONG)) : undefined
 
@@ -37,18 +38,25 @@ qemu.describe('random command lines', () => {
   afterAll(() => process.chdir(cwd))
 
   const timeout = ((seconds ?? 0) + 60) * 1000
-  it.each(['img', 'io'] as const)(`of %s (VARVE_SEED=${firstSeed})`, { timeout }, runAll)
+  it.each(['img', 'io', 'nbd'] as const)(`of %s (VARVE_SEED=${firstSeed})`, { timeout }, runAll)
 })
 
+/** By program. */
+const draw = {
+  img: imgLine,
+  io: ioLine,
+  nbd: (random: Random) => nbdLine(random, `${folder}/socket`),
+}
+
 async function runAll(tool: Tool): Promise<void> {
-  const end = Date.now() + (seconds ?? 0) * 500
+  const end = Date.now() + ((seconds ?? 0) * 1000) / 3
   const trial = new Trial(`${folder}/${tool}`, `${folder}/pool`)
   for (let world = 0; seconds ? Date.now() < end : world < shortRun.worlds; world++) {
     const seed = firstSeed + world
     const random = new Random(seed)
     trial.renew()
     for (let step = 0; step < linesOfWorld; step++) {
-      const line = tool === 'img' ? imgLine(random) : ioLine(random)
+      const line = draw[tool](random)
       const finding = await trial.run(tool, line, random.pick(['o', 'q']))
       if (!finding) continue
       const { ours, theirs, files } = finding

@@ -457,6 +457,7 @@ qemuIo.describe('varve io, beside qemu-io', () => {
         `driver=raw,file.filename=${image}`,
       ],
     ],
+    ['a word that is no option string', () => ['--image-opts', '-c', 'length', 'x']],
     ['a file as such', (image) => ['-f', 'file', '-c', 'info', image]],
     ['an absent folder', (image) => [`${image}.absent/x`]],
     ['a wrong format', (image) => ['-f', 'foo', '-c', 'length', image]],

@@ -100,6 +100,18 @@ const mistakes: readonly string[][] = [
   ['--object', 'tls-creds-x509,id=a,endpoint=server', 'disk.raw'],
   ['--object', 'tls-creds-x509,id=a,endpoint=server,dir=/nonexistent', 'disk.raw'],
   ['--object', 'tls-creds-x509,id=a,endpoint=foo,dir=/', 'disk.raw'],
+  ['-L', '-l', 'one', '-k', '/nonexistent'],
+  ['-L', '-B', 'x', '-k', '/nonexistent'],
+  ['-L', '-o', '0', '-k', '/nonexistent'],
+  ['-L', '-o', '1', '-k', '/nonexistent'],
+  ['-L', '--object', 'foo', 'disk.raw'],
+  ['--object', 'foo', '--detect-zeroes=foo', 'disk.raw'],
+  ['--aio=native', '/nonexistent'],
+  ['--aio=native', '--tls-authz=x', 'disk.raw'],
+  ['-k', `${folder}/x`, '-p', 'x', '/nonexistent'],
+  ['-o', '+1', '/nonexistent'],
+  ['-l', 'snapshot.x=1', '-k', 'relative', 'disk.raw'],
+  ['-l', 'snapshot.', '/nonexistent'],
   ['--pid-file=/nonexistent/x', '-k', `${folder}/x`, '-f', 'raw', 'disk.raw'],
 ]
 

@@ -41,7 +41,7 @@ export async function blockStatus(
     const inside = Math.min(left, image.size - start)
     const run = await image.extentAt(start, inside, plainIo)
     left = Math.min(inside, run.length)
-    if (run.kind !== 'backing') return await describe(run, left, depth)
+    if (run.kind !== 'backing') return await describe(placed(run, image), left, depth)
     const backing = backingOf(image)
     if (!backing || start >= backing.size) {
       // What cannot have a backing file does not say that it reads as zeroes.
@@ -52,6 +52,14 @@ export async function blockStatus(
     left = Math.min(left, backing.size - start)
     image = backing
   }
+}
+
+/** What a file itself has lies in it where it is asked for. */
+function placed<Run extends Extent>(run: Run, { driver, layer }: BlockNode): Run {
+  const ofFile = driver === 'file' || driver === 'host_device'
+  if (!ofFile || run.kind === 'encoded') return run
+  const { offset, length } = run
+  return { ...run, host: { layer, offset, length, writable: false } }
 }
 
 /** The rest of the last sector of a file that ends within it. */

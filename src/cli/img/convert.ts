@@ -32,10 +32,10 @@ export const convert: ImgCommand = async (words, io) => {
   const source = await openSources(graph, args, io)
   if (args.target === '-') return await toStream(args, source, io)
   const node = source.single
+  const plan = planTarget(args, source.size, io)
   if (args.bitmaps && !node) {
     throw new CommandFailure('Copying bitmaps only possible with single source')
   }
-  const plan = planTarget(args, source.size, io)
   const bitmaps = args.bitmaps && node ? bitmapsToCopy(node, args.skipBrokenBitmaps, io) : undefined
   const target = await openTarget(graph, args, plan, io)
   if (bitmaps) checkDriver(target)

@@ -55,14 +55,14 @@ export const dd: ImgCommand = async (words, io) => {
   // As qemu-img has it: `count` bounds where the input ends, not how much is copied.
   const end = count === undefined ? whole : Math.min(whole, count * blockSize)
   const start = Math.min(end, skip * blockSize)
-  if (skip * blockSize > end) {
-    io.stderr.write(`${io.program}: ${input}: cannot skip to specified offset\n`)
-  }
   const size = end - start
   try {
     await createImage(graph, { filename: output, format: targetFormat, options: { size } })
   } catch (error) {
     throw inContext(`${output}: error while creating output image`, error)
+  }
+  if (skip * blockSize > end) {
+    io.stderr.write(`${io.program}: ${input}: cannot skip to specified offset\n`)
   }
   const target = await openImage(
     graph,

@@ -60,6 +60,7 @@ async function openTop(
   const request = {
     filename: filename ?? optionString ?? '',
     imageOpts: settings.imageOpts || filename === undefined,
+    impliedKey: null,
     format: settings.format ?? driver,
     readOnly: settings.readOnly || settings.snapshot,
     forceShare: settings.forceShare,

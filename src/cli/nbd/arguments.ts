@@ -1,8 +1,12 @@
 /** The command line of `varve nbd`: qemu-nbd's, with its checks in its order and its words. */
 import { NBD_DEFAULT_PORT, NBD_MAX_STRING } from '../../wire/nbd/constants.ts'
+import type { NamedIo } from '../command.ts'
 import { type LongOption, OptionParser } from '../getopt.ts'
+import type { SnapshotParam } from '../img/snapshot-param.ts'
+import { addImageObject } from '../object-option.ts'
 import { type CacheMode, cacheMode } from '../open-image.ts'
 import { NbdFailure } from './failure.ts'
+import { parseSnapshotOption } from './snapshot-option.ts'
 
 export interface NbdArguments {
   /** What to do; `help` and `version` as soon as they are met. */
@@ -14,7 +18,7 @@ export interface NbdArguments {
   /** Writes go to a temporary overlay. */
   readonly snapshot: boolean
   /** An internal snapshot that is served instead of the disk. */
-  readonly loadSnapshot?: string
+  readonly loadSnapshot?: SnapshotParam
   /** Bytes into the image. */
   readonly offset: number
   readonly cache?: CacheMode
@@ -35,7 +39,6 @@ export interface NbdArguments {
   readonly bitmaps: readonly string[]
   readonly fork: boolean
   readonly pidFile?: string
-  readonly objects: readonly string[]
   readonly tlsCreds?: string
   /** Whom the certificate of a listed server must name. */
   readonly tlsHostname?: string
@@ -94,17 +97,21 @@ const unsupported: Readonly<Record<string, string>> = {
 /** Options as they were given. */
 type Given = ReadonlyMap<string, readonly string[]>
 
-/** Throws `NbdFailure`. */
-export function parseArguments(words: readonly string[]): NbdArguments {
+/** Throws `NbdFailure`. What `--object` makes goes to the tables of `io`. */
+export function parseArguments(words: readonly string[], io: NamedIo): NbdArguments {
   const given = new Map<string, string[]>()
+  let snapshot: SnapshotParam | undefined
   const parser = new OptionParser(words, short, long)
   for (let option = parser.next(); option; option = parser.next()) {
     if (option.kind === 'error') throw new NbdFailure(option.message, 'named')
     if (option.name === 'h') return { ...serving(given, ['']), mode: 'help' }
     if (option.name === 'V') return { ...serving(given, ['']), mode: 'version' }
     accept(given, option.name, option.argument ?? '')
+    if (option.name === 'object') addImageObject(option.argument ?? '', io)
+    if (option.name === 'l') snapshot = parseSnapshotOption(option.argument ?? '', io)
   }
-  return given.has('L') ? listing(given, parser.rest) : serving(given, parser.rest)
+  const found = given.has('L') ? listing(given, parser.rest) : serving(given, parser.rest)
+  return { ...found, loadSnapshot: snapshot }
 }
 
 /** Checks one option as it comes, as qemu-nbd does. */
@@ -179,10 +186,10 @@ function discardMode(value: string): boolean {
 /** A number as C writes it: decimal, 0x… or octal, without a unit. */
 function cNumber(text: string): number | undefined {
   const trimmed = text.trimStart()
-  if (!/^(?:0[xX][0-9a-fA-F]+|\d+)$/.test(trimmed)) return undefined
-  if (/^0\d/.test(trimmed))
-    return /^0[0-7]+$/.test(trimmed) ? Number.parseInt(trimmed, 8) : undefined
-  return Number(trimmed)
+  const digits = trimmed.replace(/^\+/, '')
+  if (!/^(?:0[xX][0-9a-fA-F]+|\d+)$/.test(digits)) return undefined
+  if (/^0\d/.test(digits)) return /^0[0-7]+$/.test(digits) ? Number.parseInt(digits, 8) : undefined
+  return Number(digits)
 }
 
 function offsetOf(text: string): number {
@@ -206,11 +213,12 @@ function portOf(text: string, host: string): number {
 }
 
 /** Settings of one export, which mean nothing to `--list`. */
-const perExport = ['o', 'f', 'x', 'D', 'A', 'n', 'cache', 'aio', 'discard']
+const perExport = ['f', 'x', 'D', 'A', 'B', 'l', 'n', 'cache', 'aio', 'discard']
 
 function listing(given: Given, rest: readonly string[]): NbdArguments {
   if (rest.length > 0) throw new NbdFailure('List mode is incompatible with a file name')
-  if (perExport.some((name) => given.has(name))) {
+  const somewhere = offsetOf(last(given, 'o') ?? '0') > 0
+  if (somewhere || perExport.some((name) => given.has(name))) {
     throw new NbdFailure('List mode is incompatible with per-device settings')
   }
   if (given.has('fork')) throw new NbdFailure('List mode is incompatible with forking')
@@ -222,14 +230,7 @@ function serving(given: Given, rest: readonly string[]): NbdArguments {
   if (given.has('image-opts') && given.has('f')) {
     throw new NbdFailure('--image-opts and -f are mutually exclusive')
   }
-  const found = settings(given, rest[0])
-  if (found.aio === 'native' && !found.cache?.direct) {
-    throw new NbdFailure(
-      `Failed to blk_new_open '${found.filename}': aio=native was specified, ` +
-        'but it requires cache.direct=on, which was not specified.',
-    )
-  }
-  return found
+  return settings(given, rest[0])
 }
 
 function settings(given: Given, filename: string): NbdArguments {
@@ -242,7 +243,6 @@ function settings(given: Given, filename: string): NbdArguments {
     format: last(given, 'f'),
     readOnly: given.has('r') || given.has('l'),
     snapshot: given.has('s'),
-    loadSnapshot: last(given, 'l'),
     offset: offsetOf(last(given, 'o') ?? '0'),
     cache: cacheMode(last(given, 'cache') ?? (given.has('n') ? 'none' : 'writeback')),
     aio: last(given, 'aio'),
@@ -250,7 +250,8 @@ function settings(given: Given, filename: string): NbdArguments {
     detectZeroes: last(given, 'detect-zeroes'),
     socket: last(given, 'k'),
     host,
-    port: port === undefined ? NBD_DEFAULT_PORT : portOf(port, host),
+    // Beside a socket it means nothing, and is not looked at.
+    port: port === undefined || given.has('k') ? NBD_DEFAULT_PORT : portOf(port, host),
     shared: sharedOf(last(given, 'e') ?? '1'),
     persistent: given.has('t'),
     verbose: given.has('v'),
@@ -260,7 +261,6 @@ function settings(given: Given, filename: string): NbdArguments {
     bitmaps: given.get('B') ?? [],
     fork: given.has('fork'),
     pidFile: last(given, 'pid-file'),
-    objects: given.get('object') ?? [],
     tlsCreds: last(given, 'tls-creds'),
     tlsHostname: last(given, 'tls-hostname'),
     tlsAuthz: last(given, 'tls-authz'),

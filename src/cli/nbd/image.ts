@@ -6,7 +6,7 @@ import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
 import { CommandFailure } from '../img/failure.ts'
-import { parseSnapshotParam, showSnapshot } from '../img/snapshot-param.ts'
+import { type SnapshotParam, showSnapshot } from '../img/snapshot-param.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { addOverlay } from '../overlay.ts'
 import type { NbdArguments } from './arguments.ts'
@@ -49,7 +49,7 @@ async function openNode(graph: Graph, settings: NbdArguments, io: NamedIo): Prom
   const { readOnly, snapshot, offset, unmap } = settings
   const image = await openBase(graph, settings, io)
   if (settings.loadSnapshot !== undefined) {
-    await loadSnapshot(image, settings.loadSnapshot, settings, io)
+    await loadSnapshot(image, settings.loadSnapshot, settings)
   }
   const node = snapshot ? await addOverlay(graph, image, readOnly) : image
   if (offset === 0) return node
@@ -65,31 +65,34 @@ async function openNode(graph: Graph, settings: NbdArguments, io: NamedIo): Prom
 }
 
 /** The image itself, which nobody writes to when there is an overlay. */
-function openBase(graph: Graph, settings: NbdArguments, io: NamedIo): Promise<BlockNode> {
-  const { filename, imageOpts, format, cache, unmap, detectZeroes, snapshot } = settings
+async function openBase(graph: Graph, settings: NbdArguments, io: NamedIo): Promise<BlockNode> {
+  const { filename, imageOpts, format, cache, unmap, detectZeroes, snapshot, aio } = settings
   const options = detectZeroes === undefined ? undefined : { 'detect-zeroes': detectZeroes }
   const readOnly = settings.readOnly || snapshot
   const opening = `Failed to blk_new_open '${filename}'`
-  return openImage(
-    graph,
-    { filename, imageOpts, format, readOnly, cache, unmap, options, opening },
-    io,
-  )
+  const request = { filename, imageOpts, format, readOnly, cache, unmap, options, opening }
+  if (aio === 'native' && !cache?.direct) {
+    // A file that cannot be opened at all is told of instead.
+    await openImage(graph, { ...request, readOnly: true, noIo: true }, io)
+    throw new NbdFailure(
+      `${opening}: aio=native was specified, but it requires cache.direct=on, ` +
+        'which was not specified.',
+    )
+  }
+  return await openImage(graph, request, io)
 }
 
 async function loadSnapshot(
   image: BlockNode,
-  text: string,
+  param: SnapshotParam,
   { snapshot }: NbdArguments,
-  io: NamedIo,
 ): Promise<void> {
   try {
-    const param = parseSnapshotParam(text, io)
     // The temporary overlay of -s is what qemu-nbd would look into.
     if (snapshot) throw new NbdFailure("Failed to load snapshot: Can't find snapshot")
     await showSnapshot(image, param)
   } catch (error) {
     if (!(error instanceof CommandFailure)) throw error
-    throw new NbdFailure(error.message.replace(/^(Failed in parsing .*) '/, '$1 `'))
+    throw new NbdFailure(error.message)
   }
 }

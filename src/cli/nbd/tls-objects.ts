@@ -1,18 +1,12 @@
-/** `--object …`, `--tls-creds` and `--tls-authz` of `varve nbd`. */
+/** `--tls-creds` and `--tls-authz` of `varve nbd`. */
 import { authoriseBy, credentialsFor } from '../../block/tls-objects.ts'
 import { BlockError } from '../../errors.ts'
 import type { Authorise } from '../../tls/accept.ts'
 import type { TlsCredentials } from '../../tls/credentials.ts'
 import type { Endpoint } from '../../tls/sanity-check.ts'
 import type { NamedIo } from '../command.ts'
-import { addImageObject } from '../object-option.ts'
 import type { NbdArguments } from './arguments.ts'
 import { NbdFailure } from './failure.ts'
-
-/** Makes the objects that the command line names; they go to the tables of `io`. */
-export function addObjects({ objects }: NbdArguments, io: NamedIo): void {
-  for (const text of objects) addImageObject(text, io)
-}
 
 /** Refuses what goes with TLS alone, or with one side of it. */
 export function checkTlsArguments({ mode, tlsCreds, tlsAuthz, tlsHostname }: NbdArguments): void {

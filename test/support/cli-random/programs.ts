@@ -4,8 +4,11 @@ import { PassThrough, Writable } from 'node:stream'
 import type { CliIo } from '../../../src/cli/command.ts'
 import { img } from '../../../src/cli/img/main.ts'
 import { run as io } from '../../../src/cli/io.ts'
+import { run as nbd } from '../../../src/cli/nbd.ts'
 
-export type Tool = 'img' | 'io'
+export type Tool = 'img' | 'io' | 'nbd'
+
+const commands = { img, io, nbd }
 
 export interface Answer {
   /** Exit status, or the signal that ended it, or that it never ended. */
@@ -31,7 +34,7 @@ export async function ours(tool: Tool, folder: string, args: readonly string[]):
     const late = new Promise<string>((resolve) => {
       timer = setTimeout(resolve, patienceMs, 'never ends')
     })
-    const status = await Promise.race([(tool === 'img' ? img : io)([...args], streams), late])
+    const status = await Promise.race([commands[tool]([...args], streams), late])
     return { status, stdout: stdout.text, stderr: stderr.text }
   } catch (error) {
     const told = error instanceof Error ? (error.stack ?? error.message) : String(error)
@@ -62,12 +65,14 @@ export function comparable({ status, stdout, stderr }: Answer): Answer {
 }
 
 const unsettled: readonly (readonly [RegExp, string])[] = [
-  [/varve-(img|io)/g, 'qemu-$1'],
+  [/varve-(img|io|nbd)/g, 'qemu-$1'],
   // Texts of our own, documented.
   [/^usage: qemu-img[\s\S]*$/, 'HELP\n'],
   [/^qemu-img version [\s\S]*$/, 'HELP\n'],
   [/^qemu-io version [\s\S]*$/, 'HELP\n'],
   [/^Usage: qemu-io [\s\S]*$/, 'HELP\n'],
+  [/^qemu-nbd .*version [\s\S]*$/, 'HELP\n'],
+  [/^Usage: qemu-nbd [\s\S]*$/, 'HELP\n'],
   // Times and rates.
   [/(?:\d\d\.\d\d sec|\d+:\d\d:\d\d\.\d\d) \(.*\)/g, 'TIME'],
   [/^(\d+,1),[\d:.,]+$/gm, '$1,TIME'],

@@ -16,7 +16,8 @@ export function unfit(tool: Tool, args: readonly string[]): string | undefined {
 /** What is asked of a file that a command has left, besides what it shows. */
 export function judgesFor(tool: Tool, command: string): readonly Judge[] {
   // How much of an image is copied or zeroed in it is decided in other units.
-  const coarse = tool === 'io' || ['rebase', 'commit', 'convert', 'resize'].includes(command)
+  const coarse =
+    tool === 'io' || ['rebase', 'commit', 'convert', 'resize', 'amend'].includes(command)
   return coarse ? ['info', 'check'] : ['info', 'check', 'map']
 }
 
@@ -87,7 +88,7 @@ const rules: readonly Rule[] = [
         /can't open|Could not open/.test(ours.stderr)) ||
       /Cannot change the option|Please specify a throttle group/.test(ours.stderr) ||
       /does not accept value '.*'\n$|used for shrinking an image/.test(ours.stderr) ||
-      /'data-file' can only|smaller than input file|does not support size measurement/.test(
+      /'data-file' can only|smaller than input file|Invalid cache option|cannot be resized|does not support size measurement/.test(
         ours.stderr,
       ) ||
       /is not a valid pattern byte/.test(theirs.stdout),
@@ -114,6 +115,10 @@ const rules: readonly Rule[] = [
     why: 'a raw file that ends within a sector has a row of its own in maps',
     applies: (line, _, theirs) =>
       line.includes('map') && /"zero": true, "data": false, "offset"/.test(theirs.stdout),
+  },
+  {
+    why: 'offsets below zero are refused at once, not taken for large ones',
+    applies: (line, ours) => /Invalid offset '-1'/.test(ours.stderr) && line.includes('-o'),
   },
   {
     why: 'every image has a dirty flag',
