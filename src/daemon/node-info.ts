@@ -134,7 +134,7 @@ async function describeImages(
   const { image, backingLink } = node.layer
   const recorded = backingLink?.recorded
   const informant = informantOf(node)
-  const snapshots = (await image?.snapshots?.()) ?? []
+  const snapshots = (await (informant?.layer ?? node.layer).image?.snapshots?.()) ?? []
   return {
     filename: shownFilename(node),
     format: node.driver,

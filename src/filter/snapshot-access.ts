@@ -95,6 +95,7 @@ function unsupported(message: string): BlockError {
 export const snapshotAccess: BlockDriver<{ readonly file: NodeReference }> = {
   name: 'snapshot-access',
   kind: 'filter',
+  naming: { strong: [], plain: (_, nameOf) => nameOf('file') },
   parse: parseFileOnly,
   open: async ({ file }, context) => new SnapshotAccess(await context.child('data', file, 'file')),
 }

@@ -31,9 +31,13 @@ export function findBitmap(node: BlockNode, name: string): DirtyBitmap {
   throw invalid(`Dirty bitmap '${name}' not found`)
 }
 
+export function checkBitmapName(name: string): void {
+  if (name === '') throw invalid('Bitmap name cannot be empty')
+}
+
 export function addBitmap(node: BlockNode, options: NewBitmap): BitmapChange {
   const { name, granularity = usualGranularity(node), persistent = false } = options
-  if (name === '') throw invalid('Bitmap name cannot be empty')
+  checkBitmapName(name)
   if (!isPowerOfTwo(granularity) || granularity < minGranularity) {
     throw invalid('Granularity must be power of 2 and at least 512')
   }

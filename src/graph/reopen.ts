@@ -43,6 +43,8 @@ export function prepareReopen(
   drivers: readonly BlockDriver[],
   wanted: readonly NodeOptions[],
 ): Reopening {
+  // All nodes have to be there before any of their options is looked at.
+  for (const options of wanted) nodeToChange(shape, nested(options))
   const changes = wanted.map((options) => planChange(shape, drivers, options))
   const nodes = new Set<BlockNode>()
   for (const { node, moves, backing } of changes) {
@@ -62,10 +64,7 @@ function planChange(
   const discard = shape.nodes.get(String(options['node-name']))?.discardMode
   // As in QEMU, this one stays unless something else is said.
   const defaults = { ...rootDefaults, ...(discard && { discard }) }
-  const name = options['node-name']
-  if (name === undefined) throw invalid('node-name not specified')
-  const node = shape.nodes.get(String(name))
-  if (!node) throw invalid(`Failed to find node with node-name='${name}'`)
+  const node = nodeToChange(shape, options)
   const { common, rest } = takeCommonOptions(options, defaults)
   if (common.driver !== node.driver) throw unchangeable('driver')
   const driver = drivers.find((each) => each.name === node.driver)
@@ -87,6 +86,13 @@ function planChange(
   // Values that make no sense are refused before anything is touched.
   driver.parse(rest)
   return { node, driver, common, options: rest, moves, backing, changed }
+}
+
+function nodeToChange(shape: GraphShape, { 'node-name': name }: NodeOptions): BlockNode {
+  if (name === undefined) throw invalid('node-name not specified')
+  const node = shape.nodes.get(String(name))
+  if (node) return node
+  throw invalid(`Failed to find node with node-name='${name}'`)
 }
 
 /** The node that a child is to be; undefined where it stays. */

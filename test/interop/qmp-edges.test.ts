@@ -169,6 +169,30 @@ qsd.describe('the edges of commands', () => {
     ])
   })
 
+  it('what is missing is named before what is wrong', async () => {
+    await same([
+      command('block-dirty-bitmap-add', { node: 'no-such', name: '' }),
+      add('r', { driver: 'raw', file: file('raw') }),
+      add('a', qcow2('top', { backing: '' })),
+      add('c', { driver: 'copy-on-read', file: { driver: 'snapshot-access', file: 'r' } }),
+      command('blockdev-snapshot-internal-sync', { device: 'a', name: 's' }),
+      add('over', { driver: 'raw', file: 'a' }),
+      command('blockdev-snapshot-sync', {
+        'node-name': 'r',
+        'snapshot-file': 'made',
+        'snapshot-node-name': 'made',
+        format: 'raw',
+      }),
+      command('blockdev-reopen', {
+        options: [
+          { driver: 'raw', 'node-name': 'r', file: file('x') },
+          { driver: 'raw', 'node-name': 'no-such', file: 'x' },
+        ],
+      }),
+      ...removed('c', 'over', 'a', 'r'),
+    ])
+  })
+
   it('reopening finds the node before it looks at options, and names a file first', async () => {
     const reopen = (options: object) => command('blockdev-reopen', { options: [options] })
     await same([

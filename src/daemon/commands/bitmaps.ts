@@ -3,6 +3,7 @@ import { BlockError } from '../../errors.ts'
 import {
   addBitmap,
   type BitmapChange,
+  checkBitmapName,
   clearBitmap,
   enableBitmap,
   findBitmap,
@@ -74,7 +75,10 @@ function simpleAction(verb: string, change: (node: BlockNode, name: string) => C
 const add = bitmapAction<Value<typeof bitmapAdd>>(
   'block-dirty-bitmap-add',
   bitmapAdd,
-  ({ node, ...options }, daemon) => addBitmap(findDevice(daemon, node), options),
+  ({ node, ...options }, daemon) => {
+    checkBitmapName(options.name)
+    return addBitmap(findDevice(daemon, node), options)
+  },
 )
 const remove = simpleAction('remove', removeBitmap)
 const clear = simpleAction('clear', clearBitmap)

@@ -120,6 +120,10 @@ async function openOverlay(
 ): Promise<BlockNode> {
   const { 'snapshot-file': filename, format = 'qcow2', mode = 'absolute-paths' } = args
   if (mode === 'absolute-paths') {
+    const creator = graph.drivers.find(({ name }) => name === format)?.creator
+    if (creator && !creator.options.some(({ name }) => name === 'backing_file')) {
+      throw invalid(`Backing file not supported for file format '${format}'`)
+    }
     const options = { size: node.size, backing_file: filenameOf(node), backing_fmt: node.driver }
     await createImage(graph, { filename, format, options })
   }

@@ -108,7 +108,7 @@ async function openBacking(
   image: Qcow2Image,
   context: OpenContext,
 ): Promise<BlockLayer | undefined> {
-  if (backing === null) return undefined
+  if (backing === null || backing === '') return undefined
   const { current } = image.header
   if (backing !== undefined) {
     try {
