@@ -154,14 +154,17 @@ function parseWorkers(text: string): number {
 
 function checkTogether(args: Arguments): void {
   const existing = args.has('n')
+  if (args.has('skip-broken-bitmaps') && !args.has('bitmaps')) {
+    throw new CommandFailure('Use of --skip-broken-bitmaps requires --bitmaps')
+  }
   if (args.has('C') && args.has('S')) {
     throw new CommandFailure('Cannot enable copy offloading when -S is used')
   }
   if (args.has('C') && args.has('c')) {
     throw new CommandFailure('Cannot enable copy offloading when -c is used')
   }
-  if (args.has('skip-broken-bitmaps') && !args.has('bitmaps')) {
-    throw new CommandFailure('Use of --skip-broken-bitmaps requires --bitmaps')
+  if (args.has('C') && args.has('salvage')) {
+    throw new CommandFailure('Cannot use copy offloading in salvaging mode')
   }
   if (args.has('target-image-opts') && !existing) {
     throw new CommandFailure('--target-image-opts requires use of -n flag')

@@ -54,8 +54,9 @@ export function settingsFromOptions(
   const cacheName = options.get('t') ?? (options.has('n') ? 'none' : 'writethrough')
   const cache = cacheMode(cacheName)
   if (!cache) throw refuse('cache', cacheName)
-  const aio = options.has('k') ? 'native' : (options.get('i') ?? 'threads')
-  if (!['threads', 'native', 'io_uring'].includes(aio)) throw refuse('aio', aio)
+  const named = options.get('i') ?? 'threads'
+  if (!['threads', 'native', 'io_uring'].includes(named)) throw refuse('aio', named)
+  const aio = options.has('k') ? 'native' : named
   const discard = options.get('d') ?? 'unmap'
   if (!['ignore', 'off', 'unmap', 'on'].includes(discard)) throw refuse('discard', discard)
   return {

@@ -32,13 +32,15 @@ export const read: IoCommand = {
 `,
   async run(words, session) {
     const { options, rest } = parseWords(words, 'bCl:pP:qs:v', session)
-    const pattern = givenPattern(options)
-    const given = (name: string) => {
-      const text = options.get(name)
-      return text === undefined ? undefined : size(text, session)
+    let pattern: number | undefined
+    let patternLength: number | undefined
+    let patternStart = 0
+    // In the order in which they were given.
+    for (const [name, text] of options) {
+      if (name === 'P') pattern = givenPattern(options)
+      if (name === 'l') patternLength = size(text, session)
+      if (name === 's') patternStart = size(text, session)
     }
-    const patternLength = given('l')
-    const patternStart = given('s') ?? 0
     if (rest.length !== 2) throw new SynopsisRequest()
     const offset = size(rest[0], session)
     const length = size(rest[1], session)

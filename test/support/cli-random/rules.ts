@@ -121,6 +121,12 @@ const rules: readonly Rule[] = [
     applies: (line, ours) => /Invalid offset '-1'/.test(ours.stderr) && line.includes('-o'),
   },
   {
+    why: 'reopen: words without a value, files that a direct mode cannot fill, images in need of repair',
+    applies: (line, _, theirs) =>
+      line.some((word) => word.startsWith('reopen')) &&
+      /short-form boolean|Could not write zeros for preall|preparing to reopen/.test(theirs.stderr),
+  },
+  {
     why: 'every image has a dirty flag',
     applies: (_, __, theirs) => /"format": "null-co"/.test(theirs.stdout),
   },
