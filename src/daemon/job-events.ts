@@ -1,5 +1,5 @@
 /** Tells monitors how jobs fare: what changes in the job table, as QMP's events. */
-import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { errnoOf, strerror } from '../errors.ts'
 import type { Job } from '../job/job.ts'
 import type { JobTable } from '../job/job-table.ts'
 
@@ -41,5 +41,7 @@ export function jobError(job: Job): string | undefined {
   const errno = job.requestFailed ? errnoOf(error) : undefined
   // As QEMU puts it. The library's error says which request that was.
   if (errno !== undefined) return strerror(errno)
-  return error instanceof BlockError || error instanceof Error ? error.message : String(error)
+  const message = error instanceof Error ? error.message : String(error)
+  // What follows the first line is a hint for people at a terminal.
+  return message.split('\n')[0]
 }

@@ -124,13 +124,9 @@ function checkNodes({ source, target, compress }: BackupOptions): void {
     })
   }
   if (compress && !target.layer.compressed) {
-    throw new BlockError(
-      'UNSUPPORTED',
-      `Compression is not supported for this drive ${target.name}`,
-      {
-        node: target.name,
-        errno: 'ENOTSUP',
-      },
-    )
+    throw new BlockError('UNSUPPORTED', 'Compression is not supported for this drive ', {
+      node: target.name,
+      errno: 'ENOTSUP',
+    })
   }
 }

@@ -138,6 +138,10 @@ qsd.describe('the edges of commands', () => {
         properties: { 'completion-mode': 'grouped' },
       }),
     ])
+    for (const perf of [{ 'max-workers': 0 }, { 'max-chunk': -1 }, { 'max-chunk': 65535 }]) {
+      await same([command('blockdev-backup', { ...backup, 'x-perf': perf })])
+    }
+    await same([command('blockdev-backup', { ...backup, compress: true })])
     for (const options of [
       { file: 'f', size: MiB },
       { file: 'no-such', size: 0, 'cluster-size': 4 * MiB },

@@ -1,8 +1,10 @@
 /** Backups: of a disk into a node, and of several disks into a VMA archive, as Proxmox asks. */
+
 import type { DirtyBitmap } from '../../bitmap/dirty-bitmap.ts'
 import { checkUsable } from '../../bitmap/usable.ts'
 import { createImage } from '../../create-image.ts'
 import { BlockError } from '../../errors.ts'
+import { copyClusterSize } from '../../filter/copy-before-write.ts'
 import { filenameOf } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { prepareBackup } from '../../job/backup.ts'
@@ -28,6 +30,8 @@ import { checkSpeed } from './jobs.ts'
 const syncMode = enumeration('MirrorSyncMode', ['top', 'full', 'none', 'incremental', 'bitmap'])
 const bitmapSyncMode = enumeration('BitmapSyncMode', ['on-success', 'never', 'always'])
 const errorPolicy = enumeration('BlockdevOnError', ['report', 'ignore', 'enospc', 'stop', 'auto'])
+
+const maxInt = 2 ** 31 - 1
 
 const performanceHints = object('BackupPerf', {
   'use-copy-range': optional(bool, 'Of no effect.'),
@@ -147,6 +151,7 @@ async function prepared(
   const { speed = 0, sync } = args
   const bitmap = bitmapFor(args, source)
   checkSpeed(speed)
+  checkHints(args['x-perf'], target)
   const { job, abort } = await prepareBackup(daemon.graph, daemon.jobs, {
     source,
     target,
@@ -163,6 +168,19 @@ async function prepared(
     transaction,
   })
   return { commit: () => void job.start(), abort }
+}
+
+/** They are of no effect, but have to make sense. */
+function checkHints(hints: BlockdevBackup['x-perf'], target: BlockNode): void {
+  const { 'max-workers': workers = 64, 'max-chunk': chunk = 0 } = hints ?? {}
+  if (workers < 1 || workers > maxInt) {
+    throw invalid(`max-workers must be between 1 and ${maxInt}`)
+  }
+  if (chunk < 0) throw invalid('max-chunk must be zero (which means no limit) or positive')
+  const clusterSize = copyClusterSize(target.layer)
+  if (chunk > 0 && chunk < clusterSize) {
+    throw invalid(`Required max-chunk (${chunk}) is less than backup cluster size (${clusterSize})`)
+  }
 }
 
 /** The bitmap that takes part, and how, by the rules and in the words of QEMU. */
