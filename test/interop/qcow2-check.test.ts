@@ -42,6 +42,10 @@ const differences: readonly {
     applies: (ours) => ours.stderr.includes('numbers beyond 2^53'),
   },
   {
+    why: 'an image whose header leads to a refcount table behind the end of the file is not opened',
+    applies: (ours) => /Could not open.*: Reference count table/.test(ours.stderr),
+  },
+  {
     why: 'more is said than the runner of qemu-img takes',
     applies: (_, theirs) => theirs.status === -1,
   },
@@ -121,7 +125,43 @@ qemu.describe(`check and repair (${seedNote})`, () => {
       }
     })
   }
+
+  qemu.it('several at once', async () => {
+    const random = new Random()
+    for (let round = 0; round < (long ? 300 : 4); round++) {
+      const flavour = random.pick(flavours)
+      const maker = random.pick(Object.keys(makers))
+      const several = random.shuffled([...damages]).slice(0, 12)
+      const fitting = several
+        .filter(({ needs }) => needs.every((need) => flavour.has.includes(need)))
+        .slice(0, 2 + random.below(2))
+      const note = `round ${round}: ${fitting.map(({ title }) => title).join(', ')}`
+      const image = await imageOf(flavour, maker)
+      await judge(image, together(fitting), random, `${maker}, ${flavour.name}, ${note}`)
+    }
+  })
 })
+
+const severalDamages = 'several'
+
+/** Anything may be lost. Where one damage finds nothing in its place any more, it is left out. */
+function together(several: readonly Damage[]): Damage {
+  return {
+    title: severalDamages,
+    needs: [],
+    plant: (image, random) => {
+      for (const { plant } of several) {
+        const before = Buffer.from(image.bytes)
+        try {
+          plant(image, random)
+        } catch {
+          image.bytes.set(before)
+        }
+      }
+      return [{ offset: 0, length: image.size }]
+    },
+  }
+}
 
 async function judge(image: Made, damage: Damage, random: Random, note: string): Promise<void> {
   const bytes = Buffer.from(image.bytes)
@@ -138,10 +178,13 @@ async function judge(image: Made, damage: Damage, random: Random, note: string):
     )
   }
   const theirs = await runTheirs(folder, ['check', '-r', 'all', 'a.qcow2'])
-  const theyDid = theirs.status === 0 && (await isRepaired(image, file, lost))
+  const comparable = damage.title !== severalDamages && theirs.status === 0
+  const theyDid = comparable && (await isRepaired(image, file, lost))
   writeFileSync(file, bytes)
   const repaired = await runOurs(folder, ['check', '-r', 'all', 'a.qcow2'])
   const said = `${note}: ${repaired.stderr}${repaired.stdout}`
+  // Of several damages one may have hit the header.
+  if (damage.title === severalDamages && repaired.stderr.includes('Could not open')) return
   expect(repaired.status, said).toBe(0)
   expect(await runOurs(folder, ['check', 'a.qcow2']), said).toMatchObject({ status: 0, stderr: '' })
   expect(await runTheirs(folder, ['check', 'a.qcow2']), said).toMatchObject({

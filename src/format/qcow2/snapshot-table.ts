@@ -50,6 +50,8 @@ export interface EntryFault {
   readonly mended: Uint8Array | undefined
   /** Nothing is lost: fields are missing whose values are known. */
   readonly harmless: boolean
+  /** It is found when its L1 table is to be walked. */
+  readonly inWalk?: boolean
 }
 
 export interface ScannedTable extends SnapshotTable {
@@ -177,7 +179,7 @@ function faultOf(
   const lost = l1FaultOf(snapshot, fileSize, header)
   if (lost !== undefined) {
     const message = `snapshot ${snapshot.id} (${snapshot.name}) ${lost}; snapshot table entry corrupted`
-    return { index, message, mended: undefined, harmless: false }
+    return { index, message, mended: undefined, harmless: false, inWalk: true }
   }
   if (header.version < 3 || extra >= snapshotExtra.size) return undefined
   const known = { vmStateSize: snapshot.vmStateSize, diskSize: header.size }
@@ -277,10 +279,10 @@ function l1FaultOf(
   fileSize: number,
   header: Header,
 ): string | undefined {
-  if (l1Size * 8 > maxL1Bytes) return `l1_size=0x${l1Size.toString(16)}: L1 table is too large`
   const where = `l1_offset=0x${l1TableOffset.toString(16)}`
   if (l1TableOffset % 2 ** header.clusterBits !== 0)
     return `${where}: L1 table is not cluster aligned`
+  if (l1Size * 8 > maxL1Bytes) return `l1_size=0x${l1Size.toString(16)}: L1 table is too large`
   return l1TableOffset + l1Size * 8 > fileSize
     ? `${where}: L1 table is behind the end of the file`
     : undefined

@@ -13,7 +13,7 @@ import type { Header } from '../header.ts'
 import type { HeaderState } from '../header-state.ts'
 import type { ImageFile } from '../image-file.ts'
 import { entrySize, highOf, isCopied, L2Layout, lowOf, offsetOf } from '../l2-table.ts'
-import { type Snapshot, scanSnapshotTable } from '../snapshot-table.ts'
+import { type EntryFault, type Snapshot, scanSnapshotTable } from '../snapshot-table.ts'
 import { countBitmaps, mendBitmaps } from './bitmaps.ts'
 import type { Counts } from './counts.ts'
 import { L2Walk, type SharedTable } from './l2-walk.ts'
@@ -133,11 +133,17 @@ export class References {
       const { snapshots, length, faults } = await scanSnapshotTable(file, header, {
         asFound: this.#tellsAsFound,
       })
-      for (const { message, harmless } of faults) {
-        this.#report.corruption(message)
+      for (const { message, harmless, inWalk } of faults) {
+        if (!inWalk) this.#report.corruption(message)
         if (!harmless) this.#tally.incomplete = true
       }
-      for (const l1 of await this.#snapshotTables(snapshots)) met.push(l1)
+      const known = (await this.#snapshotTables(snapshots)).values()
+      const broken = new Map(faults.map((fault) => [fault.index, fault]))
+      for (let index = 0; index < header.nbSnapshots; index++) {
+        const fault = broken.get(index)
+        const l1 = fault && !fault.harmless ? this.#lostTable(fault) : known.next().value
+        if (l1) met.push(l1)
+      }
       tableLength = length
     }
     const { stored } = this.#options
@@ -150,6 +156,14 @@ export class References {
     this.#tell(met)
     this.#tellCopied(active)
     this.region(header.snapshotsOffset, tableLength, 1)
+  }
+
+  /** Stands for the L1 table of a snapshot that cannot be read, and says why. */
+  #lostTable({ message, inWalk }: EntryFault): L1Walk | undefined {
+    if (!inWalk) return undefined
+    const findings = new Findings(this.#room)
+    findings.corruption(message)
+    return { tables: [], faults: 1, findings: new Map([[0, findings]]), copiedFaults: new Map() }
   }
 
   /** The L1 table of each snapshot; tables at the same place are read once. */
@@ -167,8 +181,7 @@ export class References {
       const { l1TableOffset: offset, l1Size } = snapshot
       const l1 = known ?? (await this.#l1Table(offset, l1Size, times.get(key)!, false))
       read.set(key, l1)
-      // What is mended is wrong only once.
-      if (!known || !this.#mends) met.push(l1)
+      met.push(l1)
     }
     return met
   }
@@ -179,6 +192,8 @@ export class References {
     const all = new Map<L1Walk, readonly Findings[]>()
     for (const l1 of met) {
       const known = all.get(l1)
+      // What is mended is wrong only once.
+      if (known && this.#mends) continue
       const findings = known ?? this.#findingsOf(l1, mended)
       all.set(l1, findings)
       for (const each of findings) this.#report.tell(each)
@@ -223,6 +238,7 @@ export class References {
       let high = highOf(view, index)
       let low = lowOf(view, index)
       if (high === 0 && low === 0) continue
+      const shown = hex64(high, low)
       const found = this.#l1Fault(high, low)
       if (found) {
         l1.faults++
@@ -239,7 +255,7 @@ export class References {
         }
         if (this.#mends) await this.#image.file.write(offset + index * entrySize, found.entry)
       }
-      this.#noteTable(l1, index, high, low, times, active)
+      this.#noteTable(l1, index, high, low, times, active ? shown : undefined)
     }
     return l1
   }
@@ -252,12 +268,14 @@ export class References {
 
   /** What is wrong with an L1 entry, and what to put in its place; undefined when it is sound. */
   #l1Fault(high: number, low: number): MendedL1 | undefined {
-    const { clusterSize } = this.#layout
-    const found =
-      mendL1Entry(high, low, clusterSize, this.#tally.clusters) ??
-      (this.#mends && this.#isMisledL1(offsetOf(high, low)) ? mendMisledL1(high, low) : undefined)
-    if (found?.lost) this.#tally.incomplete = true
-    return found
+    const found = mendL1Entry(high, low, this.#layout.clusterSize, this.#tally.clusters)
+    // Without its reserved bits an entry may be misled still.
+    const left = found ? viewOf(found.entry) : undefined
+    const offset = left ? offsetOf(highOf(left, 0), lowOf(left, 0)) : offsetOf(high, low)
+    const misled = this.#mends && !found?.lost && offset !== 0 && this.#isMisledL1(offset)
+    const fault = misled ? mendMisledL1(high, low - (low % 512)) : found
+    if (fault?.lost) this.#tally.incomplete = true
+    return fault
   }
 
   #isMisledL1(offset: number): boolean {
@@ -285,7 +303,8 @@ export class References {
     high: number,
     low: number,
     times: number,
-    active: boolean,
+    /** The entry as it stands there; given for the active table. */
+    shown: string | undefined,
   ): void {
     const offset = offsetOf(high, low)
     if (offset === 0 && !this.#tellsAsFound) return
@@ -294,13 +313,13 @@ export class References {
     table.times += times
     this.#tables.set(offset, table)
     const position = l1.tables.push(offset) - 1
-    if (!active) return
+    if (shown === undefined) return
     table.active++
     if (offset === 0) return
     const refcount = this.#options.stored.get(Math.floor(offset / this.#layout.clusterSize))
     if (isCopied(high) === (refcount === 1)) return
     this.#findingsAt(l1.copiedFaults, position).corruption(
-      `OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${hex64(high, low)} refcount=${refcount}`,
+      `OFLAG_COPIED L2 cluster: l1_index=${index} l1_entry=${shown} refcount=${refcount}`,
     )
   }
 

@@ -43,8 +43,9 @@ export async function readStoredCounts(image: CheckedImage): Promise<StoredCount
     if (highOf(view, index) === 0 && lowOf(view, index) === 0) continue
     const reserved = lowOf(view, index) % 512
     const offset = rawOf(view, index) - reserved
-    const fault = blockFault(index, offset, reserved, clusterSize, file.size)
+    // The lower half alone, for offsets that are larger than numbers can say.
     const misaligned = (lowOf(view, index) - reserved) % clusterSize !== 0
+    const fault = blockFault(index, offset, { reserved, misaligned }, file.size)
     if (misaligned || offset >= 2 ** 63) {
       unreadable.set(index, view.getBigUint64(index * entrySize) - BigInt(reserved))
     } else if (fault === undefined || reserved > 0) followed.set(index, offset)
@@ -114,12 +115,11 @@ function readEntries(
 function blockFault(
   index: number,
   offset: number,
-  reserved: number,
-  clusterSize: number,
+  { reserved, misaligned }: { readonly reserved: number; readonly misaligned: boolean },
   fileSize: number,
 ): string | undefined {
   if (reserved > 0) return `refcount table entry ${index} has reserved bits set`
-  if (offset % clusterSize !== 0) {
+  if (misaligned) {
     return `refcount block ${index} is not cluster aligned; refcount table entry corrupted`
   }
   return offset >= fileSize ? `refcount block ${index} is outside image` : undefined
