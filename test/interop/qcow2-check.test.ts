@@ -14,11 +14,13 @@ import { realIo, varveIo } from '../support/io-tools.ts'
 import { Anatomy } from '../support/qcow2-anatomy.ts'
 import { type Damage, damages, type Loss } from '../support/qcow2-damages.ts'
 import { type Flavour, flavours, type ImageTools, makeFlavour } from '../support/qcow2-flavours.ts'
-import { Random, runSeed, seedNote } from '../support/random.ts'
+import { Random, runSeed } from '../support/random.ts'
 
 const qemu = peer('qemu-img', 'qemu-io')
 const folder = scratchFolder('qcow2-check')
 const long = process.env.VARVE_LONG !== undefined
+/** The short share is the same every time; VARVE_SEED draws another one. */
+const seed = long || process.env.VARVE_SEED !== undefined ? runSeed : 1
 
 /** Where what is said may differ from qemu-img, and why; docs/cli/img.md says it to users. */
 const differences: readonly {
@@ -44,6 +46,11 @@ const differences: readonly {
   {
     why: 'an image whose header leads to a refcount table behind the end of the file is not opened',
     applies: (ours) => /Could not open.*: Reference count table/.test(ours.stderr),
+  },
+  {
+    why: 'what begins inside the file and ends a little behind it counts there for qemu-img',
+    applies: (ours, theirs) =>
+      ours.stderr.includes('exceeding the end') && !theirs.stderr.includes('exceeding the end'),
   },
   {
     why: 'more is said than the runner of qemu-img takes',
@@ -108,14 +115,14 @@ function imageOf(flavour: Flavour, maker: string): Promise<Made> {
 }
 
 async function make(flavour: Flavour, maker: string, file: string): Promise<Made> {
-  await makeFlavour(flavour, file, makers[maker], new Random(runSeed))
+  await makeFlavour(flavour, file, makers[maker], new Random(seed))
   return { flavour, bytes: readFileSync(file), content: await contentOf(file) }
 }
 
-qemu.describe(`check and repair (${seedNote})`, () => {
+qemu.describe(`check and repair (VARVE_SEED=${seed})`, () => {
   for (const [index, damage] of damages.entries()) {
     qemu.it(damage.title, async () => {
-      const random = new Random(runSeed + index)
+      const random = new Random(seed + index)
       const fitting = flavours.filter(({ has }) => damage.needs.every((need) => has.includes(need)))
       const cases = fitting.flatMap((flavour) =>
         Object.keys(makers).map((maker) => [flavour, maker] as const),
@@ -127,7 +134,7 @@ qemu.describe(`check and repair (${seedNote})`, () => {
   }
 
   qemu.it('several at once', async () => {
-    const random = new Random()
+    const random = new Random(seed)
     for (let round = 0; round < (long ? 300 : 4); round++) {
       const flavour = random.pick(flavours)
       const maker = random.pick(Object.keys(makers))
@@ -143,6 +150,9 @@ qemu.describe(`check and repair (${seedNote})`, () => {
 })
 
 const severalDamages = 'several'
+
+/** qemu-img makes a file of 256 GiB of such an image, which takes its time. */
+const blowsUp = /refcount table entry behind the end of the file/
 
 /** Anything may be lost. Where one damage finds nothing in its place any more, it is left out. */
 function together(several: readonly Damage[]): Damage {
@@ -177,9 +187,9 @@ async function judge(image: Made, damage: Damage, random: Random, note: string):
       `${note} ${words}`,
     )
   }
-  const theirs = await runTheirs(folder, ['check', '-r', 'all', 'a.qcow2'])
-  const comparable = damage.title !== severalDamages && theirs.status === 0
-  const theyDid = comparable && (await isRepaired(image, file, lost))
+  const comparable = damage.title !== severalDamages && !blowsUp.test(damage.title)
+  const theirs = comparable ? await runTheirs(folder, ['check', '-r', 'all', 'a.qcow2']) : undefined
+  const theyDid = theirs?.status === 0 && (await isRepaired(image, file, lost))
   writeFileSync(file, bytes)
   const repaired = await runOurs(folder, ['check', '-r', 'all', 'a.qcow2'])
   const said = `${note}: ${repaired.stderr}${repaired.stdout}`
@@ -192,7 +202,7 @@ async function judge(image: Made, damage: Damage, random: Random, note: string):
     stderr: '',
   })
   expect(await isKept(image, file, lost), said).toBe(true)
-  if (theyDid) expectSame(repaired, theirs, repairDifferences, `${note} -r all`)
+  if (theirs && theyDid) expectSame(repaired, theirs, repairDifferences, `${note} -r all`)
   rmSync(file)
 }
 

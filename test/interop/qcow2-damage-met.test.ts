@@ -12,11 +12,13 @@ import { type Result, realIo, varveIo } from '../support/io-tools.ts'
 import { Anatomy } from '../support/qcow2-anatomy.ts'
 import { type Damage, damages } from '../support/qcow2-damages.ts'
 import { type Flavour, flavours, makeFlavour } from '../support/qcow2-flavours.ts'
-import { Random, runSeed, seedNote } from '../support/random.ts'
+import { Random, runSeed } from '../support/random.ts'
 
 const qemu = peer('qemu-img', 'qemu-io')
 const folder = scratchFolder('damage-met')
 const long = process.env.VARVE_LONG !== undefined
+/** The short share is the same every time; VARVE_SEED draws another one. */
+const seed = long || process.env.VARVE_SEED !== undefined ? runSeed : 1
 if (long) vi.setConfig({ testTimeout: 600_000 })
 
 /** Where QEMU reads on, and what it shows is not what was written. */
@@ -60,14 +62,14 @@ async function make(flavour: Flavour): Promise<Buffer> {
     }
   }
   const img = checked((args) => runTheirs(folder, args))
-  await makeFlavour(flavour, file, { img, io: checked(realIo) }, new Random(runSeed))
+  await makeFlavour(flavour, file, { img, io: checked(realIo) }, new Random(seed))
   return readFileSync(file)
 }
 
-qemu.describe(`damage that is met by reads (${seedNote})`, () => {
+qemu.describe(`damage that is met by reads (VARVE_SEED=${seed})`, () => {
   for (const [index, damage] of damages.entries()) {
     qemu.it(damage.title, async () => {
-      const random = new Random(runSeed + index)
+      const random = new Random(seed + index)
       const fitting = flavours.filter(({ has }) => damage.needs.every((need) => has.includes(need)))
       const chosen = long ? fitting : [random.pick(fitting)]
       for (const flavour of chosen) await compare(flavour, damage, random)
