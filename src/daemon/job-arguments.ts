@@ -50,11 +50,9 @@ export function nodeByName(graph: Graph, name: string): BlockNode {
   })
 }
 
-/** Refuses nodes that other nodes stand on, and the filters of jobs. */
+/** Refuses nodes that other nodes stand on, and those that jobs use. */
 export function checkRoot(node: BlockNode): BlockNode {
-  const parents = [...node.parents]
-  const isRoot = !parents.some(({ owner, stays }) => owner || (node.isFilter && stays))
-  if (isRoot) return node
+  if (![...node.parents].some(({ owner, stays }) => owner || stays)) return node
   throw new BlockError('INVALID_ARGUMENT', 'Need a root block node', { node: node.name })
 }
 

@@ -123,6 +123,9 @@ function newBacking(
   node: BlockNode,
   reference: unknown,
 ): BlockNode | null | undefined {
+  // Having none has to be said of an image that names one.
+  const names = node.layer.backingLink?.recorded !== undefined
+  if (reference === undefined && names) throw invalid(`backing is missing for '${node.name}'`)
   if (reference === undefined || reference === null || reference === '') return undefined
   if (typeof reference !== 'string') throw unchangeable('backing.driver')
   if (!node.layer.setBacking) throw unchangeable('backing')

@@ -9,6 +9,7 @@ import { checkNotBacking } from './overlay.ts'
  * the very same data, or because only `source` uses it and has others like it, as a quorum has.
  */
 export function checkReplaceable(source: BlockNode, replaced: BlockNode): void {
+  replaced.blockers.check('replace')
   checkNotBacking(replaced)
   if (isReplaceable(source, replaced)) return
   throw new BlockError(

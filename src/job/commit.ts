@@ -95,6 +95,8 @@ async function startInner(
     await ground.insertFilter(top)
     ground.use(top, ['consistentRead'])
     ground.use(base, ['consistentRead', 'write', 'resize'], ['consistentRead', 'writeUnchanged'])
+    // The job is its user, too: who wants a disk that nobody stands on is refused.
+    if (node !== top) ground.use(node, [])
     ground.freeze(top, base)
     if (base.size < top.size) await base.truncate(top.size)
     ground.block(new Set([skipFilters(node), ...chain.slice(1)]))

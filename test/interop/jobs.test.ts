@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { it } from 'vitest'
+import { expect, it } from 'vitest'
 import { MiB } from '../../src/bytes/range.ts'
 import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
@@ -374,6 +374,43 @@ qsd.describe('jobs of the storage daemon', () => {
     const refused = onFilter.filter((_, index) => [0, 1, 3].includes(index))
     await pair.same([commit, ...refused, ...cancel], ['offset', 'len'])
   })
+
+  it.each(['stream', 'commit', 'active commit', 'mirror', 'backup'])(
+    'while a %s runs: what others may do to its nodes',
+    async (kind) => {
+      const long = { 'job-id': 'j', speed: 4096 }
+      const mirror = (args: Message) =>
+        command('blockdev-mirror', { 'job-id': 'k', device: 'big', sync: 'full', ...args })
+      const running: Readonly<Record<string, Message>> = {
+        stream: command('block-stream', { ...long, device: 'top', 'base-node': 'base' }),
+        commit: command('block-commit', { ...long, device: 'top', 'top-node': 'mid' }),
+        'active commit': command('block-commit', { ...long, device: 'top', 'base-node': 'base' }),
+        mirror: command('blockdev-mirror', { ...long, device: 'top', target: 't', sync: 'full' }),
+        backup: command('blockdev-backup', { ...long, device: 'top', target: 't', sync: 'full' }),
+      }
+      const attempts = (node: string) => [
+        command('blockdev-snapshot-internal-sync', { device: node, name: 'x' }),
+        mirror({ device: node, target: 's' }),
+        mirror({ target: node }),
+        mirror({ target: 's', replaces: node }),
+        command('block-commit', { 'job-id': 'k', device: node }),
+        command('change-backing-file', {
+          device: node,
+          'image-node-name': node,
+          'backing-file': 'x',
+        }),
+        command('blockdev-del', { 'node-name': node }),
+      ]
+      await using pair = await start()
+      await pair.differences([...chain, ...disks.slice(0, 1), raw('big'), running[kind]])
+      // Answers only: how far the job gets meanwhile is a matter of the moment.
+      const different = await pair.differences(['top', 'mid', 't'].flatMap(attempts))
+      // Of several permissions that conflict each names another one.
+      const both =
+        /theirs .*Permission conflict on node '(\w+)'.*\n.*Permission conflict on node '\1'/
+      expect(different.filter((each) => !both.test(each))).toEqual([])
+    },
+  )
 
   it('errors: what each policy makes of them', async () => {
     const faulty = (errno: number, event: string, iotype: string) => ({

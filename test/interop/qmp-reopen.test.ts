@@ -140,6 +140,7 @@ qsd.describe('blockdev-reopen', () => {
   it('moves children', async () => {
     await same([
       reopen(qcow2('b', { backing: null })),
+      reopen(qcow2('b')),
       reopen(qcow2('b', { backing: 'r' })),
       reopen(qcow2('a', { backing: 'b' })),
       // In a cycle nothing changes, of neither node.

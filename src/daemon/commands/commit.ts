@@ -49,7 +49,6 @@ export const commitCommands = [
       const device = daemon.graph.nodes.get(args.device)
       if (!device) throw new QmpError('DeviceNotFound', `Device '${args.device}' not found`)
       const node = checkRoot(device)
-      checkUnused(node)
       const top = findTop(daemon, node, args)
       const base = findBase(daemon, node, top, args)
       if (top === base) throw invalid('cannot commit an image into itself')
@@ -72,15 +71,6 @@ export const commitCommands = [
     },
   }),
 ]
-
-/** A chain of which a part is being committed counts as in use, in these words. */
-function checkUnused(node: BlockNode): void {
-  try {
-    node.blockers.check('commit-source')
-  } catch (error) {
-    throw new BlockError('BUSY', 'Need a root block node', { node: node.name, cause: error })
-  }
-}
 
 function findTop({ graph }: StorageDaemon, node: BlockNode, args: EndArguments): BlockNode {
   const { top, 'top-node': topNode } = args

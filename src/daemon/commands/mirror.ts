@@ -3,6 +3,7 @@ import { createImage } from '../../create-image.ts'
 import { BlockError } from '../../errors.ts'
 import { filenameOf } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
+import { checkNotBacking } from '../../graph/overlay.ts'
 import { backingOf } from '../../graph/status.ts'
 import { type MirrorOptions, startMirror } from '../../job/mirror.ts'
 import { command } from '../command.ts'
@@ -129,6 +130,7 @@ async function start(
   }
   source.blockers.check('mirror-source')
   target.blockers.check('mirror-target')
+  checkNotBacking(target)
   checkSpeed(args.speed ?? 0)
   await startMirror(graph, jobs, {
     ...jobOptions(args),

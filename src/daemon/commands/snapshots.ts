@@ -6,6 +6,7 @@ import type { BlockNode } from '../../graph/node.ts'
 import { snapshotNode } from '../../graph/snapshot-node.ts'
 import { action, actionCommand } from '../action.ts'
 import { command } from '../command.ts'
+import { checkRoot } from '../job-arguments.ts'
 import { snapshotInfoType } from '../schema/snapshot-types.ts'
 import { object, optional, required, str } from '../schema/types.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
@@ -74,8 +75,7 @@ export const internalSnapshotCommands = [
 
 function nodeOf(daemon: StorageDaemon, name: string): BlockNode {
   const node = daemon.graph.nodes.get(name)
-  if (node && [...node.parents].some(({ owner }) => owner)) throw invalid('Need a root block node')
-  if (node) return node
+  if (node) return checkRoot(node)
   throw invalid(`Cannot find device='${name}' nor node-name='${name}'`)
 }
 
