@@ -8,6 +8,7 @@ import type {
   Extent,
   ImageFacts,
   Io,
+  Limits,
   Medium,
   ResizeIo,
   WriteIo,
@@ -63,6 +64,18 @@ class RawLayer extends Filter {
 
   override get size(): number {
     return this.#size ?? Math.max(0, this.next.size - this.#offset)
+  }
+
+  /**
+   * The file's own, unless the disk ends within one of its blocks: whole blocks would reach behind the
+   * end, which only the file itself knows how to read. Where blocks are larger than sectors a disk that
+   * is written to keeps them: to write such a block would make the disk longer.
+   */
+  override get limits(): Limits {
+    const { limits, capabilities } = this.next
+    const { alignment } = limits
+    if (this.size % alignment === 0) return limits
+    return alignment > sectorSize && capabilities.write ? limits : { ...limits, alignment: 1 }
   }
 
   override get sizeIsGiven(): boolean | undefined {

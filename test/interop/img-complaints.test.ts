@@ -121,6 +121,17 @@ qemu.describe('of several complaints the first is made', () => {
     await pair.same(['check', '--image-opts', options])
   })
 
+  it.each([3, 1000, 5000, 10_000])(
+    'a disk of %i bytes is read past the page cache',
+    async (size) => {
+      for (const folder of [pair.ours, pair.theirs]) {
+        writeFileSync(`${folder}/end.raw`, Buffer.alloc(size, 'odd'))
+      }
+      await pair.same('convert -T none -f raw end.raw copy.raw')
+      await pair.same('compare -f raw -F raw end.raw copy.raw')
+    },
+  )
+
   it('fractions of a unit are rounded', async () => {
     await pair.same('create -f qcow2 -o cluster_size=2M odd.qcow2 0.3M')
   })
