@@ -41,6 +41,8 @@ qemu.describe('img measure', () => {
     'measure --size 1G -O qcow2 -o refcount_bits=3',
     'measure --size 1G -O qcow2 -o refcount_bits=8,compat=0.10',
     'measure --size 1G -O qcow2 -o compat=7',
+    'measure --size 1G -O qcow2 -o compat=v3',
+    'measure --size 1G -O qcow2 -o compat=7,cluster_size=3',
     'measure --size 1G -O qcow2 -o extended_l2=on,cluster_size=4k',
     'measure --size 1G -O qcow2 -o backing_file=x',
     'measure --size 1G -O qcow2 -o data_file=x,data_file_raw=on',

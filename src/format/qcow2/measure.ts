@@ -112,9 +112,9 @@ const minExtendedClusterSize = 16 * KiB
 
 function parseShape(options: Readonly<Record<string, unknown>>, { data }: MeasuredSource): Shape {
   const reader = new OptionReader(options)
-  const version = parseVersion(reader.string('compat') ?? '1.1')
   const extended = reader.boolean('extended_l2') ?? false
   const clusterSize = parseClusterSize(reader, extended)
+  const version = parseVersion(reader.string('compat') ?? '1.1')
   const refcountBits = reader.integer('refcount_bits') ?? 16
   if (!isPowerOfTwo(refcountBits) || refcountBits > 64) {
     throw invalid('Refcount width must be a power of two and may not exceed 64 bits')
@@ -153,9 +153,10 @@ function keyBytesOf(reader: OptionReader): number {
   return encryption?.luks ? payloadOffsetOf(encryption.luks.spec) : 0
 }
 
+/** The names `v2` and `v3`, which making an image takes, are not taken here. */
 function parseVersion(compat: string): 2 | 3 {
-  if (compat === '0.10' || compat === 'v2') return 2
-  if (compat === '1.1' || compat === 'v3') return 3
+  if (compat === '0.10') return 2
+  if (compat === '1.1') return 3
   throw invalid(`Invalid compatibility level: '${compat}'`)
 }
 
