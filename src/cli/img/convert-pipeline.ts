@@ -55,6 +55,12 @@ const firstWorkers = 3
 /** Pieces that may come late, one after the other, before another worker joins. */
 const patience = 4
 
+/**
+ * Milliseconds between two writes that are no waiting: what has been read while the event loop was in
+ * a write is heard of afterwards.
+ */
+const shortestWait = 0.3
+
 /** Smallest piece that salvaging tells good from bad. */
 const sectorSize = 512
 
@@ -73,9 +79,9 @@ class Pipeline {
   /** Settles when the piece before has passed its turn on. */
   #turn: Promise<void> = Promise.resolve()
   readonly #workers: Promise<void>[] = []
-  /** Pieces that have been read and wait for their turn. */
-  #ready = 0
-  /** Pieces in a row whose turn came before they had been read. */
+  /** When the last write ended; 0 before the first. */
+  #wroteAt = 0
+  /** Writes in a row that waited for what they write to be read. */
   #starved = 0
   #failure: { readonly error: unknown } | undefined
 
@@ -116,7 +122,6 @@ class Pipeline {
         } finally {
           passTurn()
         }
-        this.#joinIfStarved()
         this.#options.progress(piece.length)
       }
     } catch (error) {
@@ -126,7 +131,8 @@ class Pipeline {
 
   /** Where the writer has waited for a read again and again, one more reads from now on. */
   #joinIfStarved(): void {
-    this.#starved = this.#ready === 0 ? this.#starved + 1 : 0
+    const waited = this.#wroteAt > 0 && performance.now() - this.#wroteAt > shortestWait
+    this.#starved = waited ? this.#starved + 1 : 0
     if (this.#starved < patience || this.#workers.length >= this.#options.workers) return
     this.#starved = 0
     this.#workers.push(this.#work())
@@ -179,9 +185,8 @@ class Pipeline {
     // tenth of the write.
     const runs = data && piece.status === 'data' ? [...this.#runs(data)] : []
     if (!this.#options.anyOrder) {
-      this.#ready++
       await turn
-      this.#ready--
+      this.#joinIfStarved()
     }
     if (this.#failure) return
     const writing =
@@ -192,6 +197,7 @@ class Pipeline {
     await writing.catch((error) => {
       throw new CommandFailure(`error while writing at byte ${piece.offset}: ${reasonOf(error)}`)
     })
+    this.#wroteAt = performance.now()
   }
 
   async #read(offset: number, target: Uint8Array): Promise<void> {
