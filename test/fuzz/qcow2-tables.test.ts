@@ -5,24 +5,16 @@
  * for a corrupt image, says where. Nothing is read that the file does not have.
  */
 import { describe, expect, it } from 'vitest'
-import { Filter } from '../../src/block/filter.ts'
-import {
-  type BlockLayer,
-  type Completion,
-  type Io,
-  plainIo,
-  plainWriteIo,
-  plainZeroIo,
-} from '../../src/block/layer.ts'
+import { type BlockLayer, plainIo, plainWriteIo, plainZeroIo } from '../../src/block/layer.ts'
 import { BlockError } from '../../src/errors.ts'
 import { openEncryption } from '../../src/format/qcow2/encryption/encryption.ts'
 import { headerV3 } from '../../src/format/qcow2/header.ts'
 import { Qcow2Image } from '../../src/format/qcow2/image.ts'
-import { maxL1Bytes } from '../../src/format/qcow2/limits.ts'
 import { MemoryLayer } from '../../src/protocol/memory.ts'
 import { openContext } from '../support/context.ts'
 import { newImage, openImage, testSecrets, testSettings } from '../support/qcow2.ts'
 import { repair } from '../support/repaired.ts'
+import { Watched } from '../support/watched.ts'
 
 const diskSize = 128 * 1024
 
@@ -152,19 +144,6 @@ async function outcomeOf(note: string, work: () => Promise<void>): Promise<strin
     const { code, offset, message } = error
     if (code === 'CORRUPT_IMAGE') expect(offset, `${note}: ${message}`).toBeDefined()
     return code
-  }
-}
-
-/** The storage of a broken image: notes how much is asked of it at once. */
-class Watched extends Filter {
-  constructor(bytes: Uint8Array) {
-    super(MemoryLayer.of(bytes))
-  }
-
-  override read(offset: number, target: Uint8Array, io: Io): Completion {
-    expect(target.length).toBeLessThanOrEqual(maxL1Bytes)
-    expect(offset + target.length).toBeLessThanOrEqual(this.next.size)
-    return this.next.read(offset, target, io)
   }
 }
 

@@ -4,23 +4,15 @@
  * code, and without reading or keeping more than the named limits allow.
  */
 import { describe, expect, it } from 'vitest'
-import { Filter } from '../../src/block/filter.ts'
-import {
-  type BlockLayer,
-  type Completion,
-  type Io,
-  plainIo,
-  plainWriteIo,
-  plainZeroIo,
-} from '../../src/block/layer.ts'
+import { type BlockLayer, plainIo, plainWriteIo, plainZeroIo } from '../../src/block/layer.ts'
 import { BlockError } from '../../src/errors.ts'
 import { headerV3 } from '../../src/format/qcow2/header.ts'
-import { maxL1Bytes } from '../../src/format/qcow2/limits.ts'
 import { MemoryLayer } from '../../src/protocol/memory.ts'
 import { newImage, openImage } from '../support/qcow2.ts'
 import { addSnapshot } from '../support/qcow2-snapshot.ts'
 import { Random, runSeed, seedNote } from '../support/random.ts'
 import { repair } from '../support/repaired.ts'
+import { Watched } from '../support/watched.ts'
 
 const rounds = 250
 const diskSize = 96 * 1024
@@ -106,19 +98,6 @@ const extremes = [
   2n ** 62n,
   2n ** 64n - 1n,
 ]
-
-/** The storage of a broken image: notes how much is asked of it at once. */
-class Watched extends Filter {
-  constructor(bytes: Uint8Array) {
-    super(MemoryLayer.of(bytes))
-  }
-
-  override read(offset: number, target: Uint8Array, io: Io): Completion {
-    expect(target.length).toBeLessThanOrEqual(maxL1Bytes)
-    expect(offset + target.length).toBeLessThanOrEqual(this.next.size)
-    return this.next.read(offset, target, io)
-  }
-}
 
 async function seedImage(
   options: Readonly<Record<string, unknown>>,

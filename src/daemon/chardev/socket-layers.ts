@@ -16,8 +16,9 @@ const handshakeTimeoutMs = 30_000
 export function throughLayers(socket: Socket, settings: SocketSettings): Duplex | Promise<Duplex> {
   socket.setNoDelay(settings.nodelay)
   if (!settings.tls && !settings.websocket) return socket
-  socket.setTimeout(handshakeTimeoutMs, () => socket.destroy())
-  return shakeHands(socket, settings).finally(() => socket.setTimeout(0))
+  // Of the whole, not of a silence: a byte now and then would hold the place for ever.
+  const late = setTimeout(() => socket.destroy(), handshakeTimeoutMs)
+  return shakeHands(socket, settings).finally(() => clearTimeout(late))
 }
 
 async function shakeHands(socket: Socket, settings: SocketSettings): Promise<Duplex> {

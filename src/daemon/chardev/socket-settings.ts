@@ -1,5 +1,4 @@
 /** What a `socket` device was told, made sense of. */
-
 import type { Duplex } from 'node:stream'
 import type { Authorise } from '../../tls/accept.ts'
 import type { TlsCredentials } from '../../tls/credentials.ts'
@@ -35,10 +34,13 @@ export function socketSettings(
   const address = flatAddress(data.addr)
   const { server = true, reconnect = 0, telnet = false, tn3270 = false } = data
   const { 'tls-creds': credentials, 'tls-authz': authorisation } = data
-  const tls = credentials !== undefined && {
-    credentials: context.tlsCredentials(credentials, server ? 'server' : 'client'),
-    authorise: authorisation === undefined ? undefined : context.authorisation(authorisation),
-  }
+  const tls =
+    credentials === undefined
+      ? undefined
+      : {
+          credentials: context.tlsCredentials(credentials, server ? 'server' : 'client'),
+          authorise: authorisation === undefined ? undefined : context.authorisation(authorisation),
+        }
   if (address.type === 'unix' && credentials !== undefined) {
     throw invalid("'tls_creds' option is incompatible with 'unix' address type")
   }
@@ -55,7 +57,7 @@ export function socketSettings(
   return {
     address,
     server,
-    tls: tls || undefined,
+    tls,
     websocket: data.websocket ?? false,
     telnet: telnet ? 'telnet' : tn3270 ? 'tn3270' : undefined,
     wait: data.wait ?? false,
