@@ -5,6 +5,7 @@ import { viewOf } from '../../src/bytes/view.ts'
 import { NbdLayer } from '../../src/protocol/nbd/layer.ts'
 import { maxRequestsInFlight } from '../../src/protocol/nbd/limits.ts'
 import { Link, type LinkOptions } from '../../src/protocol/nbd/link.ts'
+import { encodeDataHeader, encodeHoleChunk, errorChunk } from '../../src/wire/nbd/chunks.ts'
 import {
   NBD_CMD_READ,
   NBD_ENOSPC,
@@ -13,13 +14,8 @@ import {
   NBD_FLAG_READ_ONLY,
 } from '../../src/wire/nbd/constants.ts'
 import { encodeInfoExport, infoBlockSize } from '../../src/wire/nbd/handshake.ts'
-import {
-  encodeChunkHeader,
-  encodeDataChunkHeader,
-  encodeHoleChunk,
-  errorChunk,
-  type NbdRequest,
-} from '../../src/wire/nbd/transmission.ts'
+import { compactLayout } from '../../src/wire/nbd/layout.ts'
+import { encodeChunkHeader, type NbdRequest } from '../../src/wire/nbd/transmission.ts'
 import { answer, fakeServer } from '../support/nbd-fake-server.ts'
 import { startServer } from '../support/nbd-server.ts'
 import { until } from '../support/until.ts'
@@ -292,7 +288,7 @@ describe('a server that answers', () => {
         if (request.offset === 0) socket.write(holeChunk(request, 100))
         socket.write(
           request.offset === 0
-            ? errorChunk(request, 1, NBD_EPERM, Buffer.from('no'))
+            ? errorChunk(compactLayout, request, 1, NBD_EPERM, Buffer.from('no'))
             : dataChunk(request, request.offset, 512),
         )
       },
@@ -350,13 +346,13 @@ describe('a caller that gives up', () => {
 
 function dataChunk(request: NbdRequest, offset: number, length: number): Buffer {
   const chunk = Buffer.alloc(28 + length, 1)
-  encodeDataChunkHeader(viewOf(chunk), 0, request, 1, offset, length)
+  encodeDataHeader(compactLayout, viewOf(chunk), 0, request, 1, offset, length)
   return chunk
 }
 
 function holeChunk(request: NbdRequest, length: number): Buffer {
   const chunk = Buffer.alloc(32)
-  encodeHoleChunk(viewOf(chunk), 0, request, 0, request.offset, length)
+  encodeHoleChunk(compactLayout, viewOf(chunk), 0, request, 0, request.offset, length)
   return chunk
 }
 

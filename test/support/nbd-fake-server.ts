@@ -6,10 +6,10 @@ import { join } from 'node:path'
 import { viewOf } from '../../src/bytes/view.ts'
 import {
   IHAVEOPT,
-  NBD_CMD_WRITE,
   NBD_FLAG_HAS_FLAGS,
   NBD_FLAG_SEND_FLUSH,
   NBD_OPT_EXPORT_NAME,
+  NBD_OPT_EXTENDED_HEADERS,
   NBD_OPT_GO,
   NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ACK,
@@ -26,11 +26,10 @@ import {
   optionHeader,
   optionReplyHeader,
 } from '../../src/wire/nbd/handshake.ts'
+import { compactLayout, extendedLayout } from '../../src/wire/nbd/layout.ts'
 import {
-  decodeRequest,
   encodeSimpleReply,
   type NbdRequest,
-  requestSize,
   simpleReplySize,
 } from '../../src/wire/nbd/transmission.ts'
 
@@ -38,6 +37,8 @@ export interface FakeBehaviour {
   readonly size?: number
   readonly flags?: number
   readonly structured?: boolean
+  /** Agrees to extended headers. */
+  readonly extended?: boolean
   /** Knows NBD_OPT_EXPORT_NAME alone. */
   readonly old?: boolean
   /** Instead of the greeting. */
@@ -118,10 +119,11 @@ function serve(socket: Socket, behaviour: FakeBehaviour, sockets: Set<Socket>): 
     return whole
   }
   const requestOf = (bytes: Buffer): number => {
-    if (bytes.length < requestSize) return 0
-    const request = decodeRequest(viewOf(bytes), 0)
+    const layout = behaviour.extended ? extendedLayout : compactLayout
+    if (bytes.length < layout.requestSize) return 0
+    const request = layout.decodeRequest(viewOf(bytes), 0)
     if (!request) throw new Error('the client sent a request without the magic number')
-    const whole = requestSize + (request.type === NBD_CMD_WRITE ? request.length : 0)
+    const whole = layout.requestSize + layout.payloadLength(request)
     if (bytes.length < whole) return 0
     behaviour.onRequest?.(request, socket)
     return whole
@@ -150,7 +152,9 @@ function answerOption(socket: Socket, behaviour: FakeBehaviour, option: number):
     reply(NBD_REP_ACK)
     return true
   }
-  const known = option === NBD_OPT_STRUCTURED_REPLY && behaviour.structured
+  const known =
+    (option === NBD_OPT_STRUCTURED_REPLY && behaviour.structured) ||
+    (option === NBD_OPT_EXTENDED_HEADERS && behaviour.extended)
   reply(known ? NBD_REP_ACK : NBD_REP_ERR_UNSUP)
   return false
 }

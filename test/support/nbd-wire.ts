@@ -6,6 +6,7 @@ import {
   NBD_CMD_BLOCK_STATUS,
   NBD_FLAG_C_FIXED_NEWSTYLE,
   NBD_FLAG_C_NO_ZEROES,
+  NBD_OPT_EXTENDED_HEADERS,
   NBD_OPT_GO,
   NBD_OPT_SET_META_CONTEXT,
   NBD_OPT_STRUCTURED_REPLY,
@@ -21,13 +22,10 @@ import {
   optionHeader,
   optionReplyHeader,
 } from '../../src/wire/nbd/handshake.ts'
+import { compactLayout, extendedLayout, type Layout } from '../../src/wire/nbd/layout.ts'
 import {
-  chunkHeaderSize,
-  decodeChunkHeader,
   decodeSimpleReply,
-  encodeRequest,
   type NbdRequest,
-  requestSize,
   simpleReplySize,
 } from '../../src/wire/nbd/transmission.ts'
 
@@ -54,6 +52,8 @@ export interface Chunk {
 
 export class RawClient implements AsyncDisposable {
   readonly socket: Socket
+  /** Of requests and chunks. */
+  layout: Layout = compactLayout
   #received: Buffer[] = []
   #length = 0
   #ended = false
@@ -98,10 +98,14 @@ export class RawClient implements AsyncDisposable {
   /** In the transmission phase. */
   static async transmitting(
     address: string | { port: number; host: string },
-    { name = '', structured = false, contexts = [] as string[] } = {},
+    { name = '', structured = false, extended = false, contexts = [] as string[] } = {},
   ): Promise<RawClient> {
     const client = await RawClient.greeted(address)
     if (structured) await client.option(NBD_OPT_STRUCTURED_REPLY)
+    if (extended) {
+      await client.option(NBD_OPT_EXTENDED_HEADERS)
+      client.layout = extendedLayout
+    }
     if (contexts.length > 0) {
       await client.option(
         NBD_OPT_SET_META_CONTEXT,
@@ -170,8 +174,12 @@ export class RawClient implements AsyncDisposable {
   }
 
   /** A request as bytes; whatever is left out is zero. */
-  static request(fields: Partial<NbdRequest>, payload: Uint8Array = Buffer.alloc(0)): Buffer {
-    const bytes = Buffer.alloc(requestSize + payload.length)
+  static request(
+    fields: Partial<NbdRequest>,
+    payload: Uint8Array = Buffer.alloc(0),
+    layout = compactLayout,
+  ): Buffer {
+    const bytes = Buffer.alloc(layout.requestSize + payload.length)
     const whole = {
       flags: 0,
       type: 0,
@@ -181,13 +189,13 @@ export class RawClient implements AsyncDisposable {
       length: 0,
       ...fields,
     }
-    encodeRequest(viewOf(bytes), 0, whole)
-    bytes.set(payload, requestSize)
+    layout.encodeRequest(viewOf(bytes), 0, whole)
+    bytes.set(payload, layout.requestSize)
     return bytes
   }
 
   sendRequest(fields: Partial<NbdRequest>, payload?: Uint8Array): void {
-    this.send(RawClient.request(fields, payload))
+    this.send(RawClient.request(fields, payload, this.layout))
   }
 
   async simpleReply(): Promise<SimpleReply> {
@@ -199,7 +207,8 @@ export class RawClient implements AsyncDisposable {
   }
 
   async chunk(): Promise<Chunk> {
-    const header = decodeChunkHeader(viewOf(await this.take(chunkHeaderSize)), 0)
+    const { chunkHeaderSize } = this.layout
+    const header = this.layout.decodeChunkHeader(viewOf(await this.take(chunkHeaderSize)), 0)
     return { ...header, payload: await this.take(header.length) }
   }
 
@@ -208,8 +217,10 @@ export class RawClient implements AsyncDisposable {
     this.sendRequest({ type: NBD_CMD_BLOCK_STATUS, flags, offset, length })
     const { payload } = await this.chunk()
     const runs: [number, number][] = []
-    for (let at = 4; at < payload.length; at += 8) {
-      runs.push([payload.readUInt32BE(at), payload.readUInt32BE(at + 4)])
+    const { status } = this.layout
+    for (let at = status.headSize; at < payload.length; at += status.size) {
+      const run = status.decode(viewOf(payload), at)
+      runs.push([run.length, run.flags])
     }
     return runs
   }

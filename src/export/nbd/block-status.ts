@@ -1,14 +1,43 @@
 /** NBD_CMD_BLOCK_STATUS: a chunk of descriptors for each context that the client selected. */
 import type { Completion } from '../../block/layer.ts'
+import { viewOf } from '../../bytes/view.ts'
 import {
+  NBD_CMD_BLOCK_STATUS,
+  NBD_CMD_FLAG_PAYLOAD_LEN,
   NBD_CMD_FLAG_REQ_ONE,
   NBD_REPLY_FLAG_DONE,
-  NBD_REPLY_TYPE_BLOCK_STATUS,
 } from '../../wire/nbd/constants.ts'
-import { chunkHeaderSize, encodeChunkHeader, type NbdRequest } from '../../wire/nbd/transmission.ts'
+import { decodeU64, type NbdRequest } from '../../wire/nbd/transmission.ts'
 import type { CommandContext, SelectedContext } from './command.ts'
 import type { StatusRun } from './contexts.ts'
 import { maxStatusExtents, maxStatusLookups } from './limits.ts'
+
+/** Whether a payload says what part of the export, and which contexts, the request is about. */
+export function wantsFewerContexts({ type, flags }: NbdRequest): boolean {
+  return type === NBD_CMD_BLOCK_STATUS && (flags & NBD_CMD_FLAG_PAYLOAD_LEN) !== 0
+}
+
+/** What such a request asks; undefined when its payload makes no sense. */
+export function narrowed(
+  context: CommandContext,
+  request: NbdRequest,
+  payload: Uint8Array | undefined,
+): { readonly context: CommandContext; readonly request: NbdRequest } | undefined {
+  if (!payload || payload.length < 8 || payload.length % 4 !== 0) return undefined
+  const view = viewOf(payload)
+  const contexts = new Set<SelectedContext>()
+  for (let at = 8; at < payload.length; at += 4) {
+    const found = context.contexts.find(({ id }) => id === view.getUint32(at))
+    // "duplicate or unknown metacontext ids": NBD_EINVAL.
+    if (!found || contexts.has(found)) return undefined
+    contexts.add(found)
+  }
+  const flags = request.flags - NBD_CMD_FLAG_PAYLOAD_LEN
+  return {
+    context: { ...context, contexts: [...contexts] },
+    request: { ...request, flags, length: decodeU64(view, 0) },
+  }
+}
 
 /** Sends its reply itself, unless it fails. All contexts are asked before the first is sent. */
 export async function blockStatus(context: CommandContext, request: NbdRequest): Promise<void> {
@@ -43,24 +72,24 @@ async function runsOf(
 }
 
 function sendRuns(
-  { queue }: CommandContext,
+  { queue, layout }: CommandContext,
   request: NbdRequest,
   flags: number,
   id: number,
   runs: readonly StatusRun[],
 ): Completion {
-  const payload = 4 + 8 * runs.length
-  const reply = queue.reserve(chunkHeaderSize + payload)
+  const { status } = layout
+  const payload = status.headSize + status.size * runs.length
+  const reply = queue.reserve(layout.chunkHeaderSize + payload)
   const { slab, start } = reply
   const { view } = slab
-  encodeChunkHeader(view, start, request, flags, NBD_REPLY_TYPE_BLOCK_STATUS, payload)
-  let at = start + chunkHeaderSize
-  view.setUint32(at, id)
-  at += 4
+  layout.encodeChunkHeader(view, start, request, flags, status.type, payload)
+  let at = start + layout.chunkHeaderSize
+  status.encodeHead(view, at, id, runs.length)
+  at += status.headSize
   for (const run of runs) {
-    view.setUint32(at, run.length)
-    view.setUint32(at + 4, run.flags)
-    at += 8
+    status.encode(view, at, run.length, run.flags)
+    at += status.size
   }
   queue.send(reply, reply.length)
 }

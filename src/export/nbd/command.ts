@@ -7,6 +7,7 @@ import {
   NBD_CMD_FLAG_FAST_ZERO,
   NBD_CMD_FLAG_FUA,
   NBD_CMD_FLAG_NO_HOLE,
+  NBD_CMD_FLAG_PAYLOAD_LEN,
   NBD_CMD_FLAG_REQ_ONE,
   NBD_CMD_FLUSH,
   NBD_CMD_READ,
@@ -18,6 +19,7 @@ import {
   NBD_EPERM,
   NBD_SUCCESS,
 } from '../../wire/nbd/constants.ts'
+import type { Layout } from '../../wire/nbd/layout.ts'
 import type { NbdRequest } from '../../wire/nbd/transmission.ts'
 import { blockStatus } from './block-status.ts'
 import type { MetaContext } from './contexts.ts'
@@ -44,8 +46,9 @@ export interface ConnectionIo {
 export interface CommandContext {
   readonly export: NbdExport
   readonly layer: BlockLayer
-  /** Whether the client has negotiated structured replies. */
+  /** Whether the client has negotiated structured replies, or extended headers. */
   readonly structured: boolean
+  readonly layout: Layout
   readonly contexts: readonly SelectedContext[]
   readonly queue: ReplyQueue
   readonly pool: SlabPool
@@ -63,10 +66,12 @@ export interface Command {
   readonly bounded: boolean
   /** Whether it sends its successful reply itself. */
   readonly replies: boolean
+  /** Whether it has, or can have, a payload. */
+  readonly payload: boolean
   run(context: CommandContext, request: NbdRequest, payload: Uint8Array): Completion
 }
 
-const plain = { writes: false, bounded: false, replies: false }
+const plain = { writes: false, bounded: false, replies: false, payload: false }
 const FUA = NBD_CMD_FLAG_FUA
 
 const commands: readonly (Command | undefined)[] = sparse({
@@ -85,6 +90,7 @@ const commands: readonly (Command | undefined)[] = sparse({
     flags: FUA,
     writes: true,
     bounded: true,
+    payload: true,
     run: write,
   },
   [NBD_CMD_FLUSH]: { ...plain, name: 'flush', flags: FUA, run: flush },
@@ -102,6 +108,7 @@ const commands: readonly (Command | undefined)[] = sparse({
     name: 'block status',
     flags: FUA + NBD_CMD_FLAG_REQ_ONE,
     replies: true,
+    payload: true,
     run: blockStatus,
   },
 })
@@ -110,13 +117,16 @@ export function commandOf(request: NbdRequest): Command | undefined {
   return commands[request.type]
 }
 
-/** The error value that a request is refused with, or NBD_SUCCESS. */
+/**
+ * The error value that a request is refused with, or NBD_SUCCESS. What the payload of a block
+ * status request says is in the request already.
+ */
 export function refusal(
   context: CommandContext,
   command: Command | undefined,
   request: NbdRequest,
 ): number {
-  if (command === undefined || (request.flags & ~command.flags) !== 0) return NBD_EINVAL
+  if (command === undefined || unknownFlags(context, command, request)) return NBD_EINVAL
   const { offset, length, type } = request
   const { layer } = context
   if (command.writes && !context.export.writable) return NBD_EPERM
@@ -125,6 +135,11 @@ export function refusal(
   const { minimum } = context.export.blockSizes
   if (minimum > 1 && (offset % minimum !== 0 || length % minimum !== 0)) return NBD_EINVAL
   return special(context, request)
+}
+
+function unknownFlags({ layout }: CommandContext, command: Command, request: NbdRequest): boolean {
+  const payload = layout.extended && command.payload ? NBD_CMD_FLAG_PAYLOAD_LEN : 0
+  return (request.flags & ~(command.flags + payload)) !== 0
 }
 
 function outside(type: number): number {

@@ -82,13 +82,13 @@ export class Connection implements NegotiationHost {
     return this.#socket.writableLength < maxUnreadReplies
   }
 
-  transmit({ export: chosen, structured, contexts }: Agreement, rest: Uint8Array): void {
+  transmit({ export: chosen, replies, contexts }: Agreement, rest: Uint8Array): void {
     clearTimeout(this.#timer)
     this.#export = chosen
     this.#idle = false
     const transmission = new Transmission({
       export: chosen,
-      structured,
+      replies,
       contexts,
       socket: this.#socket,
       pool: this.#host.pool,

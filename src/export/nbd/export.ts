@@ -4,6 +4,7 @@ import type { BlockLayer, Extent } from '../../block/layer.ts'
 import { isPowerOfTwo, KiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import {
+  NBD_FLAG_BLOCK_STATUS_PAYLOAD,
   NBD_FLAG_CAN_MULTI_CONN,
   NBD_FLAG_HAS_FLAGS,
   NBD_FLAG_READ_ONLY,
@@ -19,6 +20,7 @@ import {
 } from '../../wire/nbd/constants.ts'
 import { allocationContext, type MetaContext } from './contexts.ts'
 import { maxRequestLength } from './limits.ts'
+import type { ReplyKind } from './negotiation.ts'
 
 export interface ExportOptions {
   /** At most 4096 bytes of UTF-8. The empty name is the default export. */
@@ -81,10 +83,11 @@ export class NbdExport {
     this.#multiConn = multiConn
   }
 
-  /** Flags as a client gets them that has, or has not, negotiated structured replies. */
-  transmissionFlags(structured: boolean): number {
+  /** Flags as a client gets them, by the replies and contexts that it has agreed on. */
+  transmissionFlags(replies: ReplyKind, withContexts: boolean): number {
     let flags = NBD_FLAG_HAS_FLAGS + NBD_FLAG_SEND_FLUSH + NBD_FLAG_SEND_FUA + NBD_FLAG_SEND_CACHE
-    if (structured) flags += NBD_FLAG_SEND_DF
+    if (replies !== 'simple') flags += NBD_FLAG_SEND_DF
+    if (replies === 'extended' && withContexts) flags += NBD_FLAG_BLOCK_STATUS_PAYLOAD
     if (this.#multiConn) flags += NBD_FLAG_CAN_MULTI_CONN
     if (!this.writable) return flags + NBD_FLAG_READ_ONLY
     flags += NBD_FLAG_SEND_TRIM

@@ -53,6 +53,9 @@ export const maxDrainedOption = 32 * MiB
 /** Queries in one request for metadata contexts. */
 export const maxContextQueries = 256
 
+/** Bytes of the payload of a block status request, which names some of those contexts. */
+export const maxStatusPayload = 8 + 4 * maxContextQueries
+
 /** Bytes of replies to options that a client may leave unread before its next option waits. */
 export const maxUnreadReplies = 1 * MiB
 

@@ -38,16 +38,19 @@ export interface NegotiationHost {
   close(violation?: string): void
 }
 
+/** Simple replies; chunks (NBD_OPT_STRUCTURED_REPLY); or NBD_OPT_EXTENDED_HEADERS. */
+export type ReplyKind = 'simple' | 'structured' | 'extended'
+
 /** What the client and the server have agreed on. */
 export interface Agreement {
   readonly export: NbdExport
-  readonly structured: boolean
+  readonly replies: ReplyKind
   readonly contexts: readonly SelectedContext[]
 }
 
 /** What options change. */
 export interface NegotiationState {
-  structured: boolean
+  replies: ReplyKind
   /** Result of the last NBD_OPT_SET_META_CONTEXT, which holds for one export. */
   selection:
     | { readonly exportName: string; readonly contexts: readonly SelectedContext[] }
@@ -64,7 +67,7 @@ export interface Option {
 export class Negotiation {
   readonly #host: NegotiationHost
   readonly #state: NegotiationState = {
-    structured: false,
+    replies: 'simple',
     selection: undefined,
     noZeroes: false,
   }

@@ -6,6 +6,7 @@ import {
   NBD_INFO_NAME,
   NBD_OPT_ABORT,
   NBD_OPT_EXPORT_NAME,
+  NBD_OPT_EXTENDED_HEADERS,
   NBD_OPT_GO,
   NBD_OPT_INFO,
   NBD_OPT_LIST,
@@ -14,6 +15,7 @@ import {
   NBD_OPT_STARTTLS,
   NBD_OPT_STRUCTURED_REPLY,
   NBD_REP_ACK,
+  NBD_REP_ERR_EXT_HEADER_REQD,
   NBD_REP_ERR_INVALID,
   NBD_REP_ERR_POLICY,
   NBD_REP_ERR_SHUTDOWN,
@@ -70,6 +72,7 @@ const handlers: Readonly<Record<number, Handler>> = {
   [NBD_OPT_STRUCTURED_REPLY]: structuredReply,
   [NBD_OPT_LIST_META_CONTEXT]: listMetaContext,
   [NBD_OPT_SET_META_CONTEXT]: setMetaContext,
+  [NBD_OPT_EXTENDED_HEADERS]: extendedHeaders,
 }
 
 export function answerOption(
@@ -110,12 +113,12 @@ function barrier({ host, refuse }: Session, { option }: Option): Outcome | undef
     : refuse(NBD_REP_ERR_SHUTDOWN, 'the server is shutting down')
 }
 
-/** It has no way to tell of errors: the session ends instead. */
+/** It has no way to tell of errors: the session ends instead. Extended headers forbid it. */
 function exportName({ host, state }: Session, { data }: Option): Outcome {
   const name = exportNameOf(data)
   const found = name === undefined ? undefined : host.exports.get(name)
-  if (!found) return 'close'
-  const transmissionFlags = found.transmissionFlags(state.structured)
+  if (!found || state.replies === 'extended') return 'close'
+  const transmissionFlags = found.transmissionFlags(state.replies, false)
   host.send(exportNameReply.encode({ size: BigInt(found.layer.size), transmissionFlags }))
   if (!state.noZeroes) host.send(new Uint8Array(exportNamePadding))
   return agreementOn(found, state)
@@ -157,7 +160,8 @@ function info(session: Session, { option, data }: Option): Outcome {
   const { name, requests } = decodeInfoRequest(data)
   const found = host.exports.get(name)
   if (!found) return refuse(NBD_REP_ERR_UNKNOWN, `no export '${name}'`)
-  reply(NBD_REP_INFO, encodeInfoExport(found.layer.size, found.transmissionFlags(state.structured)))
+  const flags = found.transmissionFlags(state.replies, contextsOf(found, state).length > 0)
+  reply(NBD_REP_INFO, encodeInfoExport(found.layer.size, flags))
   for (const request of new Set(requests)) {
     const payload = infoPayload(found, request)
     if (payload) reply(NBD_REP_INFO, payload)
@@ -176,14 +180,32 @@ function infoPayload(found: NbdExport, type: number): Uint8Array | undefined {
   return undefined
 }
 
-function agreementOn(found: NbdExport, { structured, selection }: NegotiationState): Agreement {
-  const contexts = selection?.exportName === found.name ? selection.contexts : []
-  return { export: found, structured, contexts }
+function agreementOn(found: NbdExport, state: NegotiationState): Agreement {
+  return { export: found, replies: state.replies, contexts: contextsOf(found, state) }
+}
+
+/** Those that have been selected for this export. */
+function contextsOf(found: NbdExport, { selection }: NegotiationState): Agreement['contexts'] {
+  return selection?.exportName === found.name ? selection.contexts : []
 }
 
 function structuredReply({ state, reply, refuse }: Session, { data }: Option): Outcome {
   if (data.length > 0) return refuse(NBD_REP_ERR_INVALID, 'NBD_OPT_STRUCTURED_REPLY has no data')
-  state.structured = true
+  if (state.replies === 'extended') {
+    return refuse(NBD_REP_ERR_EXT_HEADER_REQD, 'extended headers already negotiated')
+  }
+  state.replies = 'structured'
+  reply(NBD_REP_ACK)
+  return 'next'
+}
+
+/** Takes the place of structured replies, whether those have been asked for or not. */
+function extendedHeaders({ state, reply, refuse }: Session, { data }: Option): Outcome {
+  if (data.length > 0) return refuse(NBD_REP_ERR_INVALID, 'NBD_OPT_EXTENDED_HEADERS has no data')
+  if (state.replies === 'extended') {
+    return refuse(NBD_REP_ERR_INVALID, 'extended headers already negotiated')
+  }
+  state.replies = 'extended'
   reply(NBD_REP_ACK)
   return 'next'
 }
@@ -215,7 +237,8 @@ function answerContexts(
   answer: (found: NbdExport, queries: readonly string[]) => void,
 ): Outcome {
   const { name, queries } = decodeContextRequest(data)
-  if (!state.structured) return refuse(NBD_REP_ERR_INVALID, 'contexts need structured replies')
+  if (state.replies === 'simple')
+    return refuse(NBD_REP_ERR_INVALID, 'contexts need structured replies')
   if (queries.length > maxContextQueries) {
     return refuse(NBD_REP_ERR_TOO_BIG, `more than ${maxContextQueries} queries`)
   }

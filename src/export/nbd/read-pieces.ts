@@ -5,16 +5,14 @@
 
 import type { Completion, Extent } from '../../block/layer.ts'
 import { isZero } from '../../bytes/zero.ts'
-import { NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE } from '../../wire/nbd/constants.ts'
 import {
-  chunkHeaderSize,
-  dataChunkHeaderSize,
-  encodeChunkHeader,
-  encodeDataChunkHeader,
+  dataHeaderSize,
+  encodeDataHeader,
   encodeHoleChunk,
   holeChunkSize,
-  type NbdRequest,
-} from '../../wire/nbd/transmission.ts'
+} from '../../wire/nbd/chunks.ts'
+import { NBD_REPLY_FLAG_DONE, NBD_REPLY_TYPE_NONE } from '../../wire/nbd/constants.ts'
+import type { NbdRequest } from '../../wire/nbd/transmission.ts'
 import type { CommandContext } from './command.ts'
 import { maxPiecesInFlight, maxReadPieces, readPieceLength } from './limits.ts'
 
@@ -70,16 +68,17 @@ function sendPiece(
   offset: number,
   length: number,
 ): Completion {
-  const { layer, queue, io } = context
-  const reply = queue.reserve(dataChunkHeaderSize + length)
+  const { layer, queue, layout, io } = context
+  const headerSize = dataHeaderSize(layout)
+  const reply = queue.reserve(headerSize + length)
   const { slab, start } = reply
-  const data = slab.bytes.subarray(start + dataChunkHeaderSize, start + reply.length)
+  const data = slab.bytes.subarray(start + headerSize, start + reply.length)
   const send = () => {
     if (isZero(data)) {
-      encodeHoleChunk(slab.view, start, request, 0, offset, length)
-      queue.send(reply, holeChunkSize)
+      encodeHoleChunk(layout, slab.view, start, request, 0, offset, length)
+      queue.send(reply, holeChunkSize(layout))
     } else {
-      encodeDataChunkHeader(slab.view, start, request, 0, offset, length)
+      encodeDataHeader(layout, slab.view, start, request, 0, offset, length)
       queue.send(reply, reply.length)
     }
   }
@@ -97,20 +96,20 @@ function sendPiece(
 }
 
 function sendHole(
-  { queue }: CommandContext,
+  { queue, layout }: CommandContext,
   request: NbdRequest,
   offset: number,
   length: number,
 ): void {
-  const reply = queue.reserve(holeChunkSize)
-  encodeHoleChunk(reply.slab.view, reply.start, request, 0, offset, length)
-  queue.send(reply, holeChunkSize)
+  const reply = queue.reserve(holeChunkSize(layout))
+  encodeHoleChunk(layout, reply.slab.view, reply.start, request, 0, offset, length)
+  queue.send(reply, reply.length)
 }
 
 /** The end of a reply whose chunks have all been sent. */
-export function sendNone({ queue }: CommandContext, request: NbdRequest): void {
-  const reply = queue.reserve(chunkHeaderSize)
+export function sendNone({ queue, layout }: CommandContext, request: NbdRequest): void {
+  const reply = queue.reserve(layout.chunkHeaderSize)
   const flags = NBD_REPLY_FLAG_DONE
-  encodeChunkHeader(reply.slab.view, reply.start, request, flags, NBD_REPLY_TYPE_NONE, 0)
-  queue.send(reply, chunkHeaderSize)
+  layout.encodeChunkHeader(reply.slab.view, reply.start, request, flags, NBD_REPLY_TYPE_NONE, 0)
+  queue.send(reply, reply.length)
 }

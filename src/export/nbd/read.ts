@@ -2,16 +2,14 @@
 
 import type { Completion } from '../../block/layer.ts'
 import { isZero } from '../../bytes/zero.ts'
-import { NBD_CMD_FLAG_DF, NBD_REPLY_FLAG_DONE } from '../../wire/nbd/constants.ts'
 import {
-  dataChunkHeaderSize,
-  encodeDataChunkHeader,
+  dataHeaderSize,
+  encodeDataHeader,
   encodeHoleChunk,
-  encodeSimpleReply,
   holeChunkSize,
-  type NbdRequest,
-  simpleReplySize,
-} from '../../wire/nbd/transmission.ts'
+} from '../../wire/nbd/chunks.ts'
+import { NBD_CMD_FLAG_DF, NBD_REPLY_FLAG_DONE } from '../../wire/nbd/constants.ts'
+import { encodeSimpleReply, type NbdRequest, simpleReplySize } from '../../wire/nbd/transmission.ts'
 import type { CommandContext } from './command.ts'
 import { holeProbeLength } from './limits.ts'
 import { inPieces } from './pieces.ts'
@@ -25,7 +23,8 @@ export function read(context: CommandContext, request: NbdRequest): Completion {
   if (length === 0) return sendNone(context, request)
   const whole = (request.flags & NBD_CMD_FLAG_DF) !== 0
   if (whole || length < holeProbeLength) {
-    return readWhole(context, request, dataChunkHeaderSize, whole ? sendData : sendDataOrHole)
+    const headerSize = dataHeaderSize(context.layout)
+    return readWhole(context, request, headerSize, whole ? sendData : sendDataOrHole)
   }
   return readPieces(context, request)
 }
@@ -82,9 +81,10 @@ function sendSimple({ queue }: CommandContext, request: NbdRequest, reply: Reser
 
 function sendData(context: CommandContext, request: NbdRequest, reply: Reservation): void {
   const { offset, length } = request
+  const { queue, layout } = context
   const flags = NBD_REPLY_FLAG_DONE
-  encodeDataChunkHeader(reply.slab.view, reply.start, request, flags, offset, length)
-  context.queue.send(reply, reply.length)
+  encodeDataHeader(layout, reply.slab.view, reply.start, request, flags, offset, length)
+  queue.send(reply, reply.length)
 }
 
 /** Zeroes need not travel, wherever they come from. */
@@ -96,8 +96,10 @@ function sendDataOrHole(
 ): void {
   if (isZero(data)) {
     const { offset, length } = request
-    encodeHoleChunk(reply.slab.view, reply.start, request, NBD_REPLY_FLAG_DONE, offset, length)
-    context.queue.send(reply, holeChunkSize)
+    const { queue, layout } = context
+    const flags = NBD_REPLY_FLAG_DONE
+    encodeHoleChunk(layout, reply.slab.view, reply.start, request, flags, offset, length)
+    queue.send(reply, holeChunkSize(layout))
   } else {
     sendData(context, request, reply)
   }

@@ -1,5 +1,11 @@
 import { describe, expect, it } from 'vitest'
-import { NBD_CMD_READ, NBD_CMD_WRITE } from '../../wire/nbd/constants.ts'
+import {
+  NBD_CMD_BLOCK_STATUS,
+  NBD_CMD_FLAG_PAYLOAD_LEN,
+  NBD_CMD_READ,
+  NBD_CMD_WRITE,
+} from '../../wire/nbd/constants.ts'
+import { compactLayout, extendedLayout } from '../../wire/nbd/layout.ts'
 import { encodeRequest, type NbdRequest, requestSize } from '../../wire/nbd/transmission.ts'
 import { maxDrainedPayload, maxRequestLength } from './limits.ts'
 import { RequestReader } from './request-reader.ts'
@@ -16,7 +22,13 @@ function bytesOf(header: NbdRequest, payload: Uint8Array = new Uint8Array(0)): B
   return bytes
 }
 
-function make() {
+function extended(header: NbdRequest, payload = ''): Buffer {
+  const head = Buffer.alloc(extendedLayout.requestSize)
+  extendedLayout.encodeRequest(new DataView(head.buffer, head.byteOffset), 0, header)
+  return Buffer.concat([head, Buffer.from(payload)])
+}
+
+function make(layout = compactLayout) {
   const seen: { request: NbdRequest; payload: string | undefined; pooled: boolean }[] = []
   const violations: string[] = []
   const state = { places: Number.POSITIVE_INFINITY }
@@ -37,6 +49,7 @@ function make() {
       violation: (what) => violations.push(what),
     },
     pool,
+    layout,
   )
   return { seen, violations, state, reader }
 }
@@ -96,6 +109,28 @@ describe('RequestReader', () => {
     const endless = make()
     endless.reader.receive(bytesOf(request(NBD_CMD_WRITE, maxDrainedPayload + 1)))
     expect(endless.violations).toHaveLength(1)
+  })
+
+  it.each([1, 31, 32, 33, 1000])('reads extended requests in chunks of %d bytes', (step) => {
+    const { seen, violations, reader } = make(extendedLayout)
+    const flags = NBD_CMD_FLAG_PAYLOAD_LEN
+    const all = Buffer.concat([
+      extended({ ...request(NBD_CMD_READ, 2 ** 40, 1) }),
+      extended({ ...request(NBD_CMD_WRITE, 5, 2), flags }, 'hello'),
+      extended({ ...request(NBD_CMD_WRITE, 5, 3) }, 'qemu!'),
+      extended({ ...request(NBD_CMD_BLOCK_STATUS, 12, 4), flags }, 'twelve bytes'),
+      extended({ ...request(NBD_CMD_READ, 4, 5), flags }, 'drop'),
+      extended({ ...request(NBD_CMD_READ, 2 ** 63, 6), flags }),
+    ])
+    for (let at = 0; at < all.length; at += step) reader.receive(all.subarray(at, at + step))
+    expect(seen.map(({ request, payload }) => [request.cookieLow, payload])).toEqual([
+      [1, undefined],
+      [2, 'hello'],
+      [3, 'qemu!'],
+      [4, 'twelve bytes'],
+      [5, undefined],
+    ])
+    expect(violations).toHaveLength(1)
   })
 
   it('takes nothing after it was stopped', () => {

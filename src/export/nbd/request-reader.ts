@@ -4,18 +4,19 @@
  */
 import { giveBack } from '../../bytes/give-back.ts'
 import { viewOf } from '../../bytes/view.ts'
-import { NBD_CMD_WRITE } from '../../wire/nbd/constants.ts'
-import { decodeRequest, type NbdRequest, requestSize } from '../../wire/nbd/transmission.ts'
-import { maxDrainedPayload, maxRequestLength } from './limits.ts'
+import { NBD_CMD_BLOCK_STATUS, NBD_CMD_WRITE } from '../../wire/nbd/constants.ts'
+import type { Layout } from '../../wire/nbd/layout.ts'
+import type { NbdRequest } from '../../wire/nbd/transmission.ts'
+import { maxDrainedPayload, maxRequestLength, maxStatusPayload } from './limits.ts'
 import type { Slab, SlabPool } from './slab.ts'
 
 export interface RequestSink {
   /** Whether one more request may begin. When not, `proceed` is called later. */
   mayBegin(): boolean
   /**
-   * `payload` is that of a write, or undefined when it was too long and has been dropped. The
-   * buffer is the sink's until it releases `slab`; without a slab until this returns, or for good
-   * when it returns true.
+   * `payload` is undefined when there is none, and when it was too long, or not wanted, and has
+   * been dropped. The buffer is the sink's until it releases `slab`; without a slab until this
+   * returns, or for good when it returns true.
    */
   request(request: NbdRequest, payload: Uint8Array | undefined, slab: Slab | undefined): boolean
   /** The client broke the protocol; nothing after this point makes sense. */
@@ -25,6 +26,7 @@ export interface RequestSink {
 /** A payload that is still arriving. */
 interface Arriving {
   readonly request: NbdRequest
+  readonly length: number
   /** Where it goes; undefined when it is dropped. */
   readonly slab: Slab | undefined
   received: number
@@ -33,19 +35,23 @@ interface Arriving {
 export class RequestReader {
   readonly #sink: RequestSink
   readonly #pool: SlabPool
+  readonly #layout: Layout
   /** Received, but the sink is busy. */
   #waiting: Uint8Array[] = []
-  readonly #header = new Uint8Array(requestSize)
-  readonly #headerView = viewOf(this.#header)
+  readonly #header: Uint8Array
+  readonly #headerView: DataView
   #headerLength = 0
   #arriving: Arriving | undefined
   /** Somebody keeps a part of the chunk that is being read. */
   #kept = false
   #stopped = false
 
-  constructor(sink: RequestSink, pool: SlabPool) {
+  constructor(sink: RequestSink, pool: SlabPool, layout: Layout) {
     this.#sink = sink
     this.#pool = pool
+    this.#layout = layout
+    this.#header = new Uint8Array(layout.requestSize)
+    this.#headerView = viewOf(this.#header)
   }
 
   /** Whether bytes wait for the sink: the time to stop receiving. */
@@ -80,6 +86,7 @@ export class RequestReader {
 
   #read(chunk: Uint8Array): void {
     const view = viewOf(chunk)
+    const { requestSize } = this.#layout
     let at = 0
     while (at < chunk.length && !this.#stopped) {
       if (this.#arriving) {
@@ -91,7 +98,7 @@ export class RequestReader {
       } else if (this.#headerLength > 0 || chunk.length - at < requestSize) {
         at += this.#gatherHeader(chunk, at)
       } else {
-        const request = decodeRequest(view, at)
+        const request = this.#layout.decodeRequest(view, at)
         at = this.#begin(request, chunk, at + requestSize)
       }
     }
@@ -99,12 +106,13 @@ export class RequestReader {
 
   /** A header that is cut in two by the end of a chunk. */
   #gatherHeader(chunk: Uint8Array, at: number): number {
+    const { requestSize } = this.#layout
     const part = chunk.subarray(at, at + requestSize - this.#headerLength)
     this.#header.set(part, this.#headerLength)
     this.#headerLength += part.length
     if (this.#headerLength < requestSize) return part.length
     this.#headerLength = 0
-    const request = decodeRequest(this.#headerView, 0)
+    const request = this.#layout.decodeRequest(this.#headerView, 0)
     return this.#begin(request, chunk, at + part.length) - at
   }
 
@@ -112,18 +120,21 @@ export class RequestReader {
   #begin(request: NbdRequest | undefined, chunk: Uint8Array, at: number): number {
     if (request === undefined) {
       this.#sink.violation('a request without the magic number')
-    } else if (request.type !== NBD_CMD_WRITE || request.length === 0) {
+      return at
+    }
+    const length = this.#layout.payloadLength(request)
+    if (length === 0) {
       this.#sink.request(request, undefined, undefined)
-    } else if (request.length > maxDrainedPayload) {
-      this.#sink.violation(`a write of ${request.length} bytes, more than ${maxDrainedPayload}`)
-    } else if (request.length > maxRequestLength) {
-      this.#arriving = { request, slab: undefined, received: 0 }
-    } else if (request.length <= chunk.length - at) {
-      const payload = chunk.subarray(at, at + request.length)
+    } else if (length > maxDrainedPayload) {
+      this.#sink.violation(`a payload of ${length} bytes, more than ${maxDrainedPayload}`)
+    } else if (length > longestPayload(request)) {
+      this.#arriving = { request, length, slab: undefined, received: 0 }
+    } else if (length <= chunk.length - at) {
+      const payload = chunk.subarray(at, at + length)
       if (this.#sink.request(request, payload, undefined)) this.#kept = true
-      return at + request.length
+      return at + length
     } else {
-      this.#arriving = { request, slab: this.#pool.take(request.length), received: 0 }
+      this.#arriving = { request, length, slab: this.#pool.take(length), received: 0 }
     }
     return at
   }
@@ -131,13 +142,19 @@ export class RequestReader {
   /** Takes what is there of an arriving payload. Returns how much that was. */
   #gather(arriving: Arriving, chunk: Uint8Array, at: number): number {
     const { request, slab } = arriving
-    const length = Math.min(request.length - arriving.received, chunk.length - at)
+    const length = Math.min(arriving.length - arriving.received, chunk.length - at)
     slab?.bytes.set(chunk.subarray(at, at + length), arriving.received)
     arriving.received += length
-    if (arriving.received === request.length) {
+    if (arriving.received === arriving.length) {
       this.#arriving = undefined
-      this.#sink.request(request, slab?.bytes.subarray(0, request.length), slab)
+      this.#sink.request(request, slab?.bytes.subarray(0, arriving.length), slab)
     }
     return length
   }
+}
+
+/** Longer payloads are dropped: of a command that has none, every one. */
+function longestPayload({ type }: NbdRequest): number {
+  if (type === NBD_CMD_WRITE) return maxRequestLength
+  return type === NBD_CMD_BLOCK_STATUS ? maxStatusPayload : 0
 }

@@ -6,19 +6,18 @@
 import { channel } from 'node:diagnostics_channel'
 import type { Writable } from 'node:stream'
 import { type Completion, plainZeroIo, type ZeroIo } from '../../block/layer.ts'
+import { errorChunk } from '../../wire/nbd/chunks.ts'
 import {
   NBD_CMD_DISC,
   NBD_CMD_FLAG_FAST_ZERO,
+  NBD_EINVAL,
   NBD_REPLY_FLAG_DONE,
   NBD_SUCCESS,
 } from '../../wire/nbd/constants.ts'
 import { errorText, errorValueOf, fastZeroErrorValue } from '../../wire/nbd/errors.ts'
-import {
-  encodeSimpleReply,
-  errorChunk,
-  type NbdRequest,
-  simpleReplySize,
-} from '../../wire/nbd/transmission.ts'
+import { compactLayout, extendedLayout } from '../../wire/nbd/layout.ts'
+import { encodeSimpleReply, type NbdRequest, simpleReplySize } from '../../wire/nbd/transmission.ts'
+import { narrowed, wantsFewerContexts } from './block-status.ts'
 import {
   type Command,
   type CommandContext,
@@ -30,6 +29,8 @@ import {
 import type { NbdExport } from './export.ts'
 import type { IdlePoll } from './idle-poll.ts'
 import { maxBytesInFlight, maxRequestsInFlight } from './limits.ts'
+import type { ReplyKind } from './negotiation.ts'
+import { sendNone } from './read-pieces.ts'
 import { ReplyQueue } from './reply-queue.ts'
 import { RequestReader, type RequestSink } from './request-reader.ts'
 import type { Slab, SlabPool } from './slab.ts'
@@ -39,7 +40,7 @@ const failures = channel('nbd:request-failed')
 
 export interface TransmissionOptions {
   readonly export: NbdExport
-  readonly structured: boolean
+  readonly replies: ReplyKind
   readonly contexts: readonly SelectedContext[]
   readonly socket: Writable
   readonly pool: SlabPool
@@ -69,14 +70,16 @@ export class Transmission implements RequestSink {
   #violation: string | undefined
 
   constructor(options: TransmissionOptions) {
-    const { socket, pool, structured, contexts, signal } = options
+    const { socket, pool, replies, contexts, signal } = options
+    const layout = replies === 'extended' ? extendedLayout : compactLayout
     this.#options = options
     this.#queue = new ReplyQueue(socket, pool, () => this.#advance())
-    this.#reader = new RequestReader(this, pool)
+    this.#reader = new RequestReader(this, pool, layout)
     this.#context = {
       export: options.export,
       layer: options.export.layer,
-      structured,
+      structured: replies !== 'simple',
+      layout,
       contexts,
       queue: this.#queue,
       pool,
@@ -118,15 +121,8 @@ export class Transmission implements RequestSink {
   }
 
   request(request: NbdRequest, payload: Uint8Array | undefined, slab: Slab | undefined): boolean {
-    const command = commandOf(request)
-    const refused = refusal(this.#context, command, request)
-    if (refused === NBD_SUCCESS && command !== undefined) {
-      return this.#run(command, request, payload ?? nothing, slab)
-    }
-    if (slab) this.#options.pool.release(slab)
-    if (request.type === NBD_CMD_DISC) this.end()
-    else this.#replyError(request, refused, command)
-    return false
+    if (wantsFewerContexts(request)) return this.#withFewerContexts(request, payload, slab)
+    return this.#take(this.#context, request, payload, slab)
   }
 
   violation(what: string): void {
@@ -135,22 +131,57 @@ export class Transmission implements RequestSink {
   }
 
   /** Whether it goes on after this turn, and so needs its payload. */
+  #take(
+    context: CommandContext,
+    request: NbdRequest,
+    payload: Uint8Array | undefined,
+    slab: Slab | undefined,
+  ): boolean {
+    const command = commandOf(request)
+    const refused = refusal(context, command, request)
+    if (refused === NBD_SUCCESS && command !== undefined) {
+      return this.#run(command, context, request, payload ?? nothing, slab)
+    }
+    if (slab) this.#options.pool.release(slab)
+    if (request.type === NBD_CMD_DISC) this.end()
+    else this.#replyError(request, refused, command)
+    return false
+  }
+
+  #withFewerContexts(
+    request: NbdRequest,
+    payload: Uint8Array | undefined,
+    slab: Slab | undefined,
+  ): boolean {
+    const asked = narrowed(this.#context, request, payload)
+    if (slab) this.#options.pool.release(slab)
+    if (asked) return this.#take(asked.context, asked.request, undefined, undefined)
+    this.#replyError(request, NBD_EINVAL, commandOf(request))
+    return false
+  }
+
   #run(
     command: Command,
+    context: CommandContext,
     request: NbdRequest,
     payload: Uint8Array,
     slab: Slab | undefined,
   ): boolean {
-    const done = this.#start(command, request, payload)
+    const done = this.#start(command, context, request, payload)
     if (done !== undefined) this.#follow(command, request, done, payload, slab)
     else if (slab) this.#options.pool.release(slab)
     return done !== undefined
   }
 
-  #start(command: Command, request: NbdRequest, payload: Uint8Array): Completion {
+  #start(
+    command: Command,
+    context: CommandContext,
+    request: NbdRequest,
+    payload: Uint8Array,
+  ): Completion {
     try {
-      const done = command.run(this.#context, request, payload)
-      if (done === undefined && !command.replies) this.#replySimple(request, NBD_SUCCESS)
+      const done = command.run(context, request, payload)
+      if (done === undefined && !command.replies) this.#replyDone(request)
       return done
     } catch (error) {
       this.#fail(command, request, error)
@@ -177,7 +208,7 @@ export class Transmission implements RequestSink {
     }
     done.then(
       () => {
-        if (!command.replies) this.#replySimple(request, NBD_SUCCESS)
+        if (!command.replies) this.#replyDone(request)
         settle()
       },
       (error) => {
@@ -216,6 +247,12 @@ export class Transmission implements RequestSink {
     this.#replyError(request, value, command)
   }
 
+  /** With extended headers there are chunks alone; else a simple reply says the same. */
+  #replyDone(request: NbdRequest): void {
+    if (this.#context.layout.extended) sendNone(this.#context, request)
+    else this.#replySimple(request, NBD_SUCCESS)
+  }
+
   #replySimple(request: NbdRequest, error: number): void {
     const reply = this.#queue.reserve(simpleReplySize)
     encodeSimpleReply(reply.slab.view, reply.start, request, error)
@@ -231,7 +268,8 @@ export class Transmission implements RequestSink {
   #replyErrorChunk(request: NbdRequest, error: number, command: Command | undefined): void {
     const name = command?.name ?? `command ${request.type}`
     const text = `${name} of ${request.length} bytes at ${request.offset}: ${errorText(error)}`
-    const chunk = errorChunk(request, NBD_REPLY_FLAG_DONE, error, Buffer.from(text))
+    const { layout } = this.#context
+    const chunk = errorChunk(layout, request, NBD_REPLY_FLAG_DONE, error, Buffer.from(text))
     const reply = this.#queue.reserve(chunk.length)
     reply.slab.bytes.set(chunk, reply.start)
     this.#queue.send(reply, chunk.length)

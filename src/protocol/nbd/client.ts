@@ -11,22 +11,24 @@ import { BlockError, systemError } from '../../errors.ts'
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_DISC,
+  NBD_CMD_FLAG_PAYLOAD_LEN,
   NBD_CMD_READ,
   NBD_EINVAL,
   NBD_REPLY_FLAG_DONE,
   NBD_REPLY_TYPE_BLOCK_STATUS,
+  NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
   NBD_REPLY_TYPE_FLAG_ERROR,
   NBD_REPLY_TYPE_NONE,
   NBD_REPLY_TYPE_OFFSET_HOLE,
   NBD_SUCCESS,
 } from '../../wire/nbd/constants.ts'
 import { errorOfValue } from '../../wire/nbd/errors.ts'
+import { compactLayout, compactStatus, extendedLayout, type Layout } from '../../wire/nbd/layout.ts'
 import {
   type ChunkHeader,
   type Cookie,
   decodeU64,
-  encodeRequest,
-  requestSize,
+  type NbdRequest,
 } from '../../wire/nbd/transmission.ts'
 import { ClientHandshake, type ExportFacts } from './handshake.ts'
 import { closeTimeoutMs, maxRequestsInFlight } from './limits.ts'
@@ -78,6 +80,7 @@ interface Pending {
 export class NbdClient implements AsyncDisposable, ReplySink {
   readonly facts: ExportFacts
   readonly structured: boolean
+  readonly #layout: Layout
   readonly #socket: Socket
   readonly #name: string
   readonly #reader: ReplyReader
@@ -93,7 +96,7 @@ export class NbdClient implements AsyncDisposable, ReplySink {
   private constructor(
     socket: Socket,
     name: string,
-    structured: boolean,
+    { structured, extended }: ClientHandshake,
     facts: ExportFacts,
     rest: Uint8Array,
   ) {
@@ -101,7 +104,8 @@ export class NbdClient implements AsyncDisposable, ReplySink {
     this.#name = name
     this.structured = structured
     this.facts = facts
-    this.#reader = new ReplyReader(this)
+    this.#layout = extended ? extendedLayout : compactLayout
+    this.#reader = new ReplyReader(this, this.#layout)
     this.#closed = new Promise((resolve) => socket.once('close', () => resolve()))
     socket.on('data', (chunk: Uint8Array) => this.#receive(chunk))
     socket.on('error', (error) => this.#fail(systemError(error, this.#name)))
@@ -126,12 +130,11 @@ export class NbdClient implements AsyncDisposable, ReplySink {
     signal.addEventListener('abort', stop, { once: true })
     try {
       const handshake = await ClientHandshake.begin(socket, tls)
-      const structured = await handshake.askStructured()
-      const selected = structured
+      const selected = (await handshake.askChunks())
         ? await handshake.selectContexts(exportName, contexts)
         : new Map<string, number>()
       const { facts, rest } = await handshake.choose(exportName, selected)
-      return new NbdClient(handshake.socket, name, structured, facts, rest)
+      return new NbdClient(handshake.socket, name, handshake, facts, rest)
     } catch (error) {
       socket.on('error', () => {})
       socket.destroy()
@@ -139,6 +142,11 @@ export class NbdClient implements AsyncDisposable, ReplySink {
     } finally {
       signal.removeEventListener('abort', stop)
     }
+  }
+
+  /** Whether requests that move no data can have any length, and not 32 bits alone. */
+  get extended(): boolean {
+    return this.#layout.extended
   }
 
   /** Why the connection has ended; undefined while it lives. */
@@ -192,17 +200,17 @@ export class NbdClient implements AsyncDisposable, ReplySink {
   }
 
   data(header: ChunkHeader, offset: number, length: number): DataTarget {
-    const pending = this.#find(header)
+    const pending = this.#findFor(header)
     const at = this.#account(pending, offset, length)
     return this.#targetOf(pending, at, (header.flags & NBD_REPLY_FLAG_DONE) !== 0)
   }
 
   chunk(header: ChunkHeader, payload: Uint8Array): void {
-    const pending = this.#find(header)
+    const pending = this.#findFor(header)
     const { type } = header
     if ((type & NBD_REPLY_TYPE_FLAG_ERROR) !== 0) this.#errorChunk(pending, payload)
     else if (type === NBD_REPLY_TYPE_OFFSET_HOLE) this.#holeChunk(pending, payload)
-    else if (type === NBD_REPLY_TYPE_BLOCK_STATUS) this.#statusChunk(pending, payload)
+    else if (isStatus(type)) this.#statusChunk(pending, type, payload)
     else if (type !== NBD_REPLY_TYPE_NONE || payload.length > 0) {
       throw this.#peer(`an unexpected chunk of type ${type}`)
     }
@@ -236,12 +244,15 @@ export class NbdClient implements AsyncDisposable, ReplySink {
     }
     this.#slots[slot] = pending
     if (signal !== neverAborted) signal.addEventListener('abort', onAbort, { once: true })
-    this.#write(this.#header({ ...request, ...cookie }), request.payload, () => this.#sent(pending))
+    const announced = this.#layout.extended && request.payload ? NBD_CMD_FLAG_PAYLOAD_LEN : 0
+    const flags = request.flags + announced
+    const header = this.#header({ ...request, flags, ...cookie })
+    this.#write(header, request.payload, () => this.#sent(pending))
   }
 
-  #header(fields: Parameters<typeof encodeRequest>[2]): Uint8Array {
-    const header = Buffer.allocUnsafe(requestSize)
-    encodeRequest(viewOf(header), 0, fields)
+  #header(fields: NbdRequest): Uint8Array {
+    const header = Buffer.allocUnsafe(this.#layout.requestSize)
+    this.#layout.encodeRequest(viewOf(header), 0, fields)
     return header
   }
 
@@ -338,6 +349,14 @@ export class NbdClient implements AsyncDisposable, ReplySink {
     throw this.#peer('a reply to a request that nobody made')
   }
 
+  /** Extended headers tell once more where the request began. */
+  #findFor(header: ChunkHeader): Pending {
+    const pending = this.#find(header)
+    const { offset = pending.request.offset } = header
+    if (offset === pending.request.offset) return pending
+    throw this.#peer(`a reply for ${offset} to a request at ${pending.request.offset}`)
+  }
+
   #targetOf(pending: Pending, start: number, last: boolean): DataTarget {
     return {
       take: (at, bytes) => pending.target?.set(bytes, start + at),
@@ -375,15 +394,20 @@ export class NbdClient implements AsyncDisposable, ReplySink {
     pending.error ??= this.#errorOf(pending.request, value)
   }
 
-  #statusChunk({ request }: Pending, payload: Uint8Array): void {
+  /** With extended headers a server may still choose the short form. */
+  #statusChunk({ request }: Pending, type: number, payload: Uint8Array): void {
     const view = viewOf(payload)
-    if (!request.onStatus || payload.length < 12 || payload.length % 8 !== 4) {
+    const layout = type === NBD_REPLY_TYPE_BLOCK_STATUS ? compactStatus : this.#layout.status
+    const { headSize, size } = layout
+    const count = (payload.length - headSize) / size
+    const told = type === layout.type && count >= 1 && layout.count(view, count) === count
+    if (!request.onStatus || !told) {
       throw this.#peer(`a block status chunk of ${payload.length} bytes`)
     }
-    for (let at = 4; at < payload.length; at += 8) {
-      const length = view.getUint32(at)
+    for (let at = headSize; at < payload.length; at += size) {
+      const { length, flags } = layout.decode(view, at)
       if (length === 0) throw this.#peer('a block status run of no length')
-      request.onStatus(view.getUint32(0), length, view.getUint32(at + 4))
+      request.onStatus(view.getUint32(0), length, flags)
     }
   }
 
@@ -405,6 +429,10 @@ export class NbdClient implements AsyncDisposable, ReplySink {
       errno: 'EIO',
     })
   }
+}
+
+function isStatus(type: number): boolean {
+  return type === NBD_REPLY_TYPE_BLOCK_STATUS || type === NBD_REPLY_TYPE_BLOCK_STATUS_EXT
 }
 
 const goodbye = { name: 'disconnect', type: NBD_CMD_DISC, flags: 0, offset: 0, length: 0 }

@@ -15,6 +15,7 @@ import {
   NBD_MAX_MINIMUM_BLOCK,
   NBD_OPT_ABORT,
   NBD_OPT_EXPORT_NAME,
+  NBD_OPT_EXTENDED_HEADERS,
   NBD_OPT_GO,
   NBD_OPT_INFO,
   NBD_OPT_LIST,
@@ -75,6 +76,7 @@ export class ClientHandshake {
   #reader: ByteReader
   #noZeroes = false
   #structured = false
+  #extended = false
   #secured = false
 
   private constructor(socket: Socket) {
@@ -98,16 +100,33 @@ export class ClientHandshake {
     return this.#socket
   }
 
-  /** Whether structured replies have been agreed on. */
+  /** Whether structured replies, or extended headers, have been agreed on. */
   get structured(): boolean {
-    return this.#structured
+    return this.#structured || this.#extended
+  }
+
+  /** Whether extended headers have been agreed on. */
+  get extended(): boolean {
+    return this.#extended
+  }
+
+  /**
+   * Asks for extended headers, and where the server lacks them for structured replies. Whether
+   * replies come in chunks, as block status needs it.
+   */
+  async askChunks(): Promise<boolean> {
+    this.#extended = await this.#agree(NBD_OPT_EXTENDED_HEADERS)
+    return this.#extended || (await this.askStructured())
   }
 
   /** Asks for structured replies, which a server may not have. */
   async askStructured(): Promise<boolean> {
-    const reply = (await this.#option(NBD_OPT_STRUCTURED_REPLY)).at(-1)!
-    this.#structured = reply.type === NBD_REP_ACK
+    this.#structured = await this.#agree(NBD_OPT_STRUCTURED_REPLY)
     return this.#structured
+  }
+
+  async #agree(option: number): Promise<boolean> {
+    return (await this.#option(option)).at(-1)!.type === NBD_REP_ACK
   }
 
   /** Ids by name of those of `wanted` that the server has for the export. */
@@ -129,8 +148,9 @@ export class ClientHandshake {
   ): Promise<{ facts: ExportFacts; rest: Uint8Array }> {
     const replies = await this.#option(NBD_OPT_GO, infoRequest(name))
     const last = replies.at(-1)!
+    // Extended headers come with NBD_OPT_GO, and not with the old way.
     const facts =
-      last.type === NBD_REP_ERR_UNSUP
+      last.type === NBD_REP_ERR_UNSUP && !this.#extended
         ? await this.#chooseOldWay(name)
         : factsOf(NBD_OPT_GO, name, replies, contexts)
     return { facts, rest: this.#reader.release() }

@@ -88,6 +88,8 @@ export class NbdLayer implements BlockLayer {
   readonly #flags: number
   /** The context that tells where data is. */
   readonly #contextId: number | undefined
+  /** The server has refused a request for being longer than those that move data. */
+  #refusesLong = false
   /** What is looked at is a dirty bitmap, or something else that is made to look like extents. */
   readonly #foreign: boolean
 
@@ -126,8 +128,10 @@ export class NbdLayer implements BlockLayer {
 
   async writeZeroes(offset: number, length: number, io: ZeroIo): Promise<void> {
     const flags = this.#zeroFlags(io)
-    // The maximum block size holds for these too, though they have no payload.
-    await this.#inPieces(offset, length, this.limits.maxTransfer, (at, part) => ({
+    // The maximum block size holds for these too, though they have no payload; not so where
+    // headers are extended.
+    const step = this.#link.extended ? length : this.limits.maxTransfer
+    await this.#inPieces(offset, length, step, (at, part) => ({
       name: 'write zeroes',
       type: NBD_CMD_WRITE_ZEROES,
       flags,
@@ -139,7 +143,7 @@ export class NbdLayer implements BlockLayer {
 
   async discard(offset: number, length: number, { signal }: Io): Promise<void> {
     if (!this.#has(NBD_FLAG_SEND_TRIM)) return
-    const step = alignDown(maxLongRequest, this.limits.alignment)
+    const step = this.#link.extended ? length : this.#longest
     await this.#inPieces(offset, length, step, (at, part) => ({
       name: 'trim',
       type: NBD_CMD_TRIM,
@@ -178,7 +182,7 @@ export class NbdLayer implements BlockLayer {
     length: number,
     signal: AbortSignal,
   ): Promise<Extent> {
-    const asked = Math.min(length, alignDown(maxLongRequest, this.limits.alignment))
+    const asked = this.#link.extended ? length : Math.min(length, this.#longest)
     let first: { length: number; flags: number } | undefined
     await this.#link.send(
       {
@@ -213,10 +217,23 @@ export class NbdLayer implements BlockLayer {
       part: number,
     ) => Parameters<Link['send']>[0] & { readonly signal: AbortSignal },
   ): Promise<void> {
-    for (let at = 0; at < length; at += step) {
-      const piece = request(offset + at, Math.min(step, length - at))
-      await this.#link.send(piece, piece.signal)
+    let longest = this.#refusesLong ? Math.min(step, this.limits.maxTransfer) : step
+    for (let at = 0; at < length; ) {
+      const piece = request(offset + at, Math.min(longest, length - at))
+      try {
+        await this.#link.send(piece, piece.signal)
+        at += piece.length
+      } catch (error) {
+        if (piece.length <= this.limits.maxTransfer || !isTooLong(error)) throw error
+        this.#refusesLong = true
+        longest = this.limits.maxTransfer
+      }
     }
+  }
+
+  /** Bytes of one request without data where lengths have 32 bits. */
+  get #longest(): number {
+    return alignDown(maxLongRequest, this.limits.alignment)
   }
 
   #zeroFlags({ fua, mayUnmap, fastOnly }: ZeroIo): number {
@@ -237,6 +254,14 @@ export class NbdLayer implements BlockLayer {
   #has(flag: number): boolean {
     return (this.#flags & flag) !== 0
   }
+}
+
+/**
+ * "the server MAY reply with an NBD_EOVERFLOW or NBD_EINVAL error if the oversize request would
+ * require too many server resources".
+ */
+function isTooLong(error: unknown): boolean {
+  return error instanceof BlockError && (error.errno === 'EINVAL' || error.errno === 'EOVERFLOW')
 }
 
 /** `host` is where the bytes of the run lie: where they are. */

@@ -48,6 +48,11 @@ export class Link implements AsyncDisposable {
     return this.#client.facts
   }
 
+  /** Whether requests that move no data can have any length, and not 32 bits alone. */
+  get extended(): boolean {
+    return this.#client.extended
+  }
+
   /** See `NbdClient.send`. */
   send(request: ClientRequest, signal: AbortSignal): Promise<void> {
     if (this.#options.reconnectDelayMs === 0) return this.#client.send(request, signal)
@@ -87,7 +92,9 @@ export class Link implements AsyncDisposable {
     this.#patienceMs = 0
     try {
       const found = await persistently(this.#options, patienceMs, this.#closing.signal)
-      if (!sameDisk(lost.facts, found.facts)) {
+      // What was asked in 64 bits would not fit into 32.
+      const narrower = lost.extended && !found.extended
+      if (narrower || !sameDisk(lost.facts, found.facts)) {
         await found[Symbol.asyncDispose]()
         throw new BlockError('PEER', `${nameOf(this.#options)} has come back as another disk`)
       }

@@ -4,16 +4,11 @@
  */
 import { viewOf } from '../../bytes/view.ts'
 import { BlockError } from '../../errors.ts'
-import {
-  NBD_REPLY_TYPE_OFFSET_DATA,
-  NBD_SIMPLE_REPLY_MAGIC,
-  NBD_STRUCTURED_REPLY_MAGIC,
-} from '../../wire/nbd/constants.ts'
+import { NBD_REPLY_TYPE_OFFSET_DATA, NBD_SIMPLE_REPLY_MAGIC } from '../../wire/nbd/constants.ts'
+import type { Layout } from '../../wire/nbd/layout.ts'
 import {
   type ChunkHeader,
   type Cookie,
-  chunkHeaderSize,
-  decodeChunkHeader,
   decodeSimpleReply,
   decodeU64,
   simpleReplySize,
@@ -49,14 +44,17 @@ const dataOffsetSize = 8
 
 export class ReplyReader {
   readonly #sink: ReplySink
+  readonly #layout: Layout
   #gathering: Gathering
-  #buffer = new Uint8Array(chunkHeaderSize)
+  #buffer: Uint8Array
   #filled = 0
   /** Data on its way to the caller. */
   #data: { readonly target: DataTarget; readonly length: number; at: number } | undefined
 
-  constructor(sink: ReplySink) {
+  constructor(sink: ReplySink, layout: Layout) {
     this.#sink = sink
+    this.#layout = layout
+    this.#buffer = new Uint8Array(layout.chunkHeaderSize)
     this.#gathering = this.#begin()
   }
 
@@ -114,10 +112,11 @@ export class ReplyReader {
   }
 
   #magic(magic: number): void {
-    if (magic === NBD_SIMPLE_REPLY_MAGIC) {
-      this.#more(simpleReplySize, (bytes) => this.#simple(bytes))
-    } else if (magic === NBD_STRUCTURED_REPLY_MAGIC) {
+    const { chunkMagic, chunkHeaderSize, extended } = this.#layout
+    if (magic === chunkMagic) {
       this.#more(chunkHeaderSize, (bytes) => this.#chunk(bytes))
+    } else if (magic === NBD_SIMPLE_REPLY_MAGIC && !extended) {
+      this.#more(simpleReplySize, (bytes) => this.#simple(bytes))
     } else {
       throw new BlockError('PEER', `invalid reply magic 0x${magic.toString(16)}`, { errno: 'EIO' })
     }
@@ -131,7 +130,7 @@ export class ReplyReader {
   }
 
   #chunk(bytes: Uint8Array): void {
-    const header = decodeChunkHeader(viewOf(bytes), 0)
+    const header = this.#layout.decodeChunkHeader(viewOf(bytes), 0)
     if (header.type === NBD_REPLY_TYPE_OFFSET_DATA) this.#dataChunk(header)
     else this.#smallChunk(header)
   }
@@ -143,6 +142,7 @@ export class ReplyReader {
         errno: 'EIO',
       })
     }
+    const { chunkHeaderSize } = this.#layout
     this.#more(chunkHeaderSize + header.length, (whole) => {
       const payload = whole.slice(chunkHeaderSize)
       this.#next()
@@ -154,6 +154,7 @@ export class ReplyReader {
     if (header.length <= dataOffsetSize) {
       throw new BlockError('PEER', 'a data chunk without data', { errno: 'EIO' })
     }
+    const { chunkHeaderSize } = this.#layout
     this.#more(chunkHeaderSize + dataOffsetSize, (whole) => {
       const offset = decodeU64(viewOf(whole), chunkHeaderSize)
       const length = header.length - dataOffsetSize

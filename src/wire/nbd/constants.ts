@@ -34,6 +34,7 @@ export const NBD_FLAG_CAN_MULTI_CONN = 1 << 8
 export const NBD_FLAG_SEND_RESIZE = 1 << 9
 export const NBD_FLAG_SEND_CACHE = 1 << 10
 export const NBD_FLAG_SEND_FAST_ZERO = 1 << 11
+export const NBD_FLAG_BLOCK_STATUS_PAYLOAD = 1 << 12
 
 // Options.
 export const NBD_OPT_EXPORT_NAME = 1
@@ -63,6 +64,7 @@ export const NBD_REP_ERR_UNKNOWN = NBD_REP_FLAG_ERROR + 6
 export const NBD_REP_ERR_SHUTDOWN = NBD_REP_FLAG_ERROR + 7
 export const NBD_REP_ERR_BLOCK_SIZE_REQD = NBD_REP_FLAG_ERROR + 8
 export const NBD_REP_ERR_TOO_BIG = NBD_REP_FLAG_ERROR + 9
+export const NBD_REP_ERR_EXT_HEADER_REQD = NBD_REP_FLAG_ERROR + 10
 
 // Kinds of information in a reply to NBD_OPT_INFO and NBD_OPT_GO.
 export const NBD_INFO_EXPORT = 0
@@ -87,11 +89,15 @@ export const NBD_CMD_FLAG_NO_HOLE = 1 << 1
 export const NBD_CMD_FLAG_DF = 1 << 2
 export const NBD_CMD_FLAG_REQ_ONE = 1 << 3
 export const NBD_CMD_FLAG_FAST_ZERO = 1 << 4
+/** With extended headers: the length is that of a payload, not of a part of the export. */
+export const NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5
 
 // Transmission: magic numbers.
 export const NBD_REQUEST_MAGIC = 0x25609513
 export const NBD_SIMPLE_REPLY_MAGIC = 0x67446698
 export const NBD_STRUCTURED_REPLY_MAGIC = 0x668e33ef
+export const NBD_EXTENDED_REQUEST_MAGIC = 0x21e41c71
+export const NBD_EXTENDED_REPLY_MAGIC = 0x6e8a278c
 
 // Structured replies.
 export const NBD_REPLY_FLAG_DONE = 1 << 0
@@ -99,6 +105,7 @@ export const NBD_REPLY_TYPE_NONE = 0
 export const NBD_REPLY_TYPE_OFFSET_DATA = 1
 export const NBD_REPLY_TYPE_OFFSET_HOLE = 2
 export const NBD_REPLY_TYPE_BLOCK_STATUS = 5
+export const NBD_REPLY_TYPE_BLOCK_STATUS_EXT = 6
 /** Bit 15 marks an error chunk. */
 export const NBD_REPLY_TYPE_FLAG_ERROR = 1 << 15
 export const NBD_REPLY_TYPE_ERROR = NBD_REPLY_TYPE_FLAG_ERROR + 1

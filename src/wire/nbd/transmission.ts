@@ -1,13 +1,11 @@
 /**
- * Requests and replies of the transmission phase. They are read and written per request, so they
- * have accessors by hand instead of the struct codec. 64-bit offsets are two 32-bit halves: one
- * beyond 2^53 becomes some larger number, which no check of a range lets pass. A cookie is opaque
- * and is never made into one number.
+ * Requests and replies of the transmission phase, in the compact form that everybody speaks;
+ * `layout.ts` has the other one. They are read and written per request, so they have accessors by
+ * hand instead of the struct codec. 64-bit offsets are two 32-bit halves: one beyond 2^53 becomes
+ * some larger number, which no check of a range lets pass. A cookie is opaque and is never made
+ * into one number.
  */
 import {
-  NBD_REPLY_TYPE_ERROR,
-  NBD_REPLY_TYPE_OFFSET_DATA,
-  NBD_REPLY_TYPE_OFFSET_HOLE,
   NBD_REQUEST_MAGIC,
   NBD_SIMPLE_REPLY_MAGIC,
   NBD_STRUCTURED_REPLY_MAGIC,
@@ -39,7 +37,7 @@ export function decodeRequest(view: DataView, at: number): NbdRequest | undefine
     type: view.getUint16(at + 6),
     cookieHigh: view.getUint32(at + 8),
     cookieLow: view.getUint32(at + 12),
-    offset: view.getUint32(at + 16) * two32 + view.getUint32(at + 20),
+    offset: decodeU64(view, at + 16),
     length: view.getUint32(at + 24),
   }
 }
@@ -77,14 +75,12 @@ export function encodeSimpleReply(view: DataView, at: number, cookie: Cookie, er
 
 /** Bytes of a structured reply chunk before its payload. */
 export const chunkHeaderSize = 20
-/** Bytes of a chunk of NBD_REPLY_TYPE_OFFSET_DATA before its data. */
-export const dataChunkHeaderSize = chunkHeaderSize + 8
-/** Bytes of a whole chunk of NBD_REPLY_TYPE_OFFSET_HOLE. */
-export const holeChunkSize = chunkHeaderSize + 12
 
 export interface ChunkHeader extends Cookie {
   readonly flags: number
   readonly type: number
+  /** Where the request began; the compact form does not say. */
+  readonly offset: number | undefined
   /** Bytes of the payload. */
   readonly length: number
 }
@@ -96,6 +92,7 @@ export function decodeChunkHeader(view: DataView, at: number): ChunkHeader {
     type: view.getUint16(at + 6),
     cookieHigh: view.getUint32(at + 8),
     cookieLow: view.getUint32(at + 12),
+    offset: undefined,
     length: view.getUint32(at + 16),
   }
 }
@@ -115,49 +112,6 @@ export function encodeChunkHeader(
   view.setUint32(at + 16, length)
 }
 
-/** The 28 bytes before `length` bytes of data from `offset` of the export. */
-export function encodeDataChunkHeader(
-  view: DataView,
-  at: number,
-  cookie: Cookie,
-  flags: number,
-  offset: number,
-  length: number,
-): void {
-  encodeChunkHeader(view, at, cookie, flags, NBD_REPLY_TYPE_OFFSET_DATA, length + 8)
-  encodeU64(view, at + chunkHeaderSize, offset)
-}
-
-/** A whole chunk saying that `length` bytes from `offset` of the export read as zeroes. */
-export function encodeHoleChunk(
-  view: DataView,
-  at: number,
-  cookie: Cookie,
-  flags: number,
-  offset: number,
-  length: number,
-): void {
-  encodeChunkHeader(view, at, cookie, flags, NBD_REPLY_TYPE_OFFSET_HOLE, 12)
-  encodeU64(view, at + chunkHeaderSize, offset)
-  view.setUint32(at + chunkHeaderSize + 8, length)
-}
-
-/** A whole chunk of NBD_REPLY_TYPE_ERROR; `text` is at most NBD_MAX_STRING bytes. */
-export function errorChunk(
-  cookie: Cookie,
-  flags: number,
-  error: number,
-  text: Uint8Array,
-): Uint8Array {
-  const chunk = new Uint8Array(chunkHeaderSize + 6 + text.length)
-  const view = new DataView(chunk.buffer)
-  encodeChunkHeader(view, 0, cookie, flags, NBD_REPLY_TYPE_ERROR, 6 + text.length)
-  view.setUint32(chunkHeaderSize, error)
-  view.setUint16(chunkHeaderSize + 4, text.length)
-  chunk.set(text, chunkHeaderSize + 6)
-  return chunk
-}
-
 /** A number from 64 bits; not exact beyond 2^53, but always larger than any disk there. */
 export function decodeU64(view: DataView, at: number): number {
   return view.getUint32(at) * two32 + view.getUint32(at + 4)
@@ -170,7 +124,7 @@ export function encodeU64(view: DataView, at: number, value: number): void {
   view.setUint32(at + 4, value - high * two32)
 }
 
-function encodeCookie(view: DataView, at: number, cookie: Cookie): void {
+export function encodeCookie(view: DataView, at: number, cookie: Cookie): void {
   view.setUint32(at, cookie.cookieHigh)
   view.setUint32(at + 4, cookie.cookieLow)
 }
