@@ -5,6 +5,8 @@ import type { ObjectTables } from './object-tables.ts'
 /** What texts are written to: a stream of Node's, or what writes them at once. */
 export interface TextOutput {
   write(text: string | Uint8Array, done?: (error?: Error | null) => void): boolean
+  /** Has what was written so far seen at once, where output is gathered. */
+  flush?(): void
 }
 
 /** For commands whose output is text. */

@@ -1,34 +1,82 @@
 /**
- * Standard output and error that are written at once and in full, so nothing is lost when the
- * process ends, and starting up is spared Node's own streams. A reader that has gone away ends the
- * output quietly: the work goes on, as it does for QEMU's tools.
+ * Standard output and error without Node's own streams, whose making costs time at the start. As the
+ * library of C has it, and thereby QEMU's tools: errors are written at once; output that no terminal
+ * shows is gathered and written in blocks, so in a file that both go to, errors stand in front of what
+ * was printed before them. A reader that has gone away, or a full disk, ends the output quietly: the
+ * work goes on.
  */
-import { writeSync } from 'node:fs'
+import { fstatSync, writeSync } from 'node:fs'
 import { errnoOf } from '../errors.ts'
 import type { TextOutput } from './command.ts'
 
+/** Of the library of C, for pipes and files alike. */
+const blockSize = 4096
+
 export class DescriptorOutput implements TextOutput {
   readonly fd: number
+  readonly #gathers: boolean
+  #gathered: Uint8Array = new Uint8Array(0)
   #gone = false
 
-  constructor(fd: number) {
+  constructor(fd: number, { gathers = false }: { readonly gathers?: boolean } = {}) {
     this.fd = fd
+    this.#gathers = gathers
   }
 
-  /** Whether the reader has gone away. */
+  /** Standard output: gathered unless a terminal, or what looks like one, takes it. */
+  static stdout(): DescriptorOutput {
+    return new DescriptorOutput(1, { gathers: !fstatSync(1).isCharacterDevice() })
+  }
+
+  /** Whether nobody takes the output any more. */
   get gone(): boolean {
     return this.#gone
   }
 
-  write(text: string | Uint8Array, done: (error?: Error | null) => void = rethrow): boolean {
+  /** Whoever passes `done` wants to know what became of it: all that was written is out by then. */
+  write(text: string | Uint8Array, done?: (error?: Error | null) => void): boolean {
+    const bytes = typeof text === 'string' ? Buffer.from(text) : text
     try {
-      let left = typeof text === 'string' ? Buffer.from(text) : text
-      while (left.length > 0 && !this.#gone) left = left.subarray(this.#writeSome(left))
-      done()
+      if (done) {
+        this.flush()
+        this.#writeAll(bytes)
+      } else {
+        this.#add(bytes)
+      }
     } catch (error) {
-      done(error as Error)
+      this.#gone = true
+      if (done) return done(error as Error) ?? true
     }
+    done?.()
     return true
+  }
+
+  /** Writes out what has been gathered. */
+  flush(): void {
+    const bytes = this.#gathered
+    this.#gathered = new Uint8Array(0)
+    try {
+      this.#writeAll(bytes)
+    } catch {
+      this.#gone = true
+    }
+  }
+
+  #add(bytes: Uint8Array): void {
+    if (!this.#gathers) {
+      this.#writeAll(bytes)
+      return
+    }
+    const all = this.#gathered.length === 0 ? bytes : Buffer.concat([this.#gathered, bytes])
+    // The last block stays, even when it is full.
+    const full = Math.max(0, Math.ceil(all.length / blockSize) - 1) * blockSize
+    this.#gathered = all.subarray(full)
+    if (full > 0) this.#writeAll(all.subarray(0, full))
+  }
+
+  #writeAll(bytes: Uint8Array): void {
+    let left = bytes
+    while (left.length > 0 && !this.#gone) left = left.subarray(this.#writeSome(left))
   }
 
   #writeSome(bytes: Uint8Array): number {
@@ -42,10 +90,6 @@ export class DescriptorOutput implements TextOutput {
       return 0
     }
   }
-}
-
-function rethrow(error?: Error | null): void {
-  if (error) throw error
 }
 
 const pauseMs = 5

@@ -174,7 +174,11 @@ async function runInteractively(io: NamedIo, session: Session): Promise<number> 
     ...(terminal ? { output: process.stdout, prompt } : {}),
     terminal,
   })
-  const ask = () => (terminal ? reader.prompt() : io.stdout.write(prompt))
+  const ask = () => {
+    if (!terminal) io.stdout.write(prompt)
+    io.stdout.flush?.()
+    if (terminal) reader.prompt()
+  }
   let status = 0
   ask()
   try {

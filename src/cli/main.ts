@@ -85,11 +85,14 @@ async function run(args: string[], io: PlainIo): Promise<number> {
 
 /** Node's streams cost start-up time, so they are made when somebody touches them. */
 function plainIo(): PlainIo {
+  const stdout = DescriptorOutput.stdout()
+  // However it comes to that, as the library of C does it; a signal's end is sudden there, too.
+  process.once('exit', () => stdout.flush())
   return {
     get stdin() {
       return process.stdin
     },
-    stdout: new DescriptorOutput(1),
+    stdout,
     stderr: new DescriptorOutput(2),
     env: process.env,
     cwd: process.cwd(),

@@ -31,7 +31,7 @@ export const amend: ImgCommand = async (words, io) => {
     io.stdout.write(amendHelp(format))
     return 0
   }
-  using progress = new Progress(args.has('p') && !args.has('q') ? io.stdout : undefined)
+  using progress = new Progress(io, args.has('p') && !args.has('q'))
   if (args.rest.length !== 1) throw new CommandFailure('Expecting one image file name')
   const cache = targetCache(args.value('t') ?? 'writeback')
   checkImageOpts(args.has('image-opts'), format)

@@ -43,7 +43,7 @@ export const commit: ImgCommand = async (words, io) => {
   // What lies between does not fit the base any more, so an image that shows it keeps its data.
   const keeps = args.has('d') || args.has('b')
   {
-    using progress = new Progress(args.has('p') && !args.has('q') ? io.stdout : undefined)
+    using progress = new Progress(io, args.has('p') && !args.has('q'))
     progress.start()
     const base = findBase(node, filename, args.value('b'))
     await commitInto(graph, node, base, rate, progress)

@@ -15,6 +15,9 @@ import { checkImageOpts, sourceCache } from './source-options.ts'
 /** Exit status where an image cannot be opened. */
 const cannotOpen = 2
 
+/** Percent between two lines of `-p`; as in qemu-img, more than elsewhere. */
+const progressStep = 2
+
 export const compare: ImgCommand = async (words, io) => {
   const args = new Arguments('compare', words, 'f:F:T:pqsU', [object, imageOpts, forceShare], {
     object: (text) => {
@@ -29,7 +32,7 @@ export const compare: ImgCommand = async (words, io) => {
   const cache = sourceCache(args.value('T'), cannotOpen)
   const formats = [args.value('f'), args.value('F')]
   const quiet = args.has('q')
-  using progress = new Progress(args.has('p') && !quiet ? io.stdout : undefined)
+  using progress = new Progress(io, args.has('p') && !quiet, progressStep)
   await using graph = imageGraph(io)
   const images: ComparedImage[] = []
   for (const [index, filename] of args.rest.entries()) {

@@ -39,7 +39,7 @@ export interface PipelineOptions {
   readonly rate: number
   /** What cannot be read is reported and becomes zeroes, instead of ending the work. */
   readonly salvage?: (offset: number, reason: string) => void
-  /** Called with the bytes that have been dealt with. */
+  /** Called with the bytes of data that have been copied. */
   readonly progress: (bytes: number) => void
 }
 
@@ -122,7 +122,7 @@ class Pipeline {
         } finally {
           passTurn()
         }
-        this.#options.progress(piece.length)
+        if (piece.status === 'data') this.#options.progress(piece.length)
       }
     } catch (error) {
       this.#failure ??= { error }
@@ -151,11 +151,10 @@ class Pipeline {
         throw new CommandFailure(`error while reading block status: ${reasonOf(error)}`)
       })
       if (done) return undefined
-      const { targetIsZero, progress } = this.#options
+      const { targetIsZero } = this.#options
       if (value.status === 'data' || (value.status === 'zero' && !targetIsZero)) {
         return { piece: value, ...this.#queue() }
       }
-      progress(value.length)
     }
     return undefined
   }

@@ -76,6 +76,17 @@ export class ConvertSource {
     }
   }
 
+  /** Bytes of data to be read, in all. */
+  async dataLength(options: Pick<PieceOptions, 'backingSize' | 'writeAll'>): Promise<number> {
+    let length = 0
+    for (let at = 0; at < this.size; ) {
+      const run = await this.#statusAt(at, options)
+      if (run.status === 'data') length += run.length
+      at += run.length
+    }
+    return length
+  }
+
   /** Whole units without data at `at`, if there are any. */
   async #emptyPiece(at: number, options: PieceOptions): Promise<Piece | undefined> {
     const run = await this.#statusAt(at, options)
@@ -100,7 +111,10 @@ export class ConvertSource {
   #recent: Piece = { offset: 0, length: 0, status: 'data' }
 
   /** The run at `at`. The last answer is kept: it is asked for again where a piece ends. */
-  async #statusAt(at: number, options: PieceOptions): Promise<Piece> {
+  async #statusAt(
+    at: number,
+    options: Pick<PieceOptions, 'backingSize' | 'writeAll'>,
+  ): Promise<Piece> {
     const { offset, length, status } = this.#recent
     if (at >= offset && at < offset + length) {
       return { offset: at, length: offset + length - at, status }

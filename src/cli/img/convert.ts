@@ -26,7 +26,7 @@ export const convert: ImgCommand = async (words, io) => {
     throw new CommandFailure('bitmaps cannot be copied through a stream')
   }
   if (args.sources.includes('-')) return await fromStream(args, io)
-  using progress = new Progress(args.progress && args.target !== '-' ? io.stdout : undefined)
+  using progress = new Progress(io, args.progress && args.target !== '-')
   progress.start()
   await using graph = imageGraph(io)
   const source = await openSources(graph, args, io)
@@ -90,7 +90,9 @@ async function copy(
   })
   const backingSize = backingOf(node)?.size ?? 0
   const created = !args.existing && node.layer.capabilities.zeroInit
-  progress.measure(source.size)
+  const writeAll = args.sparseSize === 0
+  // Nobody knows who may send a signal; but a map of it all is made for -p alone.
+  progress.measure(args.progress ? await source.dataLength({ backingSize, writeAll }) : source.size)
   await runPipeline({
     source,
     target,
@@ -102,7 +104,7 @@ async function copy(
     backingSize,
     rate: args.rate,
     salvage: args.salvage ? reportSalvaged(args, io) : undefined,
-    progress: (bytes) => progress.add(bytes),
+    progress: (bytes) => progress.copied(bytes),
   })
   await target.flush()
   progress.finish()

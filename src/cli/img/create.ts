@@ -78,6 +78,7 @@ async function make(wishes: Wishes, io: NamedIo): Promise<void> {
   await using graph = imageGraph(io)
   await settleSize(graph, wishes, values)
   if (!wishes.quiet) io.stdout.write(formattingLine(filename, driver, values))
+  io.stdout.flush?.()
   await createImage(graph, { filename, format, options: values })
 }
 

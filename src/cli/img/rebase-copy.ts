@@ -16,7 +16,8 @@ export interface RebaseCopy {
   readonly image: Edge
   /** The new backing file; undefined where there is to be none. */
   readonly backing?: Edge
-  readonly progress: (bytes: number) => void
+  /** Called with the parts of the disk, in buffers of QEMU's, that have been looked at. */
+  readonly progress: (share: number) => void
 }
 
 export async function copyDifferences({ image, backing, progress }: RebaseCopy): Promise<void> {
@@ -24,6 +25,8 @@ export async function copyDifferences({ image, backing, progress }: RebaseCopy):
   const length = alignUp(bufferLength, unit)
   const buffers = { old: new Uint8Array(length), fresh: new Uint8Array(length) }
   const { size } = image
+  const share = Math.min(size, bufferLength) / size
+  const looked = new Looked()
   for (let at = 0; at < size; ) {
     const extent = await image.extentAt(at, size - at)
     let run = Math.min(extent.length, size - at)
@@ -31,9 +34,29 @@ export async function copyDifferences({ image, backing, progress }: RebaseCopy):
       const blank = wholeUnits(at, await bothZero(image.node, backing?.node, at, run), unit, size)
       run = blank > 0 ? blank : Math.min(run, length - (at % unit))
       if (blank === 0) await copyRun(image, backing, at, run, unit, buffers)
+      for (let count = looked.at(at, at + run); count > 0; count--) progress(share)
     }
     at += run
-    progress(run)
+  }
+}
+
+/**
+ * As qemu-img counts: a buffer for each two MiB of what the image does not have, or less up to what it
+ * has; what it has is not counted, so the work may be done early.
+ */
+class Looked {
+  #start = 0
+  #end = 0
+
+  /** Buffers that are new with this range, which may go on where the one before ended. */
+  at(start: number, end: number): number {
+    if (start !== this.#end) {
+      this.#start = start
+      this.#end = start
+    }
+    const before = Math.ceil((this.#end - this.#start) / bufferLength)
+    this.#end = end
+    return Math.ceil((end - this.#start) / bufferLength) - before
   }
 }
 

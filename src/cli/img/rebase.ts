@@ -31,7 +31,7 @@ export const rebase: ImgCommand = async (words, io) => {
   if (!unsafe && !args.has('b')) {
     throw usageFailure('Must specify backing file (-b) or use unsafe mode (-u)')
   }
-  using progress = new Progress(args.has('p') && !args.has('q') ? io.stdout : undefined)
+  using progress = new Progress(io, args.has('p') && !args.has('q'))
   progress.start()
   const cache = targetCache(args.value('t') ?? 'writeback')
   const backingCache = sourceCache(args.value('T'))
@@ -66,7 +66,6 @@ export const rebase: ImgCommand = async (words, io) => {
     description: 'img rebase',
     uses: ['consistentRead', 'write'],
   })
-  progress.measure(node.size)
   if (!unsafe) await copy(graph, image, backing, progress)
   try {
     await backingLink.change(filename ? { filename, format } : undefined, { signal: neverAborted })
@@ -116,7 +115,7 @@ async function copy(
   const edge =
     backing && graph.attach(backing, { description: 'img rebase', uses: ['consistentRead'] })
   try {
-    await copyDifferences({ image, backing: edge, progress: (bytes) => progress.add(bytes) })
+    await copyDifferences({ image, backing: edge, progress: (share) => progress.add(share) })
     await image.flush()
   } finally {
     await edge?.[Symbol.asyncDispose]()

@@ -193,6 +193,8 @@ export const sigraise: IoCommand = {
     if (signal > lastSignal) {
       throw new CommandError(`signal argument '${words[1]}' is too large to be a valid signal`)
     }
+    // qemu-io, too, has its output seen first.
+    session.io.stdout.flush?.()
     process.kill(process.pid, signal)
     // The signal arrives while nothing else runs.
     await delay(0)
