@@ -47,6 +47,17 @@ export const u64: Field<number> = {
   set: (_, view, at, value, little) => view.setBigUint64(at, BigInt(value), little),
 }
 
+/**
+ * 64 bits as a number, rounded beyond 2^53: for fields that are held against a limit before they are
+ * used, and whose being beyond it is told in other words.
+ */
+export const anyU64: Field<number> = {
+  size: 8,
+  get: (_, view, at, little) => Number(view.getBigUint64(at, little)),
+  set: (_, view, at, value, little) =>
+    view.setBigUint64(at, value < 2 ** 64 ? BigInt(value) : 2n ** 64n - 1n, little),
+}
+
 /** 64 bits as a bigint: for feature masks, which are sets rather than numbers. */
 export const bits64: Field<bigint> = {
   size: 8,

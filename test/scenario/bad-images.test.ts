@@ -84,7 +84,7 @@ async function openingFails(path: string, options: Parameters<typeof openDisk>[1
   })
 }
 
-/** `varve img` ends with status 1 and one line that names the image. */
+/** `varve img` fails, with one line that names the image; `check` may say what is wrong in several. */
 async function imgRefuses(path: string): Promise<string> {
   let said = ''
   for (const command of ['info', 'check', 'map', 'convert']) {
@@ -92,6 +92,7 @@ async function imgRefuses(path: string): Promise<string> {
     const { status, stderr } = await runOurs(folder, [command, '-f', 'qcow2', path, ...target])
     if (status === 0 && command === 'info') continue
     expect(status, `${command}: ${stderr}`).not.toBe(0)
+    if (command === 'check' && !stderr.includes('Could not open')) continue
     expect(stderr.trim().split('\n')).toHaveLength(1)
     expect(stderr).toContain(basename(path))
     said = stderr
@@ -109,7 +110,6 @@ describe('claims that no image can keep', () => {
     ['an L1 table at an odd place', 40, 8, 3n * 65536n + 8n],
     ['an L1 table behind the end of the file', 40, 8, 2n ** 40n],
     ['a refcount table of 256 TiB', 56, 4, 0xffff_ffffn],
-    ['a refcount table behind the end of the file', 48, 8, 2n ** 45n],
     ['a refcount table at an odd place', 48, 8, 65536n + 512n],
     ['four thousand million snapshots', 60, 4, 0xffff_ffffn],
     ['clusters of 2 GiB', 20, 4, 31n],
@@ -140,13 +140,25 @@ describe('claims that no image can keep', () => {
     expect(process.memoryUsage().rss - before).toBeLessThan(128 * MiB)
   })
 
-  test('snapshots and bitmaps with tables behind the end', async () => {
+  test.each([
+    ['a refcount table', (bytes: Buffer) => bytes.writeBigUInt64BE(2n ** 45n, 48)],
+    [
+      'snapshots',
+      (bytes: Buffer) => bytes.writeUInt32BE(3, 60) + bytes.writeBigUInt64BE(2n ** 44n, 64),
+    ],
+  ])('%s behind the end: the disk can be read, and nothing else', async (_, claim) => {
     const path = await create(newName())
     const bytes = readFileSync(path)
-    bytes.writeUInt32BE(3, 60)
-    bytes.writeBigUInt64BE(2n ** 44n, 64)
+    claim(bytes)
     writeFileSync(path, bytes)
-    const error = await openingFails(path)
+    {
+      await using disk = await openDisk(path, { format: 'qcow2', readOnly: true })
+      const content = Buffer.alloc(MiB, 1)
+      await disk.read(0, content)
+      expect(content.equals(Buffer.alloc(MiB))).toBe(true)
+    }
+    const error = await openingFails(path, { readOnly: false })
+    expect(error.code).toBe('CORRUPT_IMAGE')
     expect(isClear(error)).toBe(true)
   })
 

@@ -353,10 +353,6 @@ const snapshotDamages: readonly Damage[] = [
     image.setWord(64, BigInt(image.l1))
     return []
   }),
-  damage('a snapshot table in place of data', ['snapshots'], (image) => {
-    image.setWord(64, BigInt(image.l2Entries().filter(plain)[0].offset))
-    return []
-  }),
   ...(
     [
       ['behind the end of the file', (_: Anatomy, __: bigint) => farAway],
@@ -466,7 +462,65 @@ const bitmapDamages: readonly Damage[] = [
   ),
 ]
 
+/** Of the fields that lead to tables. A repair finds, or makes, what they lead to no more. */
+const headerDamages: readonly Damage[] = [
+  ...(
+    [
+      ['behind the end of the file', () => farAway],
+      ['beyond 2^53', () => 1n << 62n],
+      ['that is not aligned', (image: Anatomy) => BigInt(image.clusterSize / 2)],
+      ['in the header', () => 0n],
+      ['in place of data', (image: Anatomy) => BigInt(image.l2Entries().filter(plain)[0].offset)],
+      ['in place of an L2 table', (image: Anatomy) => BigInt(image.l1Entries()[0].offset)],
+    ] as const
+  ).flatMap(([what, place]) =>
+    (
+      [
+        ['a refcount table', [], 48],
+        ['an L1 table', [], 40],
+        ['a snapshot table', ['snapshots'], 64],
+      ] as const
+    ).map(([table, needs, at]) =>
+      damage(`${table} ${what}`, needs, (image) => {
+        // In a data file the first cluster is the header's.
+        const offset = place(image)
+        image.setWord(at, image.external && what === 'in place of data' ? 0n : offset)
+        return []
+      }),
+    ),
+  ),
+  damage('a refcount table in place of the L1 table', [], (image) => {
+    image.setWord(48, BigInt(image.l1))
+    return []
+  }),
+  damage('an L1 table in place of the refcount table', [], (image) => {
+    image.setWord(40, BigInt(image.refcountTable))
+    return []
+  }),
+  ...(
+    [
+      ['a refcount table of no clusters', [], 56, 0],
+      ['a refcount table of too many clusters', [], 56, 0x7fffffff],
+      ['a refcount table that is longer than the file', [], 56, 'longer'],
+      ['refcounts of an impossible width', ['version 3'], 96, 9],
+      ['an L1 table of no entries', [], 36, 0],
+      ['an L1 table of too many entries', [], 36, 0x7fffffff],
+      ['an L1 table that is longer than the file', [], 36, 'longer'],
+      ['too many snapshots', ['snapshots'], 60, 0x7fffffff],
+      ['a snapshot table that is longer than the file', ['snapshots'], 60, 65_536],
+    ] as const
+  ).map(([title, needs, at, value]) =>
+    damage(title, needs, (image) => {
+      const unit = at === 56 ? image.clusterSize : 8
+      const longer = Math.ceil(image.bytes.length / unit) + 1
+      image.bytes.writeUInt32BE(value === 'longer' ? longer : value, at)
+      return []
+    }),
+  ),
+]
+
 export const damages: readonly Damage[] = [
+  ...headerDamages,
   ...refcountDamages,
   ...l1Damages,
   ...l2Damages,

@@ -117,11 +117,13 @@ async function runCheck(
     return result
   } catch (error) {
     if (!(error instanceof BlockError)) throw error
+    const said = error.message.startsWith('ERROR ')
+    if (said) io.stderr.write(`${io.program}: ${error.message}\n`)
     // What only `-r all` opens after all.
-    if (error.code === 'CORRUPT_IMAGE' && error.errno === 'EINVAL') {
+    if (!said && error.code === 'CORRUPT_IMAGE' && error.errno === 'EINVAL') {
       throw inContext(`Could not open '${filename}'`, error)
     }
-    if (error.errno === 'EFBIG') {
+    if (!said && error.errno === 'EFBIG') {
       io.stderr.write(`${io.program}: ERROR failed to read the snapshot table: ${error.message}\n`)
       io.stderr.write('You can force-remove this extra metadata with qemu-img check -r all\n')
     }

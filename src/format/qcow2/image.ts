@@ -18,6 +18,7 @@ import {
   headLength,
 } from './header.ts'
 import { HeaderState } from './header-state.ts'
+import { refuseLostTables } from './header-tables.ts'
 import { ImageFile } from './image-file.ts'
 import { clusterOf, highOf, kind, L2Layout, lowOf } from './l2-table.ts'
 import { L2Tables } from './l2-tables.ts'
@@ -123,7 +124,8 @@ export class Qcow2Image {
   ): Promise<Qcow2Image> {
     const faults = new Faults(settings.name, layer.image?.filename)
     const header = await readHeader(layer, faults)
-    checkHeader(header, layer.size, faults)
+    checkHeader(header, faults)
+    refuseLostTables(header, layer.size, faults, settings)
     const dataFile = await openDataFile(header)
     if (dataFile && !settings.readOnly) await lengthenDataFile(dataFile, header.size)
     const file = new ImageFile(layer, 2 ** header.clusterBits, faults)
@@ -167,7 +169,8 @@ export class Qcow2Image {
   async reread(): Promise<void> {
     const { file, faults, layout } = this
     const header = await readHeader(file.layer, faults)
-    checkHeader(header, file.layer.size, faults)
+    checkHeader(header, faults)
+    refuseLostTables(header, file.layer.size, faults, this.#settings)
     const now = new L2Layout(header)
     if (now.clusterSize !== layout.clusterSize || now.extended !== layout.extended) {
       throw faults.refuse(
@@ -392,6 +395,7 @@ async function prepareWriting(
   { check = false }: ImageSettings,
 ): Promise<void> {
   const header = state.current
+  refuseLostTables(header, file.size, faults, { readOnly: false, check })
   if (state.corruptBit && !check) {
     throw faults.refuse('CORRUPT_IMAGE', 'qcow2: Image is corrupt; cannot be opened read/write', 72)
   }

@@ -16,6 +16,7 @@ import {
   setCopied,
   setEntry,
 } from './l2-table.ts'
+import { maxL1Bytes } from './limits.ts'
 import type { MetadataGuard } from './metadata-guard.ts'
 import { type HostOffset, hostOffset } from './offsets.ts'
 import { Table } from './table.ts'
@@ -59,7 +60,7 @@ export class L2Tables {
     this.#l1 = new Table(l1, hostOffset(header.l1TableOffset), this.changedL1, false)
   }
 
-  /** Reads the L1 table, whose place and size `checkHeader` has approved. */
+  /** Reads the L1 table, whose place and size were approved (`header-tables.ts`). */
   static async open(
     file: ImageFile,
     header: Header,
@@ -195,7 +196,9 @@ export class L2Tables {
   }
 }
 
+/** Nothing of a table that is too large, which is met only where the image is checked. */
 async function readL1(file: ImageFile, header: Header): Promise<Uint8Array> {
+  if (header.l1Size * entrySize > maxL1Bytes) return new Uint8Array(0)
   const used = new Uint8Array(header.l1Size * entrySize)
   await file.read(header.l1TableOffset, used, plainIo)
   const l1 = new Uint8Array(alignUp(used.length, sectorSize))

@@ -57,7 +57,7 @@ export class Refcounts {
     this.#table = new Table(table, hostOffset(refcountTableOffset), this.changedTable, false)
   }
 
-  /** Reads the refcount table, whose place `checkHeader` has approved. */
+  /** Reads the refcount table, whose place was approved (`header-tables.ts`). */
   static async open(
     file: ImageFile,
     header: HeaderState,
@@ -237,8 +237,11 @@ export class Refcounts {
   }
 }
 
+/** Nothing of a table that is too large, which is met only where the image is checked. */
 async function readRefcountTable(file: ImageFile, { current }: HeaderState): Promise<Uint8Array> {
-  const table = new Uint8Array(current.refcountTableClusters * 2 ** current.clusterBits)
+  const length = current.refcountTableClusters * 2 ** current.clusterBits
+  if (length > maxRefcountTableBytes) return new Uint8Array(0)
+  const table = new Uint8Array(length)
   await file.at('reftable_load')
   await file.read(current.refcountTableOffset, table, plainIo)
   return table

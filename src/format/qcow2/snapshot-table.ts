@@ -7,7 +7,7 @@ import { BlockError } from '../../errors.ts'
 import type { Faults } from './faults.ts'
 import type { Header } from './header.ts'
 import type { ImageFile } from './image-file.ts'
-import { maxL1Bytes, maxSnapshotExtraBytes, maxSnapshotTableBytes } from './limits.ts'
+import { maxL1Bytes, maxSnapshotExtraBytes, maxSnapshots, maxSnapshotTableBytes } from './limits.ts'
 
 export const snapshotEntry = struct('big', {
   l1TableOffset: u64,
@@ -131,7 +131,9 @@ async function readEntry(
   /** Refused where it has too much extra data. */
   strictIndex: number | undefined,
 ): Promise<Uint8Array | undefined> {
-  const end = Math.min(file.size, offset - at + maxSnapshotTableBytes)
+  // What is told as it is found goes on behind the end of the file, as QEMU does, where zeroes are read.
+  const fileEnd = strictIndex === undefined ? file.size : Number.POSITIVE_INFINITY
+  const end = Math.min(fileEnd, offset - at + maxSnapshotTableBytes)
   if (offset + snapshotEntry.size > end) return undefined
   const fixed = new Uint8Array(snapshotEntry.size)
   await file.read(offset, fixed, plainIo)
@@ -150,6 +152,18 @@ async function readEntry(
 /** What only a repair of everything takes away. */
 export function tooMuchExtra(index: number): BlockError {
   const message = `Too much extra metadata in snapshot table entry ${index}`
+  return new BlockError('CORRUPT_IMAGE', message, { errno: 'EFBIG' })
+}
+
+/** Why a check cannot go on with the table that the header leads to, in the words of qemu-img. */
+export function snapshotTableError({ nbSnapshots }: Header): BlockError {
+  const left = nbSnapshots - maxSnapshots
+  if (left <= 0) {
+    const message = 'ERROR snapshot table offset invalid'
+    return new BlockError('CORRUPT_IMAGE', message, { errno: 'EINVAL' })
+  }
+  const hint = `You can force-remove all ${left} overhanging snapshots with qemu-img check -r all`
+  const message = `ERROR snapshot table too large\n${hint}`
   return new BlockError('CORRUPT_IMAGE', message, { errno: 'EFBIG' })
 }
 

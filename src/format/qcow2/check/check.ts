@@ -7,12 +7,16 @@
 import type { CheckResult } from '../../../block/layer.ts'
 import { incompatible } from '../header.ts'
 import type { HeaderState } from '../header-state.ts'
+import { tableFaults } from '../header-tables.ts'
+import { snapshotTableError } from '../snapshot-table.ts'
 import type { Counts } from './counts.ts'
 import { pieceLength } from './counts.ts'
+import { look } from './look.ts'
 import { rebuildRefcounts } from './rebuild.ts'
 import { type CheckedImage, References } from './references.ts'
 import { mendCopiedFlags, writeCounts } from './repair.ts'
 import { Report } from './report.ts'
+import { rescueMisledL1, rescueTables } from './rescue.ts'
 import { mendSnapshotTable } from './snapshot-table.ts'
 import { clustersOf, readStoredCounts, type StoredCounts } from './stored-counts.ts'
 import { UnreadableBlocks } from './unreadable-blocks.ts'
@@ -32,8 +36,12 @@ export interface CheckRequest extends CheckedImage {
 export async function checkImage(request: CheckRequest): Promise<CheckResult> {
   const { repair } = request
   const report = new Report()
+  await rescue(request, report)
   let stored = await readStoredCounts(request)
-  const before = repair === 'all' ? await look(request, stored) : undefined
+  let before = repair === 'all' ? await look(request, stored) : undefined
+  if (before && (await rescueMisledL1(request, report, before))) {
+    before = await look(request, stored)
+  }
   if (before) await mendSnapshotTable(request, report, before, stored)
   const references = await countAll(request, report, stored, before)
   // What was mended may have made the file longer, or have been what a broken refcount table lies on.
@@ -50,6 +58,15 @@ export async function checkImage(request: CheckRequest): Promise<CheckResult> {
   return report.result(end * clusterSize, Math.ceil(request.header.size / clusterSize))
 }
 
+/** What the header says of its tables; without repair, only what can be told as it is found. */
+async function rescue(request: CheckRequest, report: Report): Promise<void> {
+  const { header, file, faults, repair } = request
+  const found = [...tableFaults(header, file.size, faults)]
+  if (repair === 'all') return await rescueTables(request, report, found)
+  const refused = found.find(({ readable }) => !readable)
+  if (refused) throw refused.table === 'snapshots' ? snapshotTableError(header) : refused.error
+}
+
 function highestCluster(request: CheckRequest, stored: StoredCounts, counts: Counts): number {
   const highest = Math.max(stored.counts.highest(), counts.highest())
   if (!tellsAsFound(request) || stored.unreadable.size === 0) return highest
@@ -60,19 +77,6 @@ function highestCluster(request: CheckRequest, stored: StoredCounts, counts: Cou
     else if (stored.counts.get(cluster) > 0 || counts.get(cluster) > 0) return cluster
   }
   return 0
-}
-
-/** All references, nothing mended and nothing reported, so that a repair sees what is whose. */
-async function look(request: CheckRequest, stored: StoredCounts): Promise<References> {
-  const references = await References.count(request, new Report(), {
-    stored: stored.counts,
-    mend: undefined,
-    blocks: [],
-    anyBitmaps: true,
-  })
-  const clusterSize = 2 ** request.header.clusterBits
-  for (const offset of stored.blocks.values()) references.region(offset, clusterSize, 1)
-  return references
 }
 
 async function countAll(

@@ -98,6 +98,7 @@ export class References {
     const tableBytes = header.refcountTableClusters * clusterSize
     references.region(header.refcountTableOffset, tableBytes, 1)
     await references.#bitmaps()
+    if (references.#tellsAsFound) references.#tally.incomplete ||= references.isMisledActiveL1()
     return references
   }
 
@@ -295,6 +296,18 @@ export class References {
     const l1 = this.#l1Tables.get(offset)
     if (!l1 || !this.#tally.isShared(offset, length, times)) return false
     return l1.faults > 0 || l1.tables.some((table) => this.isMistaken(table))
+  }
+
+  /** Whether the active L1 table is something else: it is used otherwise, or nothing in it is right. */
+  isMisledActiveL1(): boolean {
+    const { l1TableOffset, l1Size } = this.#image.header
+    if (this.#tally.isShared(l1TableOffset, l1Size * entrySize, 1)) return true
+    const { tables, faults } = this.#l1Tables.get(l1TableOffset)!
+    const broken = tables.filter((offset) => {
+      const { broken, used } = this.#tables.get(offset)!
+      return broken * 2 > used
+    })
+    return (faults + broken.length) * 2 > tables.length && faults + broken.length > 0
   }
 
   #noteTable(

@@ -26,6 +26,11 @@ export interface StoredCounts {
   readonly layout: RefcountLayout
 }
 
+/** Whether the counts can be believed, at least those that say that something is free. */
+export function areSound({ blocks, faults }: StoredCounts): boolean {
+  return blocks.size > 0 && faults.size === 0
+}
+
 export async function readStoredCounts(image: CheckedImage): Promise<StoredCounts> {
   const { file, header } = image
   const clusterSize = 2 ** header.clusterBits
