@@ -3,6 +3,7 @@ import { StorageDaemon } from '../daemon/storage-daemon.ts'
 import { BlockError } from '../errors.ts'
 import { inBackground, reportRunning, startInBackground } from './background.ts'
 import type { CliIo, NamedCliIo } from './command.ts'
+import { compileLater } from './compile-later.ts'
 import { reportCorruption } from './corruption-report.ts'
 import { HelpAsked } from './daemon/help.ts'
 import { type Step, steps } from './daemon/options.ts'
@@ -85,6 +86,7 @@ async function answer(what: NonNullable<Plan['answer']>, io: NamedCliIo): Promis
 }
 
 async function serve(plan: Plan, io: NamedCliIo, background: boolean): Promise<number> {
+  compileLater()
   const stopped = abortion(io.signal)
   let pidfile: Pidfile | undefined
   reportCorruption(io)

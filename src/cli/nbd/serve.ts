@@ -9,6 +9,7 @@ import { NbdServer, type NbdServerOptions } from '../../export/nbd/server.ts'
 import { Writethrough } from '../../export/nbd/writethrough.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
+import { compileLater } from '../compile-later.ts'
 import { reportRefusedClients } from '../refused-clients.ts'
 import type { NbdArguments } from './arguments.ts'
 import { NbdFailure } from './failure.ts'
@@ -21,6 +22,7 @@ export async function serve(
   io: NamedIo,
   ready: () => void,
 ): Promise<number> {
+  compileLater()
   const tls = credentialsOf(settings, io, 'server')
   const authorise = authorisationOf(settings, io)
   await using image = await openServedImage(settings, io)
