@@ -15,6 +15,8 @@ export interface Heard {
 
 export class Side {
   readonly talk: QmpTalk
+  /** The answer to the last thing that was said. */
+  last = ''
   #lastEvents: Message[] = []
 
   constructor(talk: QmpTalk) {
@@ -24,7 +26,8 @@ export class Side {
   async say(step: Message): Promise<string> {
     const { replies, events } = await this.talk.say(step)
     this.#lastEvents.push(...events)
-    return inOneOrder(inOrder(step, withoutTimes(normalised(replies))))
+    this.last = inOneOrder(inOrder(step, withoutTimes(normalised(replies))))
+    return this.last
   }
 
   /** What came since it was last asked for. */
@@ -64,8 +67,12 @@ export class Side {
     const exports = await this.#list('query-block-exports')
     const objects = await this.#list('qom-list', { path: '/objects' })
     const chardevs = await this.#list('query-chardev')
+    // Jobs have other nodes and edges of their own.
+    const graph = jobs.length === 0 ? await this.#list('x-debug-query-block-graph') : []
     const all = {
-      nodes: nodes.map(comparable),
+      edges: [edgesOfNodes(graph as unknown as DebugGraph)],
+      order: [nodes.map((node) => node['node-name'])] as unknown as Message[],
+      nodes: [byName(nodes.map(comparable))],
       jobs: jobs.map(atRest),
       blockJobs: blockJobs.map(atRest),
       exports,
@@ -87,6 +94,34 @@ export class Side {
     ])
     return { view, compared: Object.fromEntries(compared) }
   }
+}
+
+interface DebugGraph {
+  readonly nodes?: readonly Message[]
+  readonly edges?: readonly Message[]
+}
+
+/** What each node needs of its children, and shares. */
+function edgesOfNodes({ nodes = [], edges = [] }: DebugGraph): Message {
+  const drivers = nodes.filter(({ type }) => type === 'block-driver')
+  const names = new Map(drivers.map(({ id, name }) => [id, name]))
+  const found = edges
+    .filter(({ parent }) => names.has(parent))
+    .map((edge) => [
+      `${names.get(edge.parent)}.${edge.name} to ${names.get(edge.child)}`,
+      `${edge.perm} / ${edge['shared-perm']}`,
+    ])
+  return Object.fromEntries(found.sort())
+}
+
+/** Those without a name of their own are told apart by their place. */
+function byName(nodes: readonly Message[]): Message {
+  return Object.fromEntries(
+    nodes.map((node, index) => {
+      const name = String(node['node-name'])
+      return [name.startsWith('#') ? `#${index}` : name, node]
+    }),
+  )
 }
 
 const resting = new Set(['ready', 'standby', 'pending', 'concluded', 'paused', 'waiting'])
