@@ -84,10 +84,11 @@ export interface Naming {
   readonly strong: readonly string[]
   /**
    * The plain name: the child's unless given, or none, or made of the strong options and the plain
-   * names of children.
+   * names of children. Or the child's name, whatever that is, plain or not; those above show it whole.
    */
   readonly plain?:
     | 'none'
+    | 'child'
     | ((strong: NodeOptions, child: (name: string) => string | undefined) => string | undefined)
 }
 
@@ -115,6 +116,8 @@ export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
    * Absent: nothing can, not even whether it is read-only.
    */
   readonly changeable?: readonly string[]
+  /** Of these, those that cannot be left out again once they were given. */
+  readonly lasting?: readonly string[]
   readonly creator?: ImageCreator<CreateOptions>
   /** What `amend -o help` lists; absent where an image's options cannot be changed. */
   readonly amendOptions?: readonly CreateOptionInfo[]

@@ -235,7 +235,7 @@ export interface Abilities {
   drainBegins?(): void
   drainEnds?(): void
   /** What the layer uses and shares on a child; undefined where that is the usual of the role. */
-  childPermissions?(role: ChildRole, needs: Permissions): Permissions | undefined
+  childPermissions?(role: ChildRole, needs: Needs): Permissions | undefined
 }
 
 /** Facts about a file or image, for people and for `info`. */
@@ -439,6 +439,12 @@ export type Permission = 'consistentRead' | 'write' | 'writeUnchanged' | 'resize
 export interface Permissions {
   readonly uses: ReadonlySet<Permission>
   readonly shares: ReadonlySet<Permission>
+}
+
+/** What the users of a node use and share together. */
+export interface Needs extends Permissions {
+  /** Whether there are users, who may need nothing. */
+  readonly used: boolean
 }
 
 export const allPermissions: readonly Permission[] = [

@@ -6,12 +6,10 @@ import type { BlockDriver, NodeOptions, NodeReference } from '../block/driver.ts
 import { Filter } from '../block/filter.ts'
 import type {
   BlockLayer,
-  ChildRole,
   Completion,
   Extent,
   ImageFacts,
   Io,
-  Permissions,
   WriteIo,
   ZeroIo,
 } from '../block/layer.ts'
@@ -94,10 +92,6 @@ class Blkverify extends Filter {
 
   override extentAt(offset: number, length: number, _io: Io): Extent {
     return { kind: 'data', offset, length }
-  }
-
-  childPermissions(_role: ChildRole, needs: Permissions): Permissions {
-    return needs
   }
 }
 

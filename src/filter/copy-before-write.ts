@@ -15,12 +15,10 @@ import {
   type ChildRole,
   type Completion,
   type Extent,
-  everyPermission,
   type Io,
-  noPermission,
+  type Needs,
   type Permissions,
   type PreservedDisk,
-  permissionSet,
   plainIo,
   type WriteIo,
   type ZeroIo,
@@ -130,23 +128,17 @@ export class CopyBeforeWrite extends Filter {
   }
 
   /**
-   * Until somebody uses the filter it stands beside the graph and asks for nothing. From then on
-   * nobody writes to the source behind its back; the target may still be written by others.
+   * Until somebody uses the filter it stands beside the graph and asks nothing of the source. From
+   * then on nobody writes to the source behind its back.
    */
-  childPermissions(role: ChildRole, needs: Permissions): Permissions | undefined {
-    if (needs.uses.size === 0) return { uses: noPermission, shares: everyPermission }
-    if (role === 'filtered') {
-      const uses = new Set(needs.uses)
-      if (uses.has('write')) uses.add('consistentRead')
-      const shares = new Set(needs.shares)
-      shares.delete('write')
-      shares.delete('resize')
-      return { uses, shares }
-    }
-    if (role !== 'target') return undefined
-    const shares = permissionSet('consistentRead', 'write', 'writeUnchanged')
-    // Reading is for those who want to see what was kept.
-    return { uses: permissionSet('write', 'consistentRead'), shares }
+  childPermissions(role: ChildRole, needs: Needs): Permissions | undefined {
+    if (role !== 'filtered' || !needs.used) return undefined
+    const uses = new Set(needs.uses)
+    if (uses.has('write')) uses.add('consistentRead')
+    const shares = new Set(needs.shares)
+    shares.delete('write')
+    shares.delete('resize')
+    return { uses, shares }
   }
 
   override async [Symbol.asyncDispose](): Promise<void> {
@@ -212,6 +204,7 @@ function shown({ kind, offset, length, ...rest }: Extent, copied: boolean): Exte
 export const copyBeforeWrite: BlockDriver<CopyBeforeWriteOptions> = {
   name: 'copy-before-write',
   kind: 'filter',
+  naming: { strong: [], plain: 'child' },
   parse(options) {
     const reader = new OptionReader(options)
     const parsed = {
@@ -256,15 +249,9 @@ export async function openCopyBeforeWrite(
   options: CopyBeforeWriteOptions & CopyMaking,
   context: OpenContext,
 ): Promise<CopyBeforeWrite> {
-  const source = await context.child('filtered', options.file)
+  // A target may be smaller: what is worth keeping may fit, and what does not is an error of copying.
   const target = await context.child('target', options.target)
-  if (target.size < source.size) {
-    throw new BlockError(
-      'INVALID_ARGUMENT',
-      `the target has ${target.size} bytes and the source ${source.size}: the target must not be smaller`,
-      { node: context.name, errno: 'EINVAL' },
-    )
-  }
+  const source = await context.child('filtered', options.file)
   const spill =
     options.spill === undefined ? undefined : await context.child('target', options.spill, 'spill')
   return new CopyBeforeWrite(source, target, options, spill)

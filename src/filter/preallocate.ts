@@ -28,12 +28,17 @@ interface PreallocateOptions {
 const sectorSize = 512
 
 class Preallocate extends Filter {
-  readonly #options: PreallocateOptions
+  #options: PreallocateOptions
   /** Where the data ends while more is reserved; undefined when nothing is. */
   #dataEnd: number | undefined
 
   constructor(next: BlockLayer, options: PreallocateOptions) {
     super(next)
+    this.#options = options
+  }
+
+  /** From the next time on that room is reserved. */
+  reopen(options: PreallocateOptions): void {
     this.#options = options
   }
 
@@ -100,6 +105,8 @@ export const preallocate: BlockDriver<PreallocateOptions> = {
   name: 'preallocate',
   kind: 'filter',
   naming: { strong: [], plain: 'none' },
+  changeable: ['prealloc-align', 'prealloc-size'],
+  lasting: ['prealloc-align', 'prealloc-size'],
   parse(options) {
     const reader = new OptionReader(options)
     const parsed = {

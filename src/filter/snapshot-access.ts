@@ -13,9 +13,9 @@ import {
   everyPermission,
   type Io,
   type Limits,
+  noPermission,
   type Permissions,
   type PreservedDisk,
-  permissionSet,
 } from '../block/layer.ts'
 import { parseFileOnly } from '../block/options.ts'
 import { GiB, MiB } from '../bytes/range.ts'
@@ -76,7 +76,7 @@ class SnapshotAccess implements BlockLayer {
 
   /** Whatever others do to the disk, what is read here stays the same. */
   childPermissions(_role: ChildRole, _needs: Permissions): Permissions {
-    return { uses: permissionSet('consistentRead'), shares: everyPermission }
+    return { uses: noPermission, shares: everyPermission }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {}
@@ -95,7 +95,7 @@ function unsupported(message: string): BlockError {
 export const snapshotAccess: BlockDriver<{ readonly file: NodeReference }> = {
   name: 'snapshot-access',
   kind: 'filter',
-  naming: { strong: [], plain: (_, nameOf) => nameOf('file') },
+  naming: { strong: [], plain: 'child' },
   parse: parseFileOnly,
   open: async ({ file }, context) => new SnapshotAccess(await context.child('data', file, 'file')),
 }

@@ -4,12 +4,15 @@ import { Filter } from '../block/filter.ts'
 import type {
   BlockLayer,
   Capabilities,
+  ChildRole,
   Completion,
   Extent,
   ImageFacts,
   Io,
   Limits,
   Medium,
+  Needs,
+  Permissions,
   ResizeIo,
   WriteIo,
   ZeroIo,
@@ -41,12 +44,15 @@ class RawLayer extends Filter {
   #offset: number
   #size: number | undefined
   readonly #guarded: boolean
+  /** Opened as a part of the file, whose end is then of importance. */
+  readonly #isWindow: boolean
 
   constructor(file: BlockLayer, options: RawOptions) {
     super(file)
     this.#offset = options.offset
     this.#size = options.size
     this.#guarded = options.probed
+    this.#isWindow = options.offset > 0 || options.size !== undefined
   }
 
   /** The file's own. */
@@ -85,6 +91,13 @@ class RawLayer extends Filter {
   override get capabilities(): Capabilities {
     const own = this.next.capabilities
     return this.#size === undefined ? own : { ...own, resize: false }
+  }
+
+  childPermissions(_role: ChildRole, { uses, shares: given }: Needs): Permissions | undefined {
+    if (!this.#isWindow) return undefined
+    const shares = new Set(given)
+    shares.delete('resize')
+    return { uses, shares }
   }
 
   reopen({ offset, size }: RawOptions): void {

@@ -5,6 +5,7 @@
 import { plainIo } from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
 import type { BlockNode } from './node.ts'
+import { combined } from './permissions.ts'
 import { resumeBitmaps, suspendBitmaps } from './persistent-bitmaps.ts'
 import type { GraphShape } from './shape.ts'
 
@@ -42,7 +43,10 @@ function affected(shape: GraphShape, node: BlockNode, readOnly: boolean): BlockN
 }
 
 async function switchOne(shape: GraphShape, node: BlockNode, readOnly: boolean): Promise<void> {
-  if (readOnly) await switchLayer(node, readOnly)
+  if (readOnly) {
+    checkNobodyWrites(node)
+    await switchLayer(node, readOnly)
+  }
   const before = node.flags
   node.setFlags({ ...before, readOnly })
   try {
@@ -54,6 +58,16 @@ async function switchOne(shape: GraphShape, node: BlockNode, readOnly: boolean):
     if (readOnly) await switchLayer(node, false)
     throw error
   }
+}
+
+function checkNobodyWrites(node: BlockNode): void {
+  const { uses } = combined([...node.parents])
+  if (!uses.has('write') && !uses.has('writeUnchanged')) return
+  throw new BlockError(
+    'READ_ONLY',
+    `Read-only block node '${node.name}' cannot support read-write users`,
+    { node: node.name, errno: 'EACCES' },
+  )
 }
 
 /** Bitmaps are stored as long as the image can be written to, and marked as in use as soon as it can. */

@@ -265,7 +265,8 @@ export class Edge implements BlockLayer {
     // Nobody from outside the graph works with an inactive node.
     const { active } = this.#node
     const may = (permission: Permission) => uses.has(permission) && (active || this.role !== 'root')
-    this.#readable = may('consistentRead')
+    // What a node reads of its children is its own affair: a copy is read back, for example.
+    this.#readable = may('consistentRead') || (this.role !== 'root' && !this.#released)
     this.#writable = may('write')
     this.#writesUnchanged = may('writeUnchanged')
     this.#resizable = may('resize')

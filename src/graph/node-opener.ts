@@ -30,12 +30,14 @@ import { hasProtocol, optionsOfFilename, resolveRecorded } from './filename.ts'
 import { BlockNode, type NodeSettings } from './node.ts'
 import {
   type CommonOptions,
+  checkCommonOptions,
   childDefaults,
   type NodeDefaults,
   nested,
   takeCommonOptions,
 } from './node-options.ts'
 import type { OpenPolicy } from './open-policy.ts'
+import { targetPermissions } from './permissions.ts'
 import { loadBitmaps } from './persistent-bitmaps.ts'
 import { probeFormat } from './probe.ts'
 import type { GraphShape } from './shape.ts'
@@ -69,8 +71,6 @@ interface Opening {
   readonly flags: OpenFlags
   readonly lineage: Lineage
   readonly children: Map<string, Edge>
-  /** From now on it comes before nodes that are not there yet. */
-  readonly takePlace: () => number
 }
 
 export class NodeOpener {
@@ -107,16 +107,54 @@ export class NodeOpener {
         errno: 'EINVAL',
       })
     }
-    const parsed = parseOptions(driver, rest, role)
-    const open = (attempt: CommonOptions) =>
-      this.build(driver.name, attempt, lineage, (context) => driver.open(parsed, context), rest)
+    const open = (attempt: CommonOptions) => this.#openDriver(driver, rest, attempt, role, lineage)
     try {
-      return (await open(common)).node
+      return await open(common)
     } catch (error) {
       const forbidden = ['EACCES', 'EROFS', 'EPERM'].includes(errnoOf(error) ?? '')
       if (!forbidden || common.readOnly || !common.autoReadOnly) throw error
-      return (await open({ ...common, readOnly: true })).node
+      return await open({ ...common, readOnly: true })
     }
+  }
+
+  /**
+   * In QEMU's order, which tells what is wrong first: the `file` of what stands on one is opened before
+   * the node's own options are looked at, and those that every node has before the driver's.
+   */
+  async #openDriver(
+    driver: BlockDriver,
+    options: NodeOptions,
+    common: CommonOptions,
+    role: ChildRole | 'root',
+    lineage: Lineage,
+  ): Promise<BlockNode> {
+    const opened = await this.#openFile(options.file, common, lineage)
+    const rest = opened ? { ...options, file: opened.name } : options
+    try {
+      const { node } = await this.build(
+        driver.name,
+        common,
+        lineage,
+        (context) => driver.open(parseOptions(driver, rest, role), context),
+        options,
+      )
+      return node
+    } catch (error) {
+      if (opened) await this.#shape.closeUnused(opened).catch(() => {})
+      throw error
+    }
+  }
+
+  /** The node that has to be opened for it, if any; one that is named has to be there. */
+  async #openFile(
+    file: unknown,
+    common: CommonOptions,
+    lineage: Lineage,
+  ): Promise<BlockNode | undefined> {
+    if (typeof file === 'string') this.#shape.node(file)
+    if (typeof file !== 'object' || file === null) return undefined
+    const inherited = { ...lineage, defaults: childDefaults('file', common) }
+    return await this.open(file as NodeOptions, 'file', inherited)
   }
 
   /** Options without a driver: by file name for storage, by probing for everything else. */
@@ -201,24 +239,20 @@ export class NodeOpener {
     open: (context: OpenContext) => Promise<L>,
     options?: NodeOptions,
   ): Promise<{ node: BlockNode; layer: L }> {
+    checkCommonOptions(common)
     const name = this.#shape.reserve(common.nodeName)
+    // Its `file` comes before it in lists of nodes, all other children after it.
+    const age = this.#count++
     const children = new Map<string, Edge>()
-    let age: number | undefined
-    const takePlace = () => {
-      if (age === undefined) checkSharing(common)
-      age ??= this.#count++
-      return age
-    }
-    if (this.#drivers.find((each) => each.name === driver)?.kind === 'protocol') takePlace()
     const flags = common.active ? common : { ...common, readOnly: true, forceShare: true }
     let layer: L | undefined
     try {
-      layer = await open(this.#context({ name, common, flags, lineage, children, takePlace }))
+      layer = await open(this.#context({ name, common, flags, lineage, children }))
       const known = this.#drivers.find((each) => each.name === driver)
       // What a job puts there has its child's name, whatever it is made of.
       const naming = options && known?.naming
       const kind = known?.kind ?? 'filter'
-      const place = { name, driver, age: takePlace() }
+      const place = { name, driver, age }
       const settings: NodeSettings = { ...common, ...place, kind, naming, flags, options }
       const node = new BlockNode(settings, layer)
       if (!common.active) node.wanted = common
@@ -246,7 +280,7 @@ export class NodeOpener {
   }
 
   #context(opening: Opening): OpenContext {
-    const { name, common, flags, lineage, children, takePlace } = opening
+    const { name, common, flags, lineage, children } = opening
     const connect = async (
       role: ChildRole,
       reference: NodeReference,
@@ -256,7 +290,6 @@ export class NodeOpener {
       const inherited = { ...lineage, images, defaults: childDefaults(role, common) }
       // Without a driver it is storage, below a filter too; only other roles are probed.
       const kind = role === 'filtered' ? 'file' : role
-      if ((childName ?? kind) !== 'file') takePlace()
       const child = await this.#resolve(reference, kind, inherited)
       try {
         const edge = this.#shape.connect(
@@ -267,7 +300,6 @@ export class NodeOpener {
           { name: childName },
         )
         children.set(edge.name, edge)
-        takePlace()
         return edge
       } catch (error) {
         await this.#shape.closeUnused(child)
@@ -327,18 +359,9 @@ function parseOptions(driver: BlockDriver, options: NodeOptions, role: ChildRole
   }
 }
 
-/** In QEMU the moment to see it is when `file` is open and nothing else is. */
-function checkSharing({ nodeName, forceShare, readOnly }: CommonOptions): void {
-  if (!forceShare || readOnly) return
-  throw new BlockError(
-    'INVALID_ARGUMENT',
-    'force-share=on can only be used with read-only images',
-    { node: nodeName, errno: 'EINVAL' },
-  )
-}
-
 /** What a parent needs of a child while it opens; worked out anew once it has users. */
 function openingPermissions(role: ChildRole, flags: OpenFlags): Permissions {
+  if (role === 'target') return targetPermissions
   if (role !== 'file' && role !== 'data-file') {
     return { uses: noPermission, shares: everyPermission }
   }

@@ -1,5 +1,11 @@
 import { expect, test } from 'vitest'
-import { childDefaults, nested, rootDefaults, takeCommonOptions } from './node-options.ts'
+import {
+  checkCommonOptions,
+  childDefaults,
+  nested,
+  rootDefaults,
+  takeCommonOptions,
+} from './node-options.ts'
 
 test('dotted keys make objects, and join those that are there', () => {
   expect(nested({ 'file.filename': 'x', file: { driver: 'file' }, a: undefined })).toEqual({
@@ -31,7 +37,8 @@ test('common options are taken out, the rest is the driver’s', () => {
 })
 
 test('detect-zeroes=unmap needs discard=unmap', () => {
-  expect(() => takeCommonOptions({ 'detect-zeroes': 'unmap' }, rootDefaults)).toThrow(
+  const { common } = takeCommonOptions({ 'detect-zeroes': 'unmap' }, rootDefaults)
+  expect(() => checkCommonOptions(common)).toThrow(
     expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
   )
 })

@@ -44,7 +44,7 @@ export function takeCommonOptions(
   const reader = new OptionReader(all)
   const cache = new OptionReader((reader.take('cache') as Record<string, unknown>) ?? {})
   const common: CommonOptions = {
-    nodeName: nodeName(reader),
+    nodeName: reader.string('node-name'),
     driver: reader.string('driver'),
     accessGiven: all['read-only'] !== undefined,
     readOnly: reader.boolean('read-only') ?? defaults.readOnly,
@@ -60,13 +60,6 @@ export function takeCommonOptions(
   }
   cache.boolean('writeback')
   cache.finish()
-  if (common.detectZeroes === 'unmap' && common.discard !== 'unmap') {
-    throw new BlockError(
-      'INVALID_ARGUMENT',
-      'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
-      { node: common.nodeName, errno: 'EINVAL' },
-    )
-  }
   const taken = [
     'cache',
     'node-name',
@@ -80,6 +73,29 @@ export function takeCommonOptions(
     Object.entries(all).filter(([key]) => ![...taken, 'discard', 'detect-zeroes'].includes(key)),
   )
   return { common, rest }
+}
+
+/** What does not go together. Of a node that is opened, its `file` is opened before. */
+export function checkCommonOptions(common: CommonOptions): void {
+  if (common.forceShare && !common.readOnly) {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      'force-share=on can only be used with read-only images',
+      { node: common.nodeName, errno: 'EINVAL' },
+    )
+  }
+  checkDetectZeroes(common)
+  if (common.nodeName !== undefined) checkNodeName(common.nodeName)
+}
+
+export function checkDetectZeroes(common: CommonOptions): void {
+  if (common.detectZeroes === 'unmap' && common.discard !== 'unmap') {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      'setting detect-zeroes to unmap is not allowed without setting discard operation to unmap',
+      { node: common.nodeName, errno: 'EINVAL' },
+    )
+  }
 }
 
 /** What a child inherits from its parent. */
@@ -109,16 +125,13 @@ function discardMode(reader: OptionReader): DiscardMode | undefined {
   return mode === 'unmap' || mode === 'on' ? 'unmap' : 'ignore'
 }
 
-function nodeName(reader: OptionReader): string | undefined {
-  const name = reader.string('node-name')
-  if (name === undefined) return undefined
+function checkNodeName(name: string): void {
   if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(name)) {
     throw new BlockError('INVALID_ARGUMENT', `Invalid node-name: '${name}'`, { errno: 'EINVAL' })
   }
   if (name.length > maxNodeName) {
     throw new BlockError('INVALID_ARGUMENT', 'Node name too long', { errno: 'EINVAL' })
   }
-  return name
 }
 
 /** Dotted keys as objects: `{ 'file.filename': 'x' }` becomes `{ file: { filename: 'x' } }`. */

@@ -15,6 +15,12 @@ import { BlockError } from '../errors.ts'
 import { describeUser, type Edge } from './edge.ts'
 import type { BlockNode } from './node.ts'
 
+/** Of a copy's target: others may write to it, for it may have the source as its backing file. */
+export const targetPermissions: Permissions = {
+  uses: permissionSet('write'),
+  shares: permissionSet('consistentRead', 'write', 'writeUnchanged'),
+}
+
 type Plan = ReadonlyMap<Edge, Permissions>
 
 /**
@@ -63,31 +69,39 @@ function plannedNeeds(node: BlockNode, plan: Plan): Permissions {
 function childPermissions(node: BlockNode, edge: Edge, needs: Permissions): Permissions {
   if (edge.role === 'root') return edge
   if (!node.active) return { uses: noPermission, shares: everyPermission }
-  const own = node.layer.childPermissions?.(edge.role, needs)
+  const used = node.parents.size > 0
+  const own = node.layer.childPermissions?.(edge.role, { ...needs, used })
   if (own) return own
   switch (edge.role) {
     case 'filtered':
-    case 'data':
       return needs
+    case 'data':
+      return { uses: needs.uses, shares: without(needs.shares, 'resize') }
     case 'file':
     case 'data-file':
       return storagePermissions(node, needs)
     case 'backing':
       return backingPermissions(needs)
     case 'target':
-      return { uses: permissionSet('write'), shares: permissionSet('consistentRead') }
+      return targetPermissions
   }
 }
 
 /** Metadata must stay as it was read, and may be written even when the guest does not write. */
 function storagePermissions(node: BlockNode, needs: Permissions): Permissions {
-  const uses = new Set<Permission>(['consistentRead'])
+  const uses = new Set<Permission>([...needs.uses, 'consistentRead'])
   if (!node.flags.readOnly) uses.add('write').add('resize')
   if (node.flags.forceShare) return { uses, shares: everyPermission }
-  const shares = new Set(needs.shares)
-  shares.delete('write')
-  shares.delete('resize')
-  return { uses, shares }
+  return { uses, shares: without(needs.shares, 'write', 'resize') }
+}
+
+function without(
+  permissions: ReadonlySet<Permission>,
+  ...taken: readonly Permission[]
+): ReadonlySet<Permission> {
+  const rest = new Set(permissions)
+  for (const each of taken) rest.delete(each)
+  return rest
 }
 
 /** Somebody else may write to a backing file only where the overlay's users can bear it. */
@@ -100,20 +114,23 @@ function backingPermissions(needs: Permissions): Permissions {
 }
 
 function checkConflicts(node: BlockNode, plan: Plan): void {
-  for (const user of node.parents) {
-    const { uses } = plan.get(user) ?? user
-    if (node.active && node.flags.readOnly && (uses.has('write') || uses.has('writeUnchanged'))) {
-      throw new BlockError('READ_ONLY', `Block node is read-only`, {
-        node: node.name,
-        errno: 'EACCES',
-      })
-    }
-    for (const other of node.parents) {
+  // As QEMU goes through them: who came last is asked first what it shares.
+  const users = [...node.parents].reverse()
+  for (const other of users) {
+    const { shares } = plan.get(other) ?? other
+    for (const user of users) {
       if (other === user) continue
-      const { shares } = plan.get(other) ?? other
-      const refused = [...uses].filter((permission) => !shares.has(permission))
+      const { uses } = plan.get(user) ?? user
+      const refused = allPermissions.filter((each) => uses.has(each) && !shares.has(each))
       if (refused.length > 0) throw conflictError(node, refused, user, other)
     }
+  }
+  const { uses } = plannedNeeds(node, plan)
+  if (node.active && node.flags.readOnly && (uses.has('write') || uses.has('writeUnchanged'))) {
+    throw new BlockError('READ_ONLY', `Block node is read-only`, {
+      node: node.name,
+      errno: 'EACCES',
+    })
   }
 }
 
@@ -170,7 +187,7 @@ function parentsFirst(nodes: Iterable<BlockNode>): BlockNode[] {
   const visit = (node: BlockNode) => {
     if (seen.has(node)) return
     seen.add(node)
-    for (const edge of node.children.values()) visit(edge.node)
+    for (const edge of [...node.children.values()].reverse()) visit(edge.node)
     childrenFirst.push(node)
   }
   for (const node of nodes) visit(node)

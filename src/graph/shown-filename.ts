@@ -3,11 +3,14 @@
  * all that makes it this disk, otherwise `json:{…}` with the options that would open it again.
  */
 import type { NodeOptions } from '../block/driver.ts'
+import { bucketOf } from './dictionary-order.ts'
 import { resolveRecorded } from './filename.ts'
 import type { BlockNode } from './node.ts'
 
 export function shownFilename(node: BlockNode): string {
   const plain = plainFilename(node)
+  const child = node.naming?.plain === 'child' && shownChild(node)
+  if (plain === undefined && child) return shownFilename(child)
   return plain ?? `json:${jsonText(fullOptions(node))}`
 }
 
@@ -25,6 +28,7 @@ function plainFilename(node: BlockNode): string | undefined {
     return naming.plain(strongOptions(node), childName)
   }
   if (naming.plain === 'none') return undefined
+  if (naming.plain === 'child') return child && plainFilename(child)
   if (naming.strong.some((name) => options[name] !== undefined)) return undefined
   if (overridesBacking(node)) return undefined
   if (!child) return node.layer.image?.filename
@@ -114,15 +118,4 @@ function jsonText(value: unknown): string {
     .filter(([, member]) => member !== undefined)
     .sort(([one], [other]) => bucketOf(one) - bucketOf(other))
   return `{${members.map(([name, member]) => `${JSON.stringify(name)}: ${jsonText(member)}`).join(', ')}}`
-}
-
-const buckets = 512
-
-/** The hash of Samba's trivial database; found to be QEMU's order of names. */
-function bucketOf(name: string): number {
-  let hash = Math.imul(0x238f13af, name.length) >>> 0
-  for (let at = 0; at < name.length; at++) {
-    hash = (hash + (name.charCodeAt(at) << ((at * 5) % 24))) >>> 0
-  }
-  return ((Math.imul(1103515243, hash) + 12345) >>> 0) % buckets
 }

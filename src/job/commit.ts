@@ -8,11 +8,11 @@
 import { BlockCopy } from '../block/block-copy.ts'
 import type { ErrorPolicy } from '../block/error-policy.ts'
 import {
-  type ChildRole,
   everyPermission,
   type Io,
+  noPermission,
+  type Permission,
   type Permissions,
-  permissionSet,
 } from '../block/layer.ts'
 import { BlockError } from '../errors.ts'
 import { chainOf, imagesOf, skipFilters } from '../graph/chain.ts'
@@ -93,10 +93,12 @@ async function startInner(
     await ground.makeWritable(base)
     await ground.addFilter('commit_top', filterName, top, (next) => new CommitTop(next))
     await ground.insertFilter(top)
-    ground.use(top, ['consistentRead'])
-    ground.use(base, ['consistentRead', 'write', 'resize'], ['consistentRead', 'writeUnchanged'])
     // The job is its user, too: who wants a disk that nobody stands on is refused.
     if (node !== top) ground.use(node, [])
+    for (const each of chain) ground.use(each, [], ['write', 'writeUnchanged'])
+    const grows: Permission[] = base.size < top.size ? ['resize'] : []
+    const uses: Permission[] = ['consistentRead', 'write', ...grows]
+    ground.use(base, uses, ['consistentRead', 'writeUnchanged'], 'device')
     ground.freeze(top, base)
     if (base.size < top.size) await base.truncate(top.size)
     ground.block(new Set([skipFilters(node), ...chain.slice(1)]))
@@ -171,11 +173,10 @@ function commitStatus(top: BlockNode, base: BlockNode): CopyStatus {
   }
 }
 
-/** Readers above bear that the base, far below them, is written to. */
+/** Readers above bear that the base, far below them, is written to, and what is between shows no disk. */
 class CommitTop extends JobFilter {
-  childPermissions(_role: ChildRole, needs: Permissions): Permissions {
-    const reads = needs.uses.has('consistentRead')
-    return { uses: reads ? permissionSet('consistentRead') : needs.uses, shares: everyPermission }
+  childPermissions(): Permissions {
+    return { uses: noPermission, shares: everyPermission }
   }
 }
 

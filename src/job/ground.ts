@@ -3,7 +3,12 @@
  * that it holds together, its filter. All of it is let go at the job's end, in the reverse order.
  */
 import { Filter } from '../block/filter.ts'
-import type { BlockLayer, Capabilities, Permission } from '../block/layer.ts'
+import {
+  allPermissions,
+  type BlockLayer,
+  type Capabilities,
+  type Permission,
+} from '../block/layer.ts'
 import type { Operation } from '../graph/blockers.ts'
 import { freezeChain } from '../graph/chain.ts'
 import type { DrainHandler, Edge } from '../graph/edge.ts'
@@ -49,10 +54,18 @@ export class JobGround {
     this.#thaw()
   }
 
-  /** Uses a node, by requests to the node itself: see `JobControl.during`. */
-  use(node: BlockNode, uses: readonly Permission[], shares?: readonly Permission[]): void {
+  /**
+   * Uses a node, by requests to the node itself: see `JobControl.during`. QEMU's jobs do so themselves, or
+   * through a block device that has no name: the words of messages.
+   */
+  use(
+    node: BlockNode,
+    uses: readonly Permission[],
+    shares?: readonly Permission[],
+    as: 'job' | 'device' = 'job',
+  ): void {
     const edge = this.graph.attach(node, {
-      description: `job '${this.#id}'`,
+      description: as === 'job' ? `job '${this.#id}'` : 'an unnamed block device',
       uses,
       shares,
       stays: true,
@@ -105,11 +118,25 @@ export class JobGround {
     return layer
   }
 
-  async insertFilter(node: BlockNode): Promise<void> {
+  /**
+   * What is shared of a disk that keeps its size meanwhile. Users from outside the graph may hold the
+   * permission to resize it: the job's filter does not let them.
+   */
+  unresized(node: BlockNode): readonly Permission[] {
+    const held = [...node.parents].some(({ role, uses }) => role === 'root' && uses.has('resize'))
+    return held ? allPermissions : allPermissions.filter((each) => each !== 'resize')
+  }
+
+  /** What the job uses and shares of it, from then on, is what it uses of the disk as a whole. */
+  async insertFilter(
+    node: BlockNode,
+    uses: readonly Permission[] = [],
+    shares?: readonly Permission[],
+  ): Promise<void> {
     if (!this.#filter) return
     await this.graph.insertFilters([{ filter: this.#filter, node }])
     // Nobody may remove it although nobody may be using it, nor stand on what leaves with the job.
-    this.use(this.#filter, [])
+    this.use(this.#filter, uses, shares)
     this.block([this.#filter], ['remove'])
   }
 

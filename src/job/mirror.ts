@@ -9,6 +9,7 @@ import { checkUsable } from '../bitmap/usable.ts'
 import {
   type ChildRole,
   type Completion,
+  type Needs,
   type Permissions,
   plainIo,
   type WriteIo,
@@ -144,13 +145,20 @@ class Mirror {
         (next) => new MirrorTop(next),
       )
       filter.blocking = work.copyMode === 'write-blocking'
-      await ground.insertFilter(source)
-      ground.use(source, ['consistentRead'])
+      filter.commits = commits
+      const unresized = ground.unresized(source)
+      await ground.insertFilter(source, ['consistentRead'], unresized)
+      const grows = commits && target.size < source.size
       ground.use(
         target,
-        commits ? ['consistentRead', 'write', 'resize'] : ['consistentRead', 'write'],
-        commits ? undefined : ['writeUnchanged'],
+        grows ? ['write', 'resize'] : ['write'],
+        commits ? ground.unresized(target) : ['writeUnchanged'],
+        'device',
       )
+      ground.use(source, [], unresized)
+      // While they are committed they do not show what they did.
+      const between = commits ? [...nodes].filter((node) => node !== source) : []
+      for (const node of between) ground.use(node, [], ['write', 'writeUnchanged'])
       if (commits) ground.freeze(source, target)
       if (commits && target.size < source.size) await target.truncate(source.size)
       ground.block(new Set([source, ...nodes]))
@@ -264,6 +272,7 @@ class Mirror {
 /** Lets guests through; with write-blocking, to both sides. */
 class MirrorTop extends JobFilter {
   blocking = false
+  commits = false
   both: { readonly copy: MirrorCopy; readonly target: BlockNode } | undefined
 
   override write(offset: number, source: Uint8Array, io: WriteIo): Completion {
@@ -289,7 +298,13 @@ class MirrorTop extends JobFilter {
   }
 
   /** With write-blocking, a write behind the filter's back could be taken for one of its own. */
-  childPermissions(role: ChildRole, needs: Permissions): Permissions | undefined {
+  childPermissions(role: ChildRole, needs: Needs): Permissions | undefined {
+    // What an active commit reads while it writes below is no disk of anybody's.
+    if (this.commits && !this.blocking) {
+      const uses = new Set(needs.uses)
+      uses.delete('consistentRead')
+      return { uses, shares: needs.shares }
+    }
     if (!this.blocking || role !== 'filtered' || needs.uses.size === 0) return undefined
     const shares = new Set(needs.shares)
     shares.delete('write')

@@ -61,8 +61,10 @@ export async function startStream(
     } catch (error) {
       throw inContext('Could not create node', error)
     }
+    const unresized = ground.unresized(node)
     await ground.insertFilter(node)
-    ground.use(node, ['consistentRead', 'writeUnchanged'])
+    ground.use(ground.filter as BlockNode, ['consistentRead'], unresized, 'device')
+    ground.use(node, [], unresized)
     // Nobody may change what is taken over.
     for (const each of inner) ground.use(each, [], ['consistentRead', 'writeUnchanged'])
     ground.freeze(node, base)

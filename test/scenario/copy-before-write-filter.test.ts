@@ -20,11 +20,11 @@ async function setUp() {
 
 const written = (node: { statistics: { write: { bytes: number } } }) => node.statistics.write.bytes
 
-it('stands beside the graph and asks for nothing until it is put in', async () => {
+it('stands beside the graph and asks nothing of the source until it is put in', async () => {
   const { graph, source, target, guest, filter } = await setUp()
   await using _ = graph
   const uses = (name: string) => [...(filter.children.get(name)?.uses ?? [])]
-  expect([uses('file'), uses('target')]).toEqual([[], []])
+  expect([uses('file'), uses('target')]).toEqual([[], ['write']])
   // Somebody else may write to the target, before and while it is used.
   const other = attach(graph, target, ['write'])
   await other.write(0, new Uint8Array(512))
@@ -64,7 +64,8 @@ it('copies whole clusters before writes, zeroes and discards; nothing for what i
 it('leaves everything as it was when it cannot be put in, and when it is taken out', async () => {
   const { graph, source, target, guest, filter } = await setUp()
   await using _ = graph
-  const alone = graph.attach(target, { description: 'alone', uses: ['write'], shares: [] })
+  const wants = { description: 'a writer that stays', uses: ['write'], stays: true } as const
+  const alone = graph.attach(source, wants)
   await expect(graph.insertFilters([{ filter, node: source }])).rejects.toMatchObject({
     code: 'PERMISSION',
   })

@@ -224,6 +224,7 @@ export const blkdebug: BlockDriver<BlkdebugOptions> = {
   name: 'blkdebug',
   kind: 'filter',
   naming: { strong: strongOptions, plain: plainName },
+  changeable: [],
   parse: parseBlkdebugOptions,
   parseFilename: parseBlkdebugFilename,
   async open(options, context) {

@@ -194,8 +194,8 @@ export class Qcow2Image {
     checkKeeping(this.header.current, settings, this.faults)
     // Caches that shrink have nothing to write back then, and counts that were put off are exact.
     if (!this.#readOnly) await this.writeBack.finish()
-    this.#settings = settings
     const { l2Tables, refcountBlocks } = cacheCapacity(settings, this.header.current)
+    this.#settings = settings
     this.l2Tables.cache.capacity = l2Tables
     this.refcounts.cache.capacity = refcountBlocks
     clearInterval(this.#cleaner)

@@ -1,7 +1,7 @@
 /** Options of an open image's node, as `blockdev-add` has them. */
 import type { NodeReference } from '../../block/driver.ts'
 import { missing, OptionReader } from '../../block/options.ts'
-import { isPowerOfTwo, KiB } from '../../bytes/range.ts'
+import { KiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import type { EncryptOptions } from './encryption/encryption.ts'
 import type { FreeReason } from './frees.ts'
@@ -82,16 +82,16 @@ function cleanInterval(reader: OptionReader): number {
   throw invalid("Parameter 'cache-clean-interval' expects a number of seconds, 0 or more")
 }
 
-function cacheSizes(reader: OptionReader): { l2CacheBytes?: number; refcountCacheBytes?: number } {
+type CacheSizes = Pick<ImageSettings, 'l2CacheBytes' | 'refcountCacheBytes' | 'l2CacheEntryBytes'>
+
+function cacheSizes(reader: OptionReader): CacheSizes {
   const total = reader.bytes('cache-size')
   const l2 = reader.bytes('l2-cache-size')
   const refcounts = reader.bytes('refcount-cache-size')
-  const entry = reader.bytes('l2-cache-entry-size')
-  // Whole tables are cached; the option is taken, and checked, for the sake of those who set it.
-  if (entry !== undefined && !(isPowerOfTwo(entry) && entry >= 512)) {
-    throw invalid('L2 cache entry size must be a power of two between 512 and the cluster size')
+  const l2CacheEntryBytes = reader.bytes('l2-cache-entry-size')
+  if (total === undefined) {
+    return { l2CacheBytes: l2, refcountCacheBytes: refcounts, l2CacheEntryBytes }
   }
-  if (total === undefined) return { l2CacheBytes: l2, refcountCacheBytes: refcounts }
   if (l2 !== undefined && refcounts !== undefined) {
     throw invalid(
       'cache-size, l2-cache-size and refcount-cache-size may not be set at the same time',
@@ -103,7 +103,7 @@ function cacheSizes(reader: OptionReader): { l2CacheBytes?: number; refcountCach
   }
   const refcountCacheBytes =
     refcounts ?? (l2 === undefined ? Math.min(refcountShare, total) : total - l2)
-  return { l2CacheBytes: total - refcountCacheBytes, refcountCacheBytes }
+  return { l2CacheBytes: total - refcountCacheBytes, refcountCacheBytes, l2CacheEntryBytes }
 }
 
 /** Discards of a guest reach the image only where its node permits them, so they may go further. */

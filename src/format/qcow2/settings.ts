@@ -1,5 +1,6 @@
 /** How an image is opened, apart from what its header says. */
-import { MiB } from '../../bytes/range.ts'
+import { isPowerOfTwo, MiB } from '../../bytes/range.ts'
+import { BlockError } from '../../errors.ts'
 import type { FreeReason } from './frees.ts'
 import type { Header } from './header.ts'
 import type { GuardedKind } from './metadata-guard.ts'
@@ -22,6 +23,8 @@ export interface ImageSettings {
   /** Bytes. Undefined: a default. */
   readonly l2CacheBytes?: number
   readonly refcountCacheBytes?: number
+  /** Whole tables are cached; this is taken, and checked, for the sake of those who set it. */
+  readonly l2CacheEntryBytes?: number
   /** Tables that were not used for so long are dropped from memory; 0: never. */
   readonly cacheCleanSeconds: number
   /** Metadata that nothing may be written over; see `MetadataGuard`. */
@@ -40,6 +43,14 @@ export interface CacheCapacity {
 /** Numbers of tables that the caches may hold. */
 export function cacheCapacity(settings: ImageSettings, header: Header): CacheCapacity {
   const clusterSize = 2 ** header.clusterBits
+  const entry = settings.l2CacheEntryBytes ?? 512
+  if (!isPowerOfTwo(entry) || entry < 512 || entry > clusterSize) {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `L2 cache entry size must be a power of two between 512 and the cluster size (${clusterSize})`,
+      { node: settings.name, errno: 'EINVAL' },
+    )
+  }
   const l2Bytes = settings.l2CacheBytes ?? defaultL2CacheBytes
   const refcountBytes = settings.refcountCacheBytes ?? defaultRefcountCacheBytes
   return {

@@ -30,7 +30,8 @@ const unlocked = channel('varve:file:unlocked')
 export const file: BlockDriver<FileOptions, FileCreateOptions> = {
   name: 'file',
   kind: 'protocol',
-  changeable: [],
+  changeable: ['drop-cache'],
+  lasting: ['drop-cache'],
   parse: (options) => parseFileOptions('file', options),
   parseFilename: (filename) => prefixedName('file', filename),
   open: (options, context) => openFileLayer('file', options, context, currentSys()),
@@ -40,7 +41,8 @@ export const file: BlockDriver<FileOptions, FileCreateOptions> = {
 export const hostDevice: BlockDriver<FileOptions> = {
   name: 'host_device',
   kind: 'protocol',
-  changeable: [],
+  changeable: ['drop-cache'],
+  lasting: ['drop-cache'],
   parse: (options) => parseFileOptions('host_device', options),
   parseFilename: (filename) => prefixedName('host_device', filename),
   probeDevice: (path) => (deviceKind(path) === undefined ? 0 : 100),
@@ -50,7 +52,8 @@ export const hostDevice: BlockDriver<FileOptions> = {
 export const hostCdrom: BlockDriver<FileOptions> = {
   name: 'host_cdrom',
   kind: 'protocol',
-  changeable: [],
+  changeable: ['drop-cache'],
+  lasting: ['drop-cache'],
   parse: (options) => parseFileOptions('host_cdrom', options),
   parseFilename: (filename) => prefixedName('host_cdrom', filename),
   probeDevice: (path) => (deviceKind(path) === 'cdrom' ? 101 : 0),
