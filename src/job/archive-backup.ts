@@ -2,10 +2,12 @@
  * A backup of several disks, as they were in one moment, into one VMA archive. The disks are
  * copied one after the other; clusters that guests are about to overwrite come in between.
  */
+
+import type { VmaStreamStatus } from '../archive/vma/device-stream.ts'
 import { VmaDeviceTarget } from '../archive/vma/device-target.ts'
 import type { ArchiveSink } from '../archive/vma/io/sink.ts'
 import { randomUuid } from '../archive/vma/uuid.ts'
-import { type VmaStreamStatus, VmaWriter } from '../archive/vma/writer.ts'
+import { VmaWriter } from '../archive/vma/writer.ts'
 import { BlockError } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'

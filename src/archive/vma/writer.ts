@@ -1,34 +1,26 @@
 /**
- * Writes an archive: clusters of many devices, handed over in any order, become extents, and a
- * bounded ring of extents travels to the sink while the next one is being filled. The first error
- * is final; every later call reports it.
+ * Writes an archive: clusters of many devices, handed over in any order, become extents, which a bounded
+ * ring brings to the sink. The first error is final; every later call reports it.
  */
 import { createHash } from 'node:crypto'
 import { zeroes } from '../../bytes/zero.ts'
 import { BlockError } from '../../errors.ts'
 import { encodeIndex, IndexBuilder } from './archive-index.ts'
-import { ClusterSet, maxOpenPages, type PageBudget } from './cluster-set.ts'
-import { ExtentBuilder } from './extent.ts'
-import { encodeHeader, isVmstate, type VmaConfig, type VmaDevice } from './header.ts'
+import { maxOpenPages, type PageBudget } from './cluster-set.ts'
+import { DeviceStream, type VmaStreamStatus } from './device-stream.ts'
+import { ExtentRing } from './extent-ring.ts'
+import { encodeHeader, type VmaConfig } from './header.ts'
 import type { ArchiveSink } from './io/sink.ts'
 import { checkDeviceName, configNameOf } from './names.ts'
 import {
-  clusterSize,
   extentHeader,
   maxBlobSize,
   maxConfigs,
-  maxDeviceClusters,
   maxDeviceId,
   maxDeviceSize,
   vmaHeader,
 } from './structures.ts'
 import { asUuid, randomUuid } from './uuid.ts'
-
-/** Extents on their way to the sink while another one is being filled: 27 MB in all. */
-const ringSize = 6
-
-/** Extents of the ring that background writes leave to those for which a guest waits. */
-const reservedExtents = 3
 
 export interface VmaWriterOptions {
   /** 16 bytes; random when left out, or derived from names and sizes when `reproducible`. */
@@ -48,15 +40,6 @@ export interface VmaWriteResult {
   readonly zeroBytes: number
 }
 
-export interface VmaStreamStatus {
-  readonly id: number
-  readonly name: string
-  readonly size: number
-  readonly transferred: number
-  readonly zeroBytes: number
-  readonly finished: boolean
-}
-
 export interface VmaWriterStatus {
   /** 16 bytes; undefined until the header was written, unless it was given. */
   readonly uuid: Uint8Array | undefined
@@ -65,44 +48,24 @@ export interface VmaWriterStatus {
   readonly error: unknown
 }
 
-interface Stream extends VmaDevice {
-  readonly vmstate: boolean
-  readonly stored: ClusterSet
-  transferred: number
-  zeroBytes: number
-  finished: boolean
-}
-
-interface Waiter {
-  readonly background: boolean
-  run(): void
-  reject(error: unknown): void
-}
-
 export class VmaWriter implements AsyncDisposable {
   // Set once, the last two with the header.
   readonly #sink: ArchiveSink
+  readonly #ring: ExtentRing
   readonly #options: VmaWriterOptions
   readonly #extensions: boolean
   #uuid: Uint8Array | undefined
   #index: IndexBuilder | undefined
   // What is being stored.
   readonly #configs: VmaConfig[] = []
-  readonly #streams: Stream[] = []
+  readonly #streams: DeviceStream[] = []
   readonly #pages: PageBudget = { left: maxOpenPages }
   #devicesInExtent = new Set<number>()
-  // The ring.
-  #current: ExtentBuilder | undefined
-  readonly #free: ExtentBuilder[] = []
-  #builders = 0
-  readonly #inFlight = new Set<Promise<void>>()
-  readonly #waiting: Waiter[] = []
-  // How it ends.
-  #failure: { readonly error: unknown } | undefined
   #state: 'open' | 'closed' = 'open'
 
   private constructor(sink: ArchiveSink, options: VmaWriterOptions) {
     this.#sink = sink
+    this.#ring = new ExtentRing(sink)
     this.#options = options
     this.#extensions = options.extensions ?? true
     this.#uuid = options.uuid
@@ -155,19 +118,7 @@ export class VmaWriter implements AsyncDisposable {
     if (id > maxDeviceId) {
       throw new BlockError('INVALID_ARGUMENT', `more than ${maxDeviceId} devices`)
     }
-    const vmstate = isVmstate({ id, name, size })
-    const clusters = vmstate ? maxDeviceClusters : Math.ceil(size / clusterSize)
-    const stored = new ClusterSet(clusters, this.#pages)
-    this.#streams.push({
-      id,
-      name,
-      size,
-      vmstate,
-      stored,
-      transferred: 0,
-      zeroBytes: 0,
-      finished: false,
-    })
+    this.#streams.push(new DeviceStream({ id, name, size }, this.#pages))
     return id
   }
 
@@ -184,18 +135,10 @@ export class VmaWriter implements AsyncDisposable {
     background = false,
   ): VmaWriteResult | Promise<VmaWriteResult> {
     this.#throwFailure()
-    const { stream, bytes } = this.#claim(deviceId, cluster, data)
-    const mayOvertake = this.#waiting.every((waiter) => waiter.background && !background)
-    if (mayOvertake && this.#hasRoom(background)) {
-      return this.#store(stream, cluster, bytes, data)
-    }
-    return new Promise<VmaWriteResult>((resolve, reject) => {
-      this.#waiting.push({
-        background,
-        run: () => resolve(this.#store(stream, cluster, bytes, data)),
-        reject,
-      })
-    })
+    const stream = this.#openStream(deviceId)
+    const bytes = this.#claim(stream, cluster, data)
+    const store = () => this.#store(stream, cluster, bytes, data)
+    return this.#ring.mayStore(background) ? store() : this.#ring.whenRoom(background, store)
   }
 
   /** Ends a device; returns how many are still open. Ending the last one flushes the ring. */
@@ -217,8 +160,8 @@ export class VmaWriter implements AsyncDisposable {
       this.#throwFailure()
       this.#checkComplete()
       await this.#flush()
-      if (this.#extensions) this.#send(encodeIndex(this.#index!.finish(), this.#uuid!))
-      await this.#settle()
+      if (this.#extensions) this.#ring.send(encodeIndex(this.#index!.finish(), this.#uuid!))
+      await this.#ring.settle()
       this.#state = 'closed'
       await this.#sink.finish()
     } catch (error) {
@@ -229,8 +172,8 @@ export class VmaWriter implements AsyncDisposable {
   get status(): VmaWriterStatus {
     return {
       uuid: this.#uuid,
-      streams: this.#streams.map(({ stored, vmstate, ...status }) => status),
-      error: this.#failure?.error,
+      streams: this.#streams.map((stream) => stream.status),
+      error: this.#ring.error,
     }
   }
 
@@ -248,14 +191,14 @@ export class VmaWriter implements AsyncDisposable {
   }
 
   #throwFailure(): void {
-    if (this.#failure) throw this.#failure.error
+    this.#ring.throwFailure()
     if (this.#state === 'closed') throw new BlockError('CLOSED', 'the archive is closed')
   }
 
-  #openStream(deviceId: number): Stream {
+  #openStream(deviceId: number): DeviceStream {
     const stream = this.#streams[deviceId - 1]
     if (stream && !stream.finished) return stream
-    throw this.#fail(
+    throw this.#ring.fail(
       new BlockError(
         'INVALID_ARGUMENT',
         stream ? `device '${stream.name}' was closed` : `there is no device ${deviceId}`,
@@ -263,68 +206,32 @@ export class VmaWriter implements AsyncDisposable {
     )
   }
 
-  /** Checks a write and marks its cluster as stored. */
-  #claim(deviceId: number, cluster: number, data: Uint8Array | undefined) {
-    const stream = this.#openStream(deviceId)
-    const fault = this.#faultOf(stream, cluster)
-    if (fault) {
-      throw this.#fail(
-        new BlockError('INVALID_ARGUMENT', `${stream.name}: cluster ${cluster} ${fault}`),
-      )
+  /** Checks a write and marks its cluster as stored; returns the bytes of the disk that it stands for. */
+  #claim(stream: DeviceStream, cluster: number, data: Uint8Array | undefined): number {
+    try {
+      return stream.claim(cluster, data)
+    } catch (error) {
+      throw this.#ring.fail(error)
     }
-    const bytes = stream.vmstate
-      ? clusterSize
-      : Math.min(clusterSize, stream.size - cluster * clusterSize)
-    if (data && data.length !== clusterSize && data.length !== bytes) {
-      throw this.#fail(
-        new BlockError(
-          'INVALID_ARGUMENT',
-          `${stream.name}: cluster ${cluster} came with ${data.length} bytes instead of ${bytes}`,
-        ),
-      )
-    }
-    return { stream, bytes }
-  }
-
-  #faultOf(stream: Stream, cluster: number): string | undefined {
-    if (!Number.isInteger(cluster) || cluster < 0 || cluster >= stream.stored.capacity) {
-      return `lies outside the device, which has ${stream.stored.capacity}`
-    }
-    if (stream.vmstate && cluster !== stream.stored.size) {
-      return `is out of sequence: ${stream.stored.size} comes next`
-    }
-    return stream.stored.add(cluster) ? undefined : 'was stored before'
-  }
-
-  #hasRoom(background: boolean): boolean {
-    const free = this.#free.length + ringSize + 1 - this.#builders
-    if (background && free < reservedExtents) return false
-    return this.#current !== undefined || free > 0
   }
 
   /** Copies a cluster into the current extent; there is room. */
   #store(
-    stream: Stream,
+    stream: DeviceStream,
     cluster: number,
     bytes: number,
     data: Uint8Array | undefined,
   ): VmaWriteResult {
     this.#begin()
-    this.#current ??= this.#free.pop() ?? this.#newBuilder()
+    const extent = this.#ring.current()
     const content = stream.vmstate ? (data ?? zeroes) : data?.subarray(0, bytes)
     // Some readers drop the zero blocks of a vmstate instead of writing them, so it keeps them.
-    const zeroBytes = this.#current.add(stream.id, cluster, content, stream.vmstate)
+    const zeroBytes = extent.add(stream.id, cluster, content, stream.vmstate)
     this.#devicesInExtent.add(stream.id)
     const result = { bytes, zeroBytes: data ? zeroBytes : bytes }
-    stream.transferred += bytes
-    stream.zeroBytes += result.zeroBytes
-    if (this.#current.full) this.#submit()
+    stream.count(bytes, result.zeroBytes)
+    if (extent.full) this.#submit()
     return result
-  }
-
-  #newBuilder(): ExtentBuilder {
-    this.#builders++
-    return new ExtentBuilder()
   }
 
   /** Writes the header, before the first extent. */
@@ -336,7 +243,7 @@ export class VmaWriter implements AsyncDisposable {
     const header = this.#encodeHeader(this.#uuid, ctime)
     const md5At = vmaHeader.offsets.md5
     this.#index = new IndexBuilder({ size: header.length, md5: header.subarray(md5At, md5At + 16) })
-    this.#send(header)
+    this.#ring.send(header)
   }
 
   #encodeHeader(uuid: Uint8Array, ctime: number): Buffer {
@@ -350,7 +257,7 @@ export class VmaWriter implements AsyncDisposable {
         extensions,
       })
     } catch (error) {
-      throw this.#fail(error)
+      throw this.#ring.fail(error)
     }
   }
 
@@ -363,90 +270,33 @@ export class VmaWriter implements AsyncDisposable {
     return asUuid(hash.digest().subarray(0, 16), 8)
   }
 
-  /** Sends the current extent on its way. */
+  /** Sends the current extent on its way, if it has anything in it. */
   #submit(): void {
-    const builder = this.#current!
-    this.#current = undefined
+    const builder = this.#ring.takeCurrent()
+    if (!builder) return
     const extent = builder.finish(this.#uuid!, this.#extensions)
     const md5At = extentHeader.offsets.md5
     this.#index!.add(extent.length, this.#devicesInExtent, extent.subarray(md5At, md5At + 16))
     this.#devicesInExtent.clear()
-    this.#send(extent, builder)
-  }
-
-  #send(bytes: Uint8Array, builder?: ExtentBuilder): void {
-    const sent: Promise<void> = this.#sink.write(bytes).then(
-      () => {
-        this.#inFlight.delete(sent)
-        if (builder) this.#recycle(builder)
-      },
-      (error) => {
-        this.#inFlight.delete(sent)
-        this.#fail(error)
-      },
-    )
-    this.#inFlight.add(sent)
-  }
-
-  /** The extent has left: its memory is free for those who wait. */
-  #recycle(builder: ExtentBuilder): void {
-    builder.reset()
-    this.#free.push(builder)
-    while (this.#runNext((waiter) => !waiter.background)) {}
-    while (this.#runNext((waiter) => waiter.background)) {}
-  }
-
-  /** Lets the first waiter of a kind store its cluster, if there is room for it. */
-  #runNext(ofKind: (waiter: Waiter) => boolean): boolean {
-    const at = this.#waiting.findIndex(ofKind)
-    if (at < 0 || !this.#hasRoom(this.#waiting[at].background)) return false
-    this.#waiting.splice(at, 1)[0].run()
-    return true
+    this.#ring.send(extent, builder)
   }
 
   /** Sends everything that was written so far, and waits until it has arrived. */
   async #flush(): Promise<void> {
-    while (this.#waiting.length > 0) await this.#settle()
+    await this.#ring.drain()
     this.#begin()
-    if (this.#current && !this.#current.empty) this.#submit()
-    await this.#settle()
-  }
-
-  /** Waits for all that is in flight now. */
-  async #settle(): Promise<void> {
-    await Promise.all(this.#inFlight)
-    this.#throwFailure()
+    this.#submit()
+    await this.#ring.settle()
   }
 
   #checkComplete(): void {
-    for (const stream of this.#streams) {
-      if (!stream.finished) {
-        throw new BlockError('INVALID_ARGUMENT', `device '${stream.name}' is still being written`)
-      }
-      if (!stream.vmstate && !stream.stored.complete) {
-        throw new BlockError(
-          'INVALID_ARGUMENT',
-          `device '${stream.name}' is incomplete: ${stream.transferred} of ${stream.size} bytes`,
-        )
-      }
-    }
-  }
-
-  /** Keeps the first error and returns it; those who wait learn of it. */
-  #fail(error: unknown): unknown {
-    this.#failure ??= { error }
-    for (const { reject } of this.#waiting.splice(0)) reject(this.#failure.error)
-    return this.#failure.error
+    for (const stream of this.#streams) stream.checkComplete()
   }
 
   async #giveUp(error: unknown): Promise<unknown> {
-    const first = this.#fail(error)
+    const first = this.#ring.fail(error)
     this.#state = 'closed'
-    // The sink first: what is in flight may wait for a reader that never comes.
-    await this.#sink.abort()
-    await Promise.all(this.#inFlight)
+    await this.#ring.abort()
     return first
   }
 }
-
-/** A random uuid, version 4. */
