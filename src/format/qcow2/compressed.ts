@@ -114,7 +114,7 @@ export class CompressedClusters {
     const low = lowOf(table.view, layout.wordOf(index))
     const fault = layout.faultAt(table.view, index)
     const at = table.offset + index * layout.entryBytes
-    if (fault !== undefined) throw this.#image.faults.corrupt(`L2 entry ${index} ${fault}`, at)
+    if (fault !== undefined) throw this.#image.faults.corruptEntry(index, fault, at)
     if (layout.kindOf(high, low) !== kind.compressed) {
       throw new TypeError(`the cluster at ${offset} is not compressed`)
     }

@@ -82,3 +82,13 @@ export function writeSignal(
     table.offset + index * layout.entryBytes,
   )
 }
+
+/** An entry that contradicts the format, which fails the request that meets it and no more. */
+export function entryFault(
+  image: Qcow2Image,
+  table: Table,
+  index: number,
+  what: string,
+): BlockError {
+  return image.faults.corruptEntry(index, what, table.offset + index * image.layout.entryBytes)
+}

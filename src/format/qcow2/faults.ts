@@ -15,6 +15,11 @@ export class Faults {
     return this.#error('CORRUPT_IMAGE', message, offset, 'EIO')
   }
 
+  /** An L2 entry that contradicts the format; `offset` is where it lies. */
+  corruptEntry(index: number, what: string, offset: number): BlockError {
+    return this.corrupt(`L2 entry ${index} ${what}`, offset)
+  }
+
   /** Valid, but beyond what is done here. */
   unsupported(message: string, offset?: number): BlockError {
     return this.#error('UNSUPPORTED', message, offset, 'ENOTSUP')

@@ -312,7 +312,7 @@ export class Qcow2Image {
       const fault = layout.faultAt(table.view, index)
       if (fault !== undefined) {
         const at = table.offset + index * layout.entryBytes
-        throw this.faults.corrupt(`L2 entry ${index} ${fault}`, at)
+        throw this.faults.corruptEntry(index, fault, at)
       }
       const word = layout.wordOf(index)
       this.releaseEntry(highOf(table.view, word), lowOf(table.view, word), 'request')

@@ -106,7 +106,7 @@ function referEntries(
     const fault = layout.faultAt(view, index)
     if (fault !== undefined) {
       const at = table + index * layout.entryBytes
-      throw image.faults.corrupt(`L2 entry ${index} ${fault}; check and repair the image`, at)
+      throw image.faults.corruptEntry(index, `${fault}; check and repair the image`, at)
     }
     switch (layout.kindOf(high, low)) {
       case kind.data:

@@ -22,18 +22,15 @@ import { backingLink } from './backing-link.ts'
 import { ClusterAllocation } from './cluster-allocation.ts'
 import { giveBackEnciphered, zeroDataFile } from './data-file.ts'
 import { EntryChanges } from './entry-changes.ts'
-import { elsewhereSignal, readSignal, writeSignal } from './entry-signals.ts'
-import { hex } from './faults.ts'
+import { entryFault, writeSignal } from './entry-signals.ts'
 import type { Qcow2Image } from './image.ts'
 import { KeptClusters } from './kept-clusters.ts'
-import { kind } from './l2-table.ts'
+import { Lookup } from './lookup.ts'
 import type { HostRun } from './offsets.ts'
 import type { Qcow2Options } from './options.ts'
 import { takeSpace } from './preallocation.ts'
 import { Reach, type Reached } from './reach.ts'
-import { ClusterRuns, type Run, type Runs } from './runs.ts'
 import { stateArea } from './state-area.ts'
-import { SubclusterRuns } from './subcluster-runs.ts'
 import type { Table } from './table.ts'
 
 /** The size of a disk is a multiple of this, and so are the requests on it. */
@@ -49,36 +46,21 @@ export class Qcow2Map implements ClusterMap {
   readonly abilities: ClusterMap['abilities']
   readonly stateArea?: StateArea
   readonly #image: Qcow2Image
-  readonly #runs: Runs
+  readonly #lookup: Lookup
   readonly #reach: Reach
   readonly #changes: EntryChanges
-  /** Clusters may be holes of the file: see `isSparse`. */
-  readonly #sparse: boolean
   #closed: Promise<void> | undefined
-  /** What `#mapIn` looks up, for the words in which a fault is told: where, and what for. */
-  #asked = 0
-  #writes = false
 
   constructor(image: Qcow2Image, abilities: ClusterMap['abilities'], sparse = false) {
-    const { layout, l2Tables, space } = image
-    const readFault = (table: Table, index: number, what: string): never => {
-      const guest = this.#asked - (this.#asked % layout.coverage) + index * layout.clusterSize
-      const signal = this.#writes
-        ? writeSignal(image, table, index, guest)
-        : readSignal(image, table, index)
-      throw signal ?? this.#fault(table, index, what)
-    }
+    const { layout, space } = image
     const writeFault = (table: Table, index: number, what: string, guest: number): never => {
-      throw writeSignal(image, table, index, guest) ?? this.#fault(table, index, what)
+      throw writeSignal(image, table, index, guest) ?? entryFault(image, table, index, what)
     }
     const fault = (table: Table, index: number, what: string): never => {
-      throw this.#fault(table, index, what)
+      throw entryFault(image, table, index, what)
     }
     this.#image = image
-    this.#sparse = sparse
-    this.#runs = layout.extended
-      ? new SubclusterRuns(l2Tables, readFault)
-      : new ClusterRuns(l2Tables, readFault)
+    this.#lookup = new Lookup(image, sparse)
     this.#reach = new Reach(layout, writeFault)
     this.#changes = new EntryChanges(image, fault)
     this.abilities = { backingLink: backingLink(image), ...abilities }
@@ -109,18 +91,7 @@ export class Qcow2Map implements ClusterMap {
   }
 
   map(offset: number, length: number, io: Io): Extent | Promise<Extent> {
-    const { corruption, l2Tables, layout } = this.#image
-    corruption.refuseAll()
-    const l1Index = layout.l1Index(offset)
-    const tableOffset = l2Tables.offsetAt(l1Index)
-    if (tableOffset === 0) {
-      const run = this.#runs.withoutTable(l1Index, offset, length)
-      return { offset, length: Math.min(length, run), kind: 'backing' }
-    }
-    const table = l2Tables.cached(tableOffset)
-    const writes = 'fua' in io
-    if (!table) return this.#load(offset, length, writes)
-    return this.#mapIn(table, l1Index, offset, length, writes)
+    return this.#lookup.map(offset, length, 'fua' in io)
   }
 
   allocate(
@@ -267,13 +238,6 @@ export class Qcow2Map implements ClusterMap {
     return this.#closed
   }
 
-  /** Whether the image takes writes, and a range of its clusters holds no metadata. */
-  #isWritable(offset: number, length: number): boolean {
-    const { corruption, guard, layout } = this.#image
-    if (this.readOnly || corruption.found) return false
-    return layout.external || !guard.covers(offset, length)
-  }
-
   /**
    * Runs what changes the image, unless that has been found corrupt. If it is found so now, the
    * image is marked before the caller hears of it.
@@ -292,76 +256,6 @@ export class Qcow2Map implements ClusterMap {
   async #marked(error: unknown): Promise<never> {
     await this.#image.corruption.settled()
     throw error
-  }
-
-  async #load(offset: number, length: number, writes: boolean): Promise<Extent> {
-    const { l2Tables, layout } = this.#image
-    const l1Index = layout.l1Index(offset)
-    const table = await l2Tables.load(l1Index)
-    try {
-      return this.#mapIn(table, l1Index, offset, length, writes)
-    } finally {
-      table.unpin()
-    }
-  }
-
-  #mapIn(table: Table, l1Index: number, offset: number, length: number, writes: boolean): Extent {
-    this.#asked = offset
-    this.#writes = writes
-    const run = this.#runs.find(table, l1Index, offset, length)
-    switch (run.kind) {
-      case kind.unallocated:
-        if (run.cluster !== undefined) return this.#hosted(table, offset, run)
-        return { offset, length: run.length, kind: 'backing' }
-      case kind.zeroPlain:
-        return { offset, length: run.length, kind: 'zero', allocated: false }
-      case kind.compressed:
-        return { offset, length: run.length, kind: 'encoded' }
-      default:
-        return this.#hosted(table, offset, run)
-    }
-  }
-
-  /**
-   * A run with host clusters. Only the last cluster of an image file may be cut off: its missing
-   * part reads as zeroes, as does everything behind the end of a data file.
-   */
-  #hosted(table: Table, offset: number, run: Run): Extent {
-    const { space, dataFile } = this.#image
-    const cluster = run.cluster!
-    const start = cluster + (offset % this.clusterSize)
-    if (dataFile && start !== offset) {
-      const guest = offset - (offset % this.clusterSize)
-      const index = this.#image.layout.l2Index(offset)
-      if (!this.#writes) throw elsewhereSignal(this.#image, table, index, { cluster, guest })
-      const what = `points to ${hex(cluster)}, where the data file has another cluster`
-      throw this.#faultAt(table, offset, what)
-    }
-    if (!dataFile && cluster >= space.size) {
-      throw this.#faultAt(table, offset, `points to ${hex(cluster)}, behind the end of the file`)
-    }
-    const clustersEnd = dataFile ? Number.POSITIVE_INFINITY : alignUp(space.size, this.clusterSize)
-    const length = Math.min(run.length, clustersEnd - start)
-    if (run.kind === kind.data) return this.#data(offset, start, length, run)
-    const host = { layer: space.layerAt(start, offset), offset: start, length, writable: false }
-    return run.kind === kind.unallocated
-      ? { offset, length, kind: 'backing', host }
-      : { offset, length, kind: 'zero', allocated: true, host }
-  }
-
-  #data(offset: number, start: number, length: number, { copied }: Run): Extent {
-    const { space } = this.#image
-    const inside = Math.min(length, space.size - start)
-    if (inside <= 0) return { offset, length, kind: 'zero', allocated: true }
-    const host = {
-      layer: space.layerAt(start, offset),
-      offset: start,
-      length: inside,
-      writable: copied && this.#isWritable(start, inside),
-      sparse: this.#sparse,
-      enciphered: space.enciphered,
-    }
-    return { offset, length: inside, kind: 'data', host }
   }
 
   /** One whole cluster as it is; the disk's last is filled up with zeroes. */
@@ -473,14 +367,5 @@ export class Qcow2Map implements ClusterMap {
       at = stop
       await this.#releaseMany()
     }
-  }
-
-  #faultAt(table: Table, offset: number, what: string) {
-    return this.#fault(table, this.#image.layout.l2Index(offset), what)
-  }
-
-  #fault(table: Table, index: number, what: string) {
-    const at = table.offset + index * this.#image.layout.entryBytes
-    return this.#image.faults.corrupt(`L2 entry ${index} ${what}`, at)
   }
 }
