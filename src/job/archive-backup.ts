@@ -12,9 +12,10 @@ import { BlockError } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { Fleecing, type FleecingOptions } from './fleecing.ts'
-import type { Job, JobControl, JobOptions, JobWork } from './job.ts'
+import type { Job, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'
 import { PreservedDisk } from './preserved-disk.ts'
+import type { JobControl, JobWork } from './work.ts'
 
 export interface ArchiveDisk {
   /** As the archive calls it. */

@@ -5,10 +5,11 @@ import { BlockError } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { Fleecing, type FleecingOptions } from './fleecing.ts'
-import type { Job, JobControl, JobOptions, JobWork } from './job.ts'
+import type { Job, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'
 import { PreservedDisk, type SyncMode } from './preserved-disk.ts'
 import { type BitmapMode, SyncBitmap } from './sync-bitmap.ts'
+import type { JobControl, JobWork } from './work.ts'
 
 export interface BackupOptions extends Omit<JobOptions, 'type'> {
   readonly source: BlockNode

@@ -12,7 +12,7 @@ import { GiB } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 import { SpillFile } from '../protocol/file/spill-file.ts'
 import { underPolicy } from './copy-loop.ts'
-import type { JobControl } from './job.ts'
+import type { JobControl } from './work.ts'
 
 export interface FleecingOptions {
   /** Where a file is made for old data; `$TMPDIR` or `/var/tmp` unless given. */

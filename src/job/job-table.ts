@@ -2,8 +2,9 @@
 import diagnostics from 'node:diagnostics_channel'
 import { EventEmitter } from 'node:events'
 import { BlockError } from '../errors.ts'
-import { Job, type JobOptions, type JobWork } from './job.ts'
+import { Job, type JobOptions } from './job.ts'
 import type { JobStatus } from './status.ts'
+import type { JobWork } from './work.ts'
 
 /** `{ id, type, status }` for every change. */
 const jobChannel = diagnostics.channel('job:status')

@@ -11,8 +11,11 @@ import { deferred } from '../block/deferred.ts'
 import { decide, type ErrorAction, type ErrorPolicy, isNoSpace } from '../block/error-policy.ts'
 import { RateLimit } from '../block/rate-limit.ts'
 import { BlockError } from '../errors.ts'
+import { Pauses } from './pauses.ts'
+import { type JobProgress, watchProgress } from './progress.ts'
 import { type JobStatus, type JobVerb, permitted, successors } from './status.ts'
 import type { JobTransaction } from './transaction.ts'
+import type { JobControl, JobWork } from './work.ts'
 
 export type JobType = 'backup' | 'stream' | 'commit' | 'mirror' | 'create' | 'amend'
 
@@ -29,49 +32,6 @@ export interface JobOptions {
   readonly onTargetError?: ErrorPolicy
   /** The jobs that this one ends like. */
   readonly transaction?: JobTransaction
-}
-
-/** What a job does. */
-export interface JobWork {
-  /** The work itself. Rejects when it failed, or with the signal's reason when cancelled. */
-  run(control: JobControl): Promise<void>
-  /** Makes the result final. */
-  complete?(): Promise<void>
-  /** Takes everything back after a failure or a cancel. */
-  abort?(): Promise<void>
-}
-
-/** The job as its own work sees it. */
-export interface JobControl {
-  readonly signal: AbortSignal
-  /** Waits while the job is paused. To be passed before each piece of work. */
-  pausePoint(): Promise<void>
-  /** From now on the job can be completed, and cancelled softly. */
-  ready(): void
-  /** How the user wants a job that is ready to end: with its effect, or without; if already. */
-  readonly ending: 'complete' | 'leave' | undefined
-  /** Waits for `event`; shorter when the job is to pause, to end, or has been cancelled. */
-  wait(event: Promise<unknown>): Promise<void>
-  /** Runs requests of the job as soon as it is not paused; a drain waits for their end. */
-  during<T>(work: () => Promise<T>): Promise<T>
-  /** For work that others do: only pauses, when asked to, until `signal` fires; then rejects. */
-  rest(signal: AbortSignal): Promise<never>
-  /** Waits until the speed limit allows `bytes` more. */
-  throttle(bytes: number): Promise<void>
-  advance(bytes: number): void
-  setTotal(bytes: number): void
-  /**
-   * Reports a failed request. Returns when it is to be tried again or, with `ignore`, passed over;
-   * rejects with the error where the policy gives up.
-   */
-  failed(error: unknown, operation: 'read' | 'write'): Promise<'retry' | 'ignore'>
-}
-
-export interface JobProgress {
-  readonly status: JobStatus
-  /** Bytes done and bytes to do; the latter may grow. */
-  readonly current: number
-  readonly total: number
 }
 
 interface JobEvents {
@@ -101,14 +61,9 @@ export class Job extends EventEmitter<JobEvents> {
   readonly #abort = new AbortController()
   readonly #rate = new RateLimit()
   // Pausing: by request, by an error, by a drain.
-  #pauses = 0
+  readonly #pauses = new Pauses()
   #userPaused = false
   #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok'
-  #wake: (() => void) | undefined
-  #resumed: Promise<void> | undefined
-  /** Requests under way, and who waits for their end. */
-  #inFlight = 0
-  #idle = deferred()
   /** How a job that is ready is to end. */
   #ending: 'complete' | 'leave' | undefined
   /** Settles when something is asked of the job. */
@@ -152,7 +107,7 @@ export class Job extends EventEmitter<JobEvents> {
   }
 
   get paused(): boolean {
-    return this.#pauses > 0
+    return this.#pauses.held
   }
 
   get ioStatus(): 'ok' | 'failed' | 'nospace' {
@@ -190,7 +145,7 @@ export class Job extends EventEmitter<JobEvents> {
     this.#check('resume')
     this.#userPaused = false
     this.#ioStatus = 'ok'
-    this.#letGo()
+    this.#pauses.letGo()
   }
 
   get userPaused(): boolean {
@@ -213,7 +168,7 @@ export class Job extends EventEmitter<JobEvents> {
     this.#abort.abort(
       new BlockError('CLOSED', `job '${this.id}' was cancelled`, { errno: 'ECANCELED' }),
     )
-    this.#wake?.()
+    this.#pauses.wake()
     this.#alert()
     this.#finalize?.()
     this.emit('cancelled')
@@ -262,36 +217,17 @@ export class Job extends EventEmitter<JobEvents> {
 
   /** Progress whenever it or the status changes, at most every `intervalMs`, until the end. */
   async *watch(intervalMs = 250): AsyncGenerator<JobProgress> {
-    let ended = false
-    this.done.then(
-      () => {
-        ended = true
-      },
-      () => {
-        ended = true
-      },
-    )
-    while (!ended) {
-      yield this.progress
-      const pause = new AbortController()
-      const timer = new Promise<void>((resolve) => {
-        const handle = setTimeout(resolve, intervalMs)
-        pause.signal.addEventListener('abort', () => clearTimeout(handle))
-      })
-      await Promise.race([timer, this.done.catch(() => {})])
-      pause.abort()
-    }
-    yield this.progress
+    yield* watchProgress(() => this.progress, this.done, intervalMs)
   }
 
   /** For draining: like `pause`, but not visible to the user. Settles when work has stopped. */
   async hold(): Promise<void> {
     this.#hold()
-    while (this.#inFlight > 0) await this.#idle.promise
+    await this.#pauses.idle()
   }
 
   letGo(): void {
-    this.#letGo()
+    this.#pauses.letGo()
   }
 
   async #live(): Promise<void> {
@@ -378,10 +314,10 @@ export class Job extends EventEmitter<JobEvents> {
   }
 
   async #pausePoint(): Promise<void> {
-    while (this.#pauses > 0 && !this.#abort.signal.aborted) {
+    while (this.#pauses.held && !this.#abort.signal.aborted) {
       if (this.#status === 'running') this.#enter('paused')
       if (this.#status === 'ready') this.#enter('standby')
-      await this.#resumed
+      await this.#pauses.resumed
     }
     this.#leavePause()
     this.#abort.signal.throwIfAborted()
@@ -392,7 +328,7 @@ export class Job extends EventEmitter<JobEvents> {
       await this.#pausePoint()
       signal.throwIfAborted()
       // A pause may have come while the last one ended.
-      if (this.#pauses > 0) continue
+      if (this.#pauses.held) continue
       const aborted = new Promise<void>((resolve) => {
         signal.addEventListener('abort', () => resolve(), { once: true })
       })
@@ -401,24 +337,15 @@ export class Job extends EventEmitter<JobEvents> {
   }
 
   async #wait(event: Promise<unknown>): Promise<void> {
-    if (this.#pauses > 0 || this.#abort.signal.aborted) return
+    if (this.#pauses.held || this.#abort.signal.aborted) return
     await Promise.race([event, this.#attention.promise])
   }
 
   async #during<T>(work: () => Promise<T>): Promise<T> {
     // Between the end of a pause and here another one may have begun.
     do await this.#pausePoint()
-    while (this.#pauses > 0)
-    this.#inFlight++
-    try {
-      return await work()
-    } finally {
-      this.#inFlight--
-      if (this.#inFlight === 0) {
-        this.#idle.resolve()
-        this.#idle = deferred()
-      }
-    }
+    while (this.#pauses.held)
+    return await this.#pauses.during(work)
   }
 
   #alert(): void {
@@ -446,15 +373,7 @@ export class Job extends EventEmitter<JobEvents> {
   }
 
   #hold(): void {
-    if (this.#pauses++ > 0) return
-    this.#resumed = new Promise((resolve) => {
-      this.#wake = resolve
-    })
-    this.#alert()
-  }
-
-  #letGo(): void {
-    if (--this.#pauses === 0) this.#wake?.()
+    if (this.#pauses.hold()) this.#alert()
   }
 
   #leavePause(): void {

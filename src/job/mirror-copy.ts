@@ -16,7 +16,7 @@ import { alignDown, alignUp, type ByteRange, GiB, MiB } from '../bytes/range.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { chainExtentAt } from '../graph/status.ts'
 import { CopyPace, runWorkers } from './copy-pace.ts'
-import type { JobControl } from './job.ts'
+import type { JobControl } from './work.ts'
 
 /** Most pieces in flight. */
 const maxWorkers = 16

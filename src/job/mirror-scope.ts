@@ -4,8 +4,8 @@ import { CopyError } from '../block/transfer.ts'
 import { skipFilters } from '../graph/chain.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { backingOf, chainExtentAt } from '../graph/status.ts'
-import type { JobControl } from './job.ts'
 import type { SyncBitmap } from './sync-bitmap.ts'
+import type { JobControl } from './work.ts'
 
 /** `above`: what images above a base hold, for a commit into it. */
 export type MirrorScope =

@@ -24,11 +24,12 @@ import { checkNotBacking } from '../graph/overlay.ts'
 import { checkReplaceable } from '../graph/replaceable.ts'
 import { backingOf } from '../graph/status.ts'
 import { JobFilter, JobGround } from './ground.ts'
-import type { Job, JobControl, JobOptions } from './job.ts'
+import type { Job, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'
 import { MirrorCopy } from './mirror-copy.ts'
 import { type MirrorScope, markDifferences } from './mirror-scope.ts'
 import { type BitmapMode, SyncBitmap } from './sync-bitmap.ts'
+import type { JobControl } from './work.ts'
 
 export interface MirrorOptions extends Omit<JobOptions, 'type'> {
   readonly source: BlockNode

@@ -16,8 +16,9 @@ import type { BlockNode } from '../graph/node.ts'
 import { runCopyLoop, statusOf } from './copy-loop.ts'
 import type { Fleecing } from './fleecing.ts'
 import { drainOf } from './ground.ts'
-import type { Job, JobControl } from './job.ts'
+import type { Job } from './job.ts'
 import type { SyncBitmap } from './sync-bitmap.ts'
+import type { JobControl } from './work.ts'
 
 /** `bitmap`: what a dirty bitmap says. */
 export type SyncMode = 'full' | 'top' | 'none' | 'bitmap'

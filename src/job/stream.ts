@@ -21,8 +21,9 @@ import { changeRecords, recordOf } from '../graph/record.ts'
 import { chainExtentAt } from '../graph/status.ts'
 import { type Copier, type CopyStatus, runCopyLoop } from './copy-loop.ts'
 import { JobGround } from './ground.ts'
-import type { Job, JobControl, JobOptions } from './job.ts'
+import type { Job, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'
+import type { JobControl } from './work.ts'
 
 export interface StreamOptions
   extends Omit<JobOptions, 'type' | 'onSourceError' | 'onTargetError'> {

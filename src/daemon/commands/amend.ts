@@ -1,7 +1,7 @@
 /** Changing what an open image was made with: `x-blockdev-amend`, whose work is a job. */
 import { BlockError } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
-import type { JobControl } from '../../job/job.ts'
+import type { JobControl } from '../../job/work.ts'
 import { command } from '../command.ts'
 import { blockdevDriver } from '../schema/blockdev-options.ts'
 import {

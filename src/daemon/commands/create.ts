@@ -2,7 +2,7 @@
 import type { BlockDriver, ImageCreator, NodeOptions } from '../../block/driver.ts'
 import type { BlockLayer } from '../../block/layer.ts'
 import { BlockError } from '../../errors.ts'
-import type { JobControl } from '../../job/job.ts'
+import type { JobControl } from '../../job/work.ts'
 import { command } from '../command.ts'
 import { blockdevDriver, blockdevReference } from '../schema/blockdev-options.ts'
 import {
