@@ -14,11 +14,22 @@ import { convert } from './rows/convert.ts'
 import { img } from './rows/img.ts'
 import { jobs } from './rows/jobs.ts'
 import { nbd } from './rows/nbd.ts'
+import { nbdTls } from './rows/nbd-tls.ts'
 import { qcow2Write } from './rows/qcow2-write.ts'
 import type { Row } from './rows/row.ts'
 import { snap } from './rows/snap.ts'
 
-const rows: readonly Row[] = [convert, compress, img, jobs, backupLatency, nbd, qcow2Write, snap]
+const rows: readonly Row[] = [
+  convert,
+  compress,
+  img,
+  jobs,
+  backupLatency,
+  nbd,
+  nbdTls,
+  qcow2Write,
+  snap,
+]
 
 const { values } = parseArgs({
   options: {

@@ -91,6 +91,7 @@ export class Connection implements NegotiationHost {
       replies,
       contexts,
       socket: this.#socket,
+      secure: this.#secure,
       pool: this.#host.pool,
       poll: this.#host.poll,
       signal: this.#abort.signal,

@@ -38,6 +38,9 @@ export const maxStatusLookups = 16384
 /** Bytes of ready replies that are handed to the socket without waiting for more. */
 export const flushLength = 128 * KiB
 
+/** Bytes of replies that a TLS session enciphers at a time; the next when they have left. */
+export const maxEnciphered = 128 * KiB
+
 /** Bytes of one slab, where replies lie one behind the other. */
 export const slabLength = 256 * KiB
 

@@ -1,6 +1,6 @@
 import { Writable } from 'node:stream'
 import { describe, expect, it } from 'vitest'
-import { maxBytesInFlight } from './limits.ts'
+import { maxBytesInFlight, maxEnciphered } from './limits.ts'
 import { ReplyQueue, type Reservation } from './reply-queue.ts'
 import { SlabPool } from './slab.ts'
 
@@ -34,11 +34,12 @@ class Sink extends Writable {
   }
 }
 
-function make() {
-  const sink = new Sink()
+function make(secure = false) {
+  const socket = new Sink()
   const left: number[] = []
-  const queue = new ReplyQueue(sink, new SlabPool(), () => left.push(queue.heldBytes))
-  return { sink, queue, left }
+  const onLeft = () => void left.push(queue.heldBytes)
+  const queue = new ReplyQueue({ socket, pool: new SlabPool(), secure, onLeft })
+  return { sink: socket, queue, left }
 }
 
 function fill({ slab, start }: Reservation, text: string): void {
@@ -127,6 +128,57 @@ describe('ReplyQueue', () => {
     await turn()
     await turn()
     expect(sink.batches).toEqual(['z'])
+  })
+
+  it('gives a socket that enciphers so much at a time', async () => {
+    const { sink, queue } = make(true)
+    sink.held = true
+    const text = 'abcd'.repeat(maxEnciphered / 4)
+    const long = queue.reserve(3 * maxEnciphered)
+    fill(long, text.repeat(3))
+    queue.send(long, 3 * maxEnciphered - 7)
+    const short = queue.reserve(2)
+    fill(short, 'yz')
+    queue.send(short, 2)
+    await turn()
+    const lengths = () => sink.batches.map((batch) => batch.length)
+    expect(lengths()).toEqual([maxEnciphered])
+    for (let count = 0; count < 2; count++) {
+      sink.release()
+      sink.held = true
+      await turn()
+    }
+    expect(lengths()).toEqual([maxEnciphered, maxEnciphered, maxEnciphered - 5])
+    expect(sink.batches.join('')).toBe(`${text.repeat(3).slice(0, -7)}yz`)
+    sink.release()
+    await turn()
+    expect(queue.heldBytes).toBe(0)
+  })
+
+  it('hands such a socket everything when nothing follows', async () => {
+    const { sink, queue } = make(true)
+    sink.held = true
+    const long = queue.reserve(3 * maxEnciphered)
+    fill(long, 'e'.repeat(3 * maxEnciphered))
+    queue.send(long, 3 * maxEnciphered)
+    queue.finish()
+    sink.end()
+    sink.release()
+    await turn()
+    expect(sink.batches.join('')).toBe('e'.repeat(3 * maxEnciphered))
+    expect(queue.heldBytes).toBe(0)
+  })
+
+  it('drops what such a socket has not taken when closed', async () => {
+    const { sink, queue } = make(true)
+    sink.held = true
+    queue.send(queue.reserve(3 * maxEnciphered), 3 * maxEnciphered)
+    await turn()
+    queue.close()
+    sink.release()
+    await turn()
+    expect(sink.batches.map((batch) => batch.length)).toEqual([maxEnciphered])
+    expect(queue.heldBytes).toBe(0)
   })
 
   it('drops everything when closed, and wakes who waits', async () => {

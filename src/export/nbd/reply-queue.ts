@@ -3,10 +3,13 @@
  * where it is sent, beside its header; it is sent when it is complete, in any order. Replies of
  * one turn leave in one write: neighbours in a slab as one piece, others as one gathered write.
  *
+ * A socket that enciphers does so with all that it is given at once, before the first byte leaves,
+ * in fresh memory as large. Such a one gets pieces, the next when the last has left.
+ *
  * `heldBytes` is what a client that does not read costs; whoever reserves keeps it in bounds.
  */
 import type { Writable } from 'node:stream'
-import { flushLength, maxBytesInFlight, slabLength } from './limits.ts'
+import { flushLength, maxBytesInFlight, maxEnciphered, slabLength } from './limits.ts'
 import type { Slab, SlabPool } from './slab.ts'
 
 /** Room for one reply. */
@@ -28,10 +31,20 @@ interface Run {
   held: number
 }
 
+export interface ReplyQueueOptions {
+  readonly socket: Writable
+  readonly pool: SlabPool
+  /** Whether the socket enciphers. */
+  readonly secure: boolean
+  /** Called whenever replies have left the process. */
+  readonly onLeft: () => void
+}
+
 export class ReplyQueue {
   readonly #socket: Writable
   readonly #pool: SlabPool
   readonly #onLeft: () => void
+  readonly #secure: boolean
   #current: Slab | undefined
   #ready: Run[] = []
   #readyBytes = 0
@@ -39,11 +52,18 @@ export class ReplyQueue {
   #heldBytes = 0
   #closed = false
   #waiting: (() => void)[] = []
+  /** Bytes that are handed over in one go. */
+  #atOnce: number
+  /** Those that a secure socket has not let go. */
+  #pieces = 0
+  /** Bytes of the first ready run that have been handed over. */
+  #taken = 0
 
-  /** `onLeft` is called whenever replies have left the process. */
-  constructor(socket: Writable, pool: SlabPool, onLeft: () => void) {
+  constructor({ socket, pool, secure, onLeft }: ReplyQueueOptions) {
     this.#socket = socket
     this.#pool = pool
+    this.#secure = secure
+    this.#atOnce = secure ? maxEnciphered : Number.POSITIVE_INFINITY
     this.#onLeft = onLeft
   }
 
@@ -106,17 +126,50 @@ export class ReplyQueue {
     })
   }
 
-  /** Hands everything that is ready to the socket. */
+  /** Hands what is ready to the socket: everything, or as much as is enciphered at a time. */
   flush(): void {
-    const runs = this.#ready
-    if (runs.length === 0) return
-    this.#ready = []
-    this.#readyBytes = 0
-    if (runs.length > 1) this.#socket.cork()
-    for (const run of runs) {
-      this.#socket.write(run.slab.bytes.subarray(run.start, run.end), () => this.#left(run))
+    if (this.#ready.length > 0 && this.#pieces === 0) this.#write(this.#atOnce)
+  }
+
+  /** Hands over everything, with nothing to follow: the socket may be told to end. */
+  finish(): void {
+    this.#atOnce = Number.POSITIVE_INFINITY
+    if (this.#ready.length > 0) this.#write(this.#atOnce)
+  }
+
+  /** Up to `length` bytes, in one gathered write. */
+  #write(length: number): void {
+    const pieces = this.#takePieces(length)
+    if (pieces.length > 1) this.#socket.cork()
+    for (const { bytes, run } of pieces) {
+      if (this.#secure) this.#pieces++
+      this.#socket.write(bytes, () => this.#wrote(run))
     }
-    if (runs.length > 1) this.#socket.uncork()
+    if (pieces.length > 1) this.#socket.uncork()
+  }
+
+  /** The next `length` bytes that are ready; each piece with the run that ends with it. */
+  #takePieces(length: number): { readonly bytes: Uint8Array; readonly run: Run | undefined }[] {
+    const pieces: { bytes: Uint8Array; run: Run | undefined }[] = []
+    let left = length
+    while (left > 0 && this.#ready.length > 0) {
+      const run = this.#ready[0]
+      const from = run.start + this.#taken
+      const end = Math.min(run.end, from + left)
+      const whole = end === run.end
+      pieces.push({ bytes: run.slab.bytes.subarray(from, end), run: whole ? run : undefined })
+      if (whole) this.#ready.shift()
+      this.#taken = whole ? 0 : this.#taken + end - from
+      this.#readyBytes -= end - from
+      left -= end - from
+    }
+    return pieces
+  }
+
+  #wrote(run: Run | undefined): void {
+    if (this.#secure) this.#pieces--
+    if (run) this.#left(run)
+    if (this.#secure) this.flush()
   }
 
   /** Drops what has not left. What is sent from now on is cancelled. */

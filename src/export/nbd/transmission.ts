@@ -43,6 +43,8 @@ export interface TransmissionOptions {
   readonly replies: ReplyKind
   readonly contexts: readonly SelectedContext[]
   readonly socket: Writable
+  /** Whether the socket enciphers. */
+  readonly secure: boolean
   readonly pool: SlabPool
   readonly poll: IdlePoll
   /** Aborted when nobody waits for the replies any more. */
@@ -70,10 +72,10 @@ export class Transmission implements RequestSink {
   #violation: string | undefined
 
   constructor(options: TransmissionOptions) {
-    const { socket, pool, replies, contexts, signal } = options
+    const { socket, secure, pool, replies, contexts, signal } = options
     const layout = replies === 'extended' ? extendedLayout : compactLayout
     this.#options = options
-    this.#queue = new ReplyQueue(socket, pool, () => this.#advance())
+    this.#queue = new ReplyQueue({ socket, pool, secure, onLeft: () => this.#advance() })
     this.#reader = new RequestReader(this, pool, layout)
     this.#context = {
       export: options.export,
@@ -234,7 +236,7 @@ export class Transmission implements RequestSink {
 
   #endIfIdle(): void {
     if (!this.#ending || this.#active > 0) return
-    this.#queue.flush()
+    this.#queue.finish()
     this.#options.onEnd(this.#violation)
   }
 
