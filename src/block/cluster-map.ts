@@ -39,6 +39,8 @@ export interface ClusterMap extends AsyncDisposable {
   readonly readOnly: boolean
   /** Whether `zero` can mark clusters instead of having zeroes written. */
   readonly zeroClusters: boolean
+  /** Whether what `discard` drops reads as zeroes where there is no backing file. */
+  readonly dropsToZero: boolean
   /** Offered to callers as they are, apart from `snapshots`, whose verbs the engine runs alone. */
   readonly abilities: Omit<Abilities, 'compressed' | 'vmState'>
   /** Where the map can keep the state of a virtual machine; see `StateArea`. */

@@ -1,12 +1,14 @@
 /**
  * Making a range of a disk of clusters read as zeroes: whole subclusters are marked where the format
- * can, and what is left at the ends is written.
+ * can, and what is left at the ends is written. A subcluster of which only a part is meant is marked
+ * as well where nothing is stored for it and the rest reads as zeroes anyway.
  */
 import { alignDown, alignUp, type ByteRange } from '../bytes/range.ts'
+import { isZero } from '../bytes/zero.ts'
 import { BlockError } from '../errors.ts'
 import type { ClusterMap } from './cluster-map.ts'
 import type { ClusterView } from './cluster-view.ts'
-import type { Completion, Io, WriteIo, ZeroIo } from './layer.ts'
+import type { BlockLayer, Completion, Io, WriteIo, ZeroIo } from './layer.ts'
 
 export class ClusterZeroes {
   readonly #map: ClusterMap
@@ -25,9 +27,12 @@ export class ClusterZeroes {
   }
 
   /** Alone on the clusters of the range. */
-  async write(offset: number, length: number, io: ZeroIo): Promise<void> {
-    const end = offset + length
-    const whole = await this.#markable(offset, length, io)
+  async write(asked: number, askedLength: number, io: ZeroIo): Promise<void> {
+    // As QEMU has it for version 2 of qcow2, even where nothing would have to be done.
+    if (io.fastOnly && !this.#map.zeroClusters) throw slowZeroes(asked)
+    const offset = await this.#startOf(asked, io)
+    const end = await this.#endOf(asked + askedLength, io)
+    const whole = await this.#markable(offset, end - offset, io)
     const tail = whole.offset + whole.length
     if (io.fastOnly) {
       // All or nothing: whoever hears "not the fast way" goes on with the disk as it was.
@@ -35,8 +40,55 @@ export class ClusterZeroes {
       await this.#refuseSlowZeroes(tail, end - tail, io)
     }
     await this.#writeZeroBytes(offset, whole.offset - offset, io)
-    if (whole.length > 0) await this.#map.zero(whole.offset, whole.length, io)
+    if (whole.length > 0) await this.#mark(whole, io)
     await this.#writeZeroBytes(tail, end - tail, io)
+  }
+
+  async #mark({ offset, length }: ByteRange, io: ZeroIo): Promise<void> {
+    if (this.#map.zeroClusters) await this.#map.zero(offset, length, io)
+    else await this.#map.discard(offset, length, io, false)
+  }
+
+  /** Whether something else than bytes can make clusters read as zeroes. */
+  get #marks(): boolean {
+    const { zeroClusters, dropsToZero } = this.#map
+    return zeroClusters || (dropsToZero && this.#view.backing === undefined)
+  }
+
+  /** Where to begin for zeroes from `offset` on. */
+  async #startOf(offset: number, io: Io): Promise<number> {
+    const start = alignDown(offset, this.#map.subclusterSize)
+    return (await this.#isBlank(start, offset, start, io)) ? start : offset
+  }
+
+  /** Where to end for zeroes up to `offset`. */
+  async #endOf(offset: number, io: Io): Promise<number> {
+    const { subclusterSize, size } = this.#map
+    const end = Math.min(size, alignUp(offset, subclusterSize))
+    const start = alignDown(offset, subclusterSize)
+    return (await this.#isBlank(offset, end, start, io)) ? end : offset
+  }
+
+  /**
+   * Whether the bytes from `from` to `to`, of the subcluster at `start`, read as zeroes without being
+   * stored in this image. Bytes of a backing file would be read for a copy of them, if not for this.
+   */
+  async #isBlank(from: number, to: number, start: number, io: Io): Promise<boolean> {
+    if (from === to || !this.#marks) return false
+    const { kind } = await this.#map.map(start, 1, io)
+    if (kind === 'zero') return true
+    if (kind !== 'backing') return false
+    const { backing } = this.#view
+    const end = Math.min(to, backing?.size ?? 0)
+    for (let at = from; backing && at < end; ) {
+      const run = await backing.extentAt(at, end - at, io)
+      const length = Math.min(run.length, end - at)
+      if (run.kind === 'data' || run.kind === 'encoded') return false
+      // What that one has from its own backing file is not known from here.
+      if (run.kind === 'backing' && !(await readsAsZeroes(backing, at, length, io))) return false
+      at += length
+    }
+    return true
   }
 
   /** Throws if any of the range would have to be zeroed byte by byte. */
@@ -67,8 +119,8 @@ export class ClusterZeroes {
 
   /** The part of a range that can be marked as zero: an encoded cluster only as a whole. */
   async #markable(offset: number, length: number, io: Io): Promise<ByteRange> {
-    const { zeroClusters, clusterSize, subclusterSize } = this.#map
-    if (!zeroClusters) return { offset: offset + length, length: 0 }
+    const { clusterSize, subclusterSize } = this.#map
+    if (!this.#marks) return { offset: offset + length, length: 0 }
     const { offset: first, length: inside } = wholeUnits(this.#map, offset, length, subclusterSize)
     if (inside === 0) return { offset: offset + length, length: 0 }
     if (subclusterSize === clusterSize) return { offset: first, length: inside }
@@ -81,6 +133,12 @@ export class ClusterZeroes {
     const end = (await encoded(last)) ? Math.max(start, alignDown(last, clusterSize)) : last
     return { offset: start, length: end - start }
   }
+}
+
+async function readsAsZeroes(layer: BlockLayer, offset: number, length: number, io: Io) {
+  const bytes = new Uint8Array(length)
+  await layer.read(offset, bytes, io)
+  return isZero(bytes)
 }
 
 /** The part of a range that consists of whole units; the disk's last counts although cut. */

@@ -90,6 +90,11 @@ export class Qcow2Map implements ClusterMap {
     return this.#image.layout.version >= 3
   }
 
+  /** Of an image that records a backing file but is opened without, `discard` has to leave the data. */
+  get dropsToZero(): boolean {
+    return this.#image.header.current.backingFile === undefined
+  }
+
   map(offset: number, length: number, io: Io): Extent | Promise<Extent> {
     return this.#lookup.map(offset, length, 'fua' in io)
   }

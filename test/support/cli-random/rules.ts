@@ -70,12 +70,6 @@ const rules: readonly Rule[] = [
     applies: (_, __, theirs) => /Lost persistent bitmaps during inactivation/.test(theirs.stderr),
   },
   {
-    why: 'zeroes for a part of a cluster, the fast way or not at all, where they are in the backing file',
-    applies: (line, ours) =>
-      line.some((word) => /^w.*n.*z|^w.*z.*n/.test(word)) &&
-      /write failed: Operation not supported/.test(ours.stdout),
-  },
-  {
     why: 'which of two complaints comes first: size, preallocation, compression, options of `open`',
     applies: (line, ours, theirs) =>
       line.some((word) => /^(t|truncate) -m|^(w|write) .*-\w*c|^open /.test(word)) &&
@@ -105,12 +99,6 @@ const rules: readonly Rule[] = [
   {
     why: 'the largest size of all is not told from 2^63',
     applies: (line) => line.some((word) => /9223372036854775807|18446744073709551615/.test(word)),
-  },
-  {
-    why: 'what is zeroed in part of a cluster is a cluster of zeroes to it where the rest was none',
-    applies: (line) =>
-      line.some((word) => /^w.*-\w*z/.test(word)) &&
-      line.some((word) => /^(map|a|alloc)\b/.test(word)),
   },
   {
     why: 'clusters that have data can be compressed again, docs/cli/io.md',
