@@ -143,7 +143,7 @@ describe('opening', () => {
     await using test = await startServer({ name: 'a' })
     await expect(open(test.path, { exportName: 'b' })).rejects.toMatchObject({
       code: 'INVALID_ARGUMENT',
-      message: "Requested export not available\nserver reported: no export 'b'",
+      message: "Requested export not available\nserver reported: export 'b' not present",
     })
   })
 

@@ -48,17 +48,17 @@ async function attach(graph: Graph, settings: NbdArguments, io: NamedIo): Promis
 async function openNode(graph: Graph, settings: NbdArguments, io: NamedIo): Promise<BlockNode> {
   const { readOnly, snapshot, offset, unmap } = settings
   const image = await openBase(graph, settings, io)
+  if (offset > image.size) {
+    throw new BlockError(
+      'INVALID_ARGUMENT',
+      `Offset (${offset}) cannot be greater than size of the containing file (${image.size})`,
+    )
+  }
   if (settings.loadSnapshot !== undefined) {
     await loadSnapshot(image, settings.loadSnapshot, settings)
   }
   const node = snapshot ? await addOverlay(graph, image, readOnly) : image
   if (offset === 0) return node
-  if (offset > node.size) {
-    throw new BlockError(
-      'INVALID_ARGUMENT',
-      `Offset (${offset}) cannot be greater than size of the containing file (${node.size})`,
-    )
-  }
   const window = { driver: 'raw', file: node.name, offset }
   const discard = unmap || snapshot ? ('unmap' as const) : ('ignore' as const)
   return await graph.open(window, { readOnly, discard })
@@ -85,11 +85,18 @@ async function openBase(graph: Graph, settings: NbdArguments, io: NamedIo): Prom
 async function loadSnapshot(
   image: BlockNode,
   param: SnapshotParam,
-  { snapshot }: NbdArguments,
+  { snapshot, offset }: NbdArguments,
 ): Promise<void> {
   try {
     // The temporary overlay of -s is what qemu-nbd would look into.
     if (snapshot) throw new NbdFailure("Failed to load snapshot: Can't find snapshot")
+    // Or the window of -o, which could not be looked through afterwards either: snapshots differ in size.
+    if (offset > 0) {
+      throw new NbdFailure(
+        "Failed to load snapshot: Block format 'raw' used by device '' does not support " +
+          'temporarily loading internal snapshots',
+      )
+    }
     await showSnapshot(image, param)
   } catch (error) {
     if (!(error instanceof CommandFailure)) throw error

@@ -6,8 +6,8 @@ import type { DirtyBitmap } from '../../bitmap/dirty-bitmap.ts'
 import { checkUsable } from '../../bitmap/usable.ts'
 import { BlockError } from '../../errors.ts'
 import { findBitmap } from '../../graph/bitmap-actions.ts'
+import { chainOf } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
-import { backingOf, filteredChild } from '../../graph/status.ts'
 import type { MetaContext } from './contexts.ts'
 
 /** A bitmap of the exported node or one below it, by name; or of another node. */
@@ -60,9 +60,9 @@ function bitmapFor(node: BlockNode, shown: ShownBitmap, writable: boolean): Dirt
   return bitmap
 }
 
-/** In the node, what it filters, and its backing files. */
+/** In the node, what it filters, and its backing files; not behind a window of raw, where offsets differ. */
 function searchBitmap(node: BlockNode, name: string): [BlockNode, DirtyBitmap] {
-  for (let at: BlockNode | undefined = node; at; at = filteredChild(at) ?? backingOf(at)) {
+  for (const at of chainOf(node)) {
     const bitmap = at.bitmaps.get(name)
     if (bitmap) return [at, bitmap]
   }

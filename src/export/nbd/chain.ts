@@ -20,9 +20,8 @@ export function allocationDepthContext(edge: Edge): MetaContext {
   }
 }
 
-function asExtent({ offset, length, zero }: ChainExtent): Extent {
-  // QEMU calls every zero a hole here, whether or not space is reserved for it.
-  return zero
-    ? { kind: 'zero', allocated: false, offset, length }
-    : { kind: 'data', offset, length }
+function asExtent({ offset, length, zero, data }: ChainExtent): Extent {
+  // As QEMU has it: a cluster of data that its file has as a hole is no hole, one of zeroes is one, whether
+  // or not space is reserved for it.
+  return zero ? { kind: 'zero', allocated: data, offset, length } : { kind: 'data', offset, length }
 }

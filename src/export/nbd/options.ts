@@ -159,7 +159,7 @@ function info(session: Session, { option, data }: Option): Outcome {
   const { host, state, reply, refuse } = session
   const { name, requests } = decodeInfoRequest(data)
   const found = host.exports.get(name)
-  if (!found) return refuse(NBD_REP_ERR_UNKNOWN, `no export '${name}'`)
+  if (!found) return refuse(NBD_REP_ERR_UNKNOWN, `export '${name}' not present`)
   const flags = found.transmissionFlags(state.replies, contextsOf(found, state).length > 0)
   reply(NBD_REP_INFO, encodeInfoExport(found.layer.size, flags))
   for (const request of new Set(requests)) {
@@ -243,7 +243,7 @@ function answerContexts(
     return refuse(NBD_REP_ERR_TOO_BIG, `more than ${maxContextQueries} queries`)
   }
   const found = host.exports.get(name)
-  if (!found) return refuse(NBD_REP_ERR_UNKNOWN, `no export '${name}'`)
+  if (!found) return refuse(NBD_REP_ERR_UNKNOWN, `export '${name}' not present`)
   answer(found, queries)
   reply(NBD_REP_ACK)
   return 'next'
