@@ -90,7 +90,8 @@ export async function runTheirs(
 
 function runPeer(folder: string, args: readonly string[], program: string): Promise<Outcome> {
   return new Promise((resolve) => {
-    const child = execFile(program, args, { cwd: folder, timeout: 60_000 }, (_, stdout, stderr) =>
+    const options = { cwd: folder, timeout: 60_000, maxBuffer: 256 * 1024 * 1024 }
+    const child = execFile(program, args, options, (_, stdout, stderr) =>
       resolve({ status: child.exitCode ?? -1, stdout, stderr }),
     )
     child.stdin?.end()

@@ -206,10 +206,10 @@ function decodeEntries(
   faults: Faults,
 ): BitmapEntry[] {
   const { entries, broken } = scanEntries(bytes, count, header)
-  for (const { at, message, unsupported } of broken) {
-    throw faults.refuse(unsupported ? 'UNSUPPORTED' : 'CORRUPT_IMAGE', message, offset + at)
-  }
-  return entries
+  const first = broken.find(({ late }) => !late) ?? broken[0]
+  if (!first) return entries
+  const { at, message, unsupported } = first
+  throw faults.refuse(unsupported ? 'UNSUPPORTED' : 'CORRUPT_IMAGE', message, offset + at)
 }
 
 /** Why an entry, or all from some place on, are not to be trusted. */
@@ -219,6 +219,8 @@ interface BrokenEntry {
   readonly message: string
   /** It may make sense to somebody. */
   readonly unsupported: boolean
+  /** QEMU sees it only when the directory is sound otherwise. */
+  readonly late: boolean
 }
 
 interface ScannedEntries {
@@ -231,8 +233,8 @@ function scanEntries(bytes: Uint8Array, count: number, header: Header): ScannedE
   const entries: BitmapEntry[] = []
   const broken: BrokenEntry[] = []
   const names = new Set<string>()
-  const refuse = (at: number, message: string, unsupported = false) =>
-    broken.push({ at, message, unsupported })
+  const refuse = (at: number, message: string, { unsupported = false, late = false } = {}) =>
+    broken.push({ at, message, unsupported, late })
   const view = viewOf(bytes)
   let at = 0
   for (let found = 0; at < bytes.length; found++) {
@@ -251,20 +253,20 @@ function scanEntries(bytes: Uint8Array, count: number, header: Header): ScannedE
     const unknownExtra = extraDataSize > 0 && (flags & flag.extraDataCompatible) === 0
     if (alignUp(nameEnd, 8) > bytes.length) {
       // From 2 GiB on qemu-img sees the extra data first.
-      const first = unknownExtra && extraDataSize >= 2 ** 31
-      refuse(at, first ? 'Bitmap extra data is not supported' : 'Broken bitmap directory', first)
+      if (alignUp(nameEnd - at, 8) < 2 ** 31) refuse(at, 'Broken bitmap directory')
+      else refuse(at, 'Bitmap extra data is not supported', { unsupported: true })
       return { entries, broken }
     }
-    if (unknownExtra) refuse(at, 'Bitmap extra data is not supported', true)
+    if (unknownExtra) refuse(at, 'Bitmap extra data is not supported', { unsupported: true })
     const entry = decodeEntry(bytes, at, nameAt, nameEnd, header)
-    if (entry && !unknownExtra && !names.has(entry.name)) {
-      names.add(entry.name)
-      if (fitsDisk(entry, header)) entries.push(entry)
-      else
-        refuse(at, `Could not read bitmap '${printable(entry.name)}' from image: Invalid argument`)
-    } else if (!unknownExtra) {
+    if (!entry && !unknownExtra) {
       const name = printable(Buffer.from(bytes.subarray(nameAt, nameEnd)).toString('utf8'))
       refuse(at, `Bitmap '${name}' doesn't satisfy the constraints`)
+    } else if (entry && !unknownExtra) {
+      const fault = faultAmongOthers(entry, names, header)
+      if (fault === undefined) entries.push(entry)
+      else refuse(at, fault, { late: true })
+      names.add(entry.name)
     }
     at = alignUp(nameEnd, 8)
   }
@@ -274,7 +276,19 @@ function scanEntries(bytes: Uint8Array, count: number, header: Header): ScannedE
   return { entries, broken }
 }
 
-/** Undefined where it contradicts the format, in itself or because of the disk. */
+/** What is wrong with an entry that is sound by itself; `names`: of those before it. */
+function faultAmongOthers(
+  entry: BitmapEntry,
+  names: ReadonlySet<string>,
+  header: Header,
+): string | undefined {
+  const name = printable(entry.name)
+  if (names.has(entry.name)) return `Bitmap already exists: ${name}`
+  if (fitsDisk(entry, header)) return undefined
+  return `Could not read bitmap '${name}' from image: Invalid argument`
+}
+
+/** Undefined where it contradicts the format. */
 function decodeEntry(
   bytes: Uint8Array,
   at: number,

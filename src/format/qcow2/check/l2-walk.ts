@@ -261,7 +261,9 @@ export class L2Walk {
       !isMarkedCompressed(this.#layout, high, low) &&
       !this.#isOutside(high, low)
     if (this.#layout.external && (!sound || this.#isElsewhere(high, low, own))) {
-      this.#findings.corruption(mendPlace(view, index, this.#layout, own), true)
+      const { also, message } = mendPlace(view, index, this.#layout, own)
+      if (also !== undefined) this.#findings.say(`ERROR ${also}`)
+      this.#findings.corruption(message, true)
       return
     }
     if (sound && !this.#isMisled(high, low)) {
@@ -272,6 +274,7 @@ export class L2Walk {
       ? mendMisled(high, low, this.#layout)
       : mendL2Entry(index, high, low, this.#layout, this.#image.file.size)
     this.#tally.incomplete ||= mended.lost
+    if (mended.also !== undefined) this.#findings.say(`ERROR ${mended.also}`)
     if (mended.message !== undefined) this.#findings.corruption(mended.message, true)
     setEntry(view, word, mended.high, mended.low)
     if (this.#layout.faultAt(view, index) !== undefined) mendSubclusters(view, index, this.#layout)

@@ -107,13 +107,13 @@ class L1Search {
       used++
       const offset = offsetOf(high, low)
       if (l1Fault(high, low, clusterSize) || offset >= this.#image.file.size) continue
-      if (await this.#clustersOf(offset)) right++
+      if (await this.#clustersOf(offset, index)) right++
     }
     return right * 2 > used
   }
 
   /** The L2 tables that an L1 table would lead to; undefined where there can be no L1 table. */
-  async #tablesOf(cluster: number): Promise<number[] | undefined> {
+  async #tablesOf(cluster: number): Promise<ReadonlyMap<number, number> | undefined> {
     if (!this.#others.counts.areZero(cluster, this.#length)) return undefined
     if (areSound(this.#stored) && this.#stored.counts.get(cluster) === 0) return undefined
     const { clusterSize } = this.#layout
@@ -121,13 +121,14 @@ class L1Search {
     const first = await this.#read(cluster * clusterSize, Math.min(length, firstBytes))
     if (!this.#l1Entries(first)) return undefined
     const tables = this.#l1Entries(await this.#read(cluster * clusterSize, length))
-    return tables && tables.length > 0 ? tables : undefined
+    return tables && tables.size > 0 ? tables : undefined
   }
 
-  #l1Entries(bytes: Uint8Array): number[] | undefined {
+  /** The index of each. */
+  #l1Entries(bytes: Uint8Array): ReadonlyMap<number, number> | undefined {
     const { clusterSize } = this.#layout
     const view = viewOf(bytes)
-    const tables = new Set<number>()
+    const tables = new Map<number, number>()
     for (let index = 0; index < bytes.length / entrySize; index++) {
       const high = highOf(view, index)
       const low = lowOf(view, index)
@@ -135,13 +136,13 @@ class L1Search {
       const offset = offsetOf(high, low)
       if (l1Fault(high, low, clusterSize) || offset === 0) return undefined
       if (offset >= this.#clusters * clusterSize || tables.has(offset)) return undefined
-      tables.add(offset)
+      tables.set(offset, index)
     }
-    return [...tables]
+    return tables
   }
 
   /** Undefined if one of the tables is none. */
-  async #reachFrom(first: number, tables: readonly number[]): Promise<Reach | undefined> {
+  async #reachFrom(first: number, tables: ReadonlyMap<number, number>): Promise<Reach | undefined> {
     const { clusterSize } = this.#layout
     const reached = new Counts()
     let count = this.#length
@@ -151,9 +152,9 @@ class L1Search {
       reached.add(at, 1)
       if (this.#others.counts.get(at) === 0) count++
     }
-    for (const table of tables) {
+    for (const [table, index] of tables) {
       if (this.#noTables.has(table)) return undefined
-      const clusters = await this.#clustersOf(table)
+      const clusters = await this.#clustersOf(table, index)
       if (!clusters) {
         this.#noTables.add(table)
         return undefined
@@ -164,8 +165,8 @@ class L1Search {
     return { first, clusters: reached, count }
   }
 
-  /** What an L2 table leads to; undefined where there can be none. */
-  async #clustersOf(table: number): Promise<number[] | undefined> {
+  /** What the L2 table of an L1 entry leads to; undefined where there can be none. */
+  async #clustersOf(table: number, l1Index: number): Promise<number[] | undefined> {
     const layout = this.#layout
     const view = viewOf(await this.#read(table, layout.clusterSize))
     const clusters: number[] = []
@@ -175,9 +176,12 @@ class L1Search {
       const low = lowOf(view, layout.wordOf(index))
       const entryKind = layout.kindOf(high, low)
       if (entryKind === kind.unallocated || entryKind === kind.zeroPlain) continue
-      if (layout.external) continue
       const compressed = entryKind === kind.compressed
       const place = compressed ? layout.compressedOffset(high, low) : clusterOf(high, low)
+      if (layout.external) {
+        if (place !== l1Index * layout.coverage + index * layout.clusterSize) return undefined
+        continue
+      }
       const cluster = Math.floor(place / layout.clusterSize)
       if (cluster === 0 || cluster >= this.#clusters) return undefined
       clusters.push(cluster)

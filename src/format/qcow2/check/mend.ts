@@ -74,6 +74,8 @@ export function mendMisledL1(high: number, low: number): MendedL1 {
 }
 
 export interface MendedL2 {
+  /** Said before, in the words of an error, as qemu-img does. */
+  readonly also?: string
   readonly message: string | undefined
   readonly high: number
   readonly low: number
@@ -97,7 +99,9 @@ export function mendL2Entry(
   if (offset % layout.clusterSize !== 0) {
     const what = zero === 1 ? 'Preallocated' : 'Data'
     const message = `${where}: ${what} cluster is not properly aligned; L2 entry corrupted.`
-    return { message, ...emptied(layout), lost: true }
+    const reserved = clean.high !== high || low % 512 !== zero
+    const also = reserved ? reservedL2(high, low) : undefined
+    return { also, message, ...emptied(layout), lost: true }
   }
   if (offset >= fileSize && !layout.external) {
     const message = `${where}: Data cluster is behind the end of the file; L2 entry corrupted.`
@@ -108,12 +112,16 @@ export function mendL2Entry(
     const message = `${where}: Data cluster is beyond 2^53; L2 entry corrupted.`
     return { message, ...emptied(layout), lost: true }
   }
-  const message = `found l2 entry with reserved bits set: ${hex64(high, low)}`
+  const message = reservedL2(high, low)
   // In a data file, 0 is the place of the first cluster.
   if (offset === 0 && !layout.external) {
     return { message, high: 0, low: zero, lost: false }
   }
   return { message, ...clean, lost: false }
+}
+
+function reservedL2(high: number, low: number): string {
+  return `found l2 entry with reserved bits set: ${hex64(high, low)}`
 }
 
 /** For entries that refer to where metadata lies, which is in nobody's way but theirs. */
@@ -128,7 +136,12 @@ export function mendMisled(high: number, low: number, layout: L2Layout): MendedL
  * What is wrong with an entry of an image with a data file; makes `view` name the one place where
  * the cluster can lie, so nothing is lost. Whether it reads as zeroes stays as it is.
  */
-export function mendPlace(view: DataView, index: number, layout: L2Layout, own: number): string {
+export function mendPlace(
+  view: DataView,
+  index: number,
+  layout: L2Layout,
+  own: number,
+): Pick<MendedL2, 'also'> & { readonly message: string } {
   const word = layout.wordOf(index)
   const high = highOf(view, word)
   const low = lowOf(view, word)
@@ -139,9 +152,11 @@ export function mendPlace(view: DataView, index: number, layout: L2Layout, own: 
   setCopied(view, word, hostOffset(own))
   setEntry(view, word, highOf(view, word), lowOf(view, word) + zero)
   if (layout.faultAt(view, index) !== undefined) mendSubclusters(view, index, layout)
-  return elsewhere
-    ? `offset=${clusterOf(high, low).toString(16)}: Data cluster does not lie where it does on the disk; L2 entry corrupted.`
-    : fault.message!
+  if (!elsewhere) return { also: fault.also, message: fault.message! }
+  const place = `offset=${clusterOf(high, low).toString(16)}`
+  return {
+    message: `${place}: Data cluster does not lie where it does on the disk; L2 entry corrupted.`,
+  }
 }
 
 function mendCompressed(
