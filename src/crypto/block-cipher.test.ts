@@ -1,6 +1,8 @@
+import { createHash } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { SeededRandom } from '../bytes/seeded-random.ts'
 import { blockCipher } from './block-cipher.ts'
+import { Cast5Cipher } from './cast5.ts'
 import { cipherAlgorithms } from './cipher-spec.ts'
 import { inverses, substitutions } from './serpent-boxes.ts'
 import { TwofishCipher } from './twofish.ts'
@@ -50,6 +52,26 @@ test.each([
   const text = Buffer.from(cipher.encrypt(new Uint8Array(16)))
   expect(text.toString('hex')).toBe(expected)
   expect([...cipher.decrypt(text)]).toEqual(new Array(16).fill(0))
+})
+
+/** RFC 2144, appendix B.1. */
+test('CAST5 enciphers as its specification says', () => {
+  const cipher = new Cast5Cipher(Buffer.from('0123456712345678234567893456789a', 'hex'))
+  const hidden = Buffer.from(cipher.encrypt(Buffer.from('0123456789abcdef', 'hex')))
+  expect(hidden.toString('hex')).toBe('238b4fe5847e44b2')
+  expect(Buffer.from(cipher.decrypt(hidden)).toString('hex')).toBe('0123456789abcdef')
+})
+
+test('CAST5 enciphers what its tables are for as OpenSSL does', () => {
+  const digest = (hash: string, text: string) => createHash(hash).update(text).digest()
+  const all = createHash('sha256')
+  for (let index = 0; index < 200; index++) {
+    const cipher = new Cast5Cipher(digest('md5', `key${index}`))
+    all.update(cipher.encrypt(digest('sha512', `data${index}`)))
+  }
+  // `openssl enc -cast5-ecb -nopad -provider legacy`
+  const expected = 'c46abfc6af8373e22426926ad35543025181daa13c5f689cf681f1e9c69e5973'
+  expect(all.digest('hex')).toBe(expected)
 })
 
 test.each(cipherAlgorithms)('$name gives back what it was given, block by block', (algorithm) => {

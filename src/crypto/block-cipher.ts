@@ -3,6 +3,7 @@
  * makes modes of that.
  */
 import { AesCipher } from './aes.ts'
+import { Cast5Cipher } from './cast5.ts'
 import type { CipherAlgorithm, CipherFamily } from './cipher-spec.ts'
 import { SerpentCipher } from './serpent.ts'
 import { TwofishCipher } from './twofish.ts'
@@ -20,6 +21,7 @@ export interface BlockCipher {
 
 const families: Record<CipherFamily, new (key: Uint8Array) => BlockCipher> = {
   aes: AesCipher,
+  cast5: Cast5Cipher,
   serpent: SerpentCipher,
   twofish: TwofishCipher,
 }

@@ -26,7 +26,7 @@ export const ivGenerators = ['plain', 'plain64', 'essiv'] as const
 export type IvGeneratorName = (typeof ivGenerators)[number]
 
 /** What a LUKS header calls a cipher, whatever the length of its key. */
-export type CipherFamily = 'aes' | 'serpent' | 'twofish'
+export type CipherFamily = 'aes' | 'cast5' | 'serpent' | 'twofish'
 
 export interface CipherAlgorithm {
   /** `aes-256` */
@@ -37,9 +37,7 @@ export interface CipherAlgorithm {
   readonly blockSize: number
 }
 
-export const cipherAlgorithms: readonly CipherAlgorithm[] = (
-  ['aes', 'serpent', 'twofish'] as const
-).flatMap((family) =>
+const largeBlocks = (['aes', 'serpent', 'twofish'] as const).flatMap((family) =>
   [16, 24, 32].map((keyLength) => ({
     name: `${family}-${keyLength * 8}`,
     family,
@@ -48,8 +46,13 @@ export const cipherAlgorithms: readonly CipherAlgorithm[] = (
   })),
 )
 
+export const cipherAlgorithms: readonly CipherAlgorithm[] = [
+  ...largeBlocks,
+  { name: 'cast5-128', family: 'cast5', keyLength: 16, blockSize: 8 },
+]
+
 /** QEMU's names of ciphers that there is nothing for here. */
-export const unsupportedCiphers: readonly string[] = ['des', '3des', 'cast5-128']
+export const unsupportedCiphers: readonly string[] = ['des', '3des']
 
 export interface CipherSpec {
   readonly algorithm: CipherAlgorithm
@@ -79,13 +82,20 @@ export function essivAlgorithm({ algorithm, ivHash }: CipherSpec): CipherAlgorit
   const length = ivHash === undefined ? 0 : digestLength(ivHash)
   const found = findInFamily(family, length)
   if (found) return found
+  if (family === 'cast5') throw unsupported(`Cipher ${algorithm.name} not supported with essiv`)
   const shown = family === 'aes' ? 'AES' : family[0].toUpperCase() + family.slice(1)
-  throw new BlockError('UNSUPPORTED', `No ${shown} cipher with key size ${length} available`, {
-    errno: 'ENOTSUP',
-  })
+  throw unsupported(`No ${shown} cipher with key size ${length} available`)
+}
+
+function unsupported(message: string): BlockError {
+  return new BlockError('UNSUPPORTED', message, { errno: 'ENOTSUP' })
 }
 
 /** Throws `UNSUPPORTED`, in QEMU's words, for parts that do not fit together. */
 export function checkSpec(spec: CipherSpec): void {
   if (spec.ivGenerator === 'essiv') essivAlgorithm(spec)
+  // IEEE 1619 has it for blocks of 16 bytes.
+  if (spec.mode === 'xts' && spec.algorithm.blockSize !== 16) {
+    throw unsupported('Unsupported cipher mode xts')
+  }
 }
