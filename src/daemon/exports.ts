@@ -22,7 +22,8 @@ export interface NbdExportOptions {
   /** Offer the context `qemu:allocation-depth`. */
   readonly allocationDepth?: boolean
   /** Offered as contexts; they are busy while the export is there. */
-  readonly bitmaps?: readonly ShownBitmap[]
+  /** Looked up when all else is known to be right. */
+  readonly bitmaps?: () => readonly ShownBitmap[]
 }
 
 export interface BlockExportInfo {
@@ -78,8 +79,6 @@ export class ExportTable implements AsyncDisposable {
     const node = this.#graph.nodes.get(nodeName)
     if (!node) throw invalid(`Cannot find device='' nor node-name='${nodeName}'`)
     if (writable && node.readOnly) throw invalid('Cannot export read-only node as writable')
-    const server = this.#runningServer()
-    if (server.exports.has(name)) throw invalid(`NBD server already has export named '${name}'`)
     const edge = this.#graph.attach(node, {
       description: 'an unnamed block device',
       uses: writable ? ['consistentRead', 'write'] : ['consistentRead'],
@@ -88,7 +87,9 @@ export class ExportTable implements AsyncDisposable {
     })
     let bitmaps: ShownBitmaps | undefined
     try {
-      bitmaps = new ShownBitmaps(node, options.bitmaps ?? [], writable)
+      const server = this.#runningServer()
+      if (server.exports.has(name)) throw invalid(`NBD server already has export named '${name}'`)
+      bitmaps = new ShownBitmaps(node, options.bitmaps?.() ?? [], writable)
       server.addExport({ ...exportOf(edge, options, bitmaps), name, writable })
     } catch (error) {
       bitmaps?.release()

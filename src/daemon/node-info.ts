@@ -134,7 +134,8 @@ async function describeImages(
   const { image, backingLink } = node.layer
   const recorded = backingLink?.recorded
   const informant = informantOf(node)
-  const snapshots = (await (informant?.layer ?? node.layer).image?.snapshots?.()) ?? []
+  const keeper = snapshotless.has(node.driver) ? undefined : (informant ?? node)
+  const snapshots = (await keeper?.layer.image?.snapshots?.()) ?? []
   return {
     filename: shownFilename(node),
     format: node.driver,
@@ -150,6 +151,9 @@ async function describeImages(
     'backing-image': below && (await describeImages(below, rest)),
   }
 }
+
+/** What shows the data of another node, and none of its internal snapshots. */
+const snapshotless = new Set(['blkverify'])
 
 /** Drivers that know no facts about an image, and ask none of their children for them. */
 const ignorant = new Set(['null-co', 'null-aio', 'quorum', 'snapshot-access'])

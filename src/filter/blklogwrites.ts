@@ -14,8 +14,8 @@ import {
   type FlushIo,
   type Io,
   type Limits,
+  type Permission,
   type Permissions,
-  permissionSet,
   plainIo,
   plainWriteIo,
   plainZeroIo,
@@ -66,6 +66,7 @@ class LogWrites extends Filter {
   readonly #log: BlockLayer
   readonly #sectorSize: number
   readonly #superInterval: number
+  readonly #readOnly: boolean
   /** Sector of the log where the next entry begins. */
   #next: number
   #entries: number
@@ -74,13 +75,19 @@ class LogWrites extends Filter {
   /** Limits of the child, and with the log's sector as the alignment. */
   #limits: { readonly below: Limits; readonly own: Limits } | undefined
 
-  constructor(file: BlockLayer, log: BlockLayer, state: LogState, superInterval: number) {
+  constructor(
+    file: BlockLayer,
+    log: BlockLayer,
+    state: LogState,
+    { interval, readOnly }: { readonly interval: number; readonly readOnly: boolean },
+  ) {
     super(file)
     this.#log = log
     this.#sectorSize = state.sectorSize
     this.#next = state.next
     this.#entries = state.entries
-    this.#superInterval = superInterval
+    this.#superInterval = interval
+    this.#readOnly = readOnly
   }
 
   override get limits(): Limits {
@@ -131,7 +138,9 @@ class LogWrites extends Filter {
     const shares = new Set(needs.shares)
     shares.delete('write')
     shares.delete('resize')
-    return { uses: permissionSet('consistentRead', 'write', 'resize'), shares }
+    // Of a node that is read-only nothing is logged.
+    const uses: Permission[] = this.#readOnly ? [] : ['write', 'resize']
+    return { uses: new Set<Permission>([...needs.uses, 'consistentRead', ...uses]), shares }
   }
 
   override async [Symbol.asyncDispose](): Promise<void> {
@@ -277,7 +286,8 @@ export const blklogwrites: BlockDriver<LogOptions> = {
     const log = await context.child('data-file', options.log, 'log')
     const fresh = { sectorSize: options.sectorSize ?? defaultSectorSize, next: 1, entries: 0 }
     const state = options.append ? await findEnd(log, context) : fresh
-    return new LogWrites(file, log, state, options.superInterval)
+    const { readOnly } = context.flags
+    return new LogWrites(file, log, state, { interval: options.superInterval, readOnly })
   },
 }
 

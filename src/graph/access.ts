@@ -38,8 +38,13 @@ function affected(shape: GraphShape, node: BlockNode, readOnly: boolean): BlockN
     // Storage that was opened by name is its owner's to switch.
     .filter((child) => !shape.kept.has(child) && !child.accessGiven)
     // Others may go on writing to storage that a read-only node no longer writes to.
-    .filter((child) => child.flags.readOnly !== readOnly && (!readOnly || child.parents.size === 1))
+    .filter((child) => child.flags.readOnly !== readOnly && (!readOnly || !isWritten(child, node)))
   return [...below.flatMap((child) => affected(shape, child, readOnly)), node]
+}
+
+function isWritten(child: BlockNode, by: BlockNode): boolean {
+  const others = [...child.parents].filter(({ owner }) => owner !== by)
+  return others.some(({ uses }) => uses.has('write') || uses.has('writeUnchanged'))
 }
 
 async function switchOne(shape: GraphShape, node: BlockNode, readOnly: boolean): Promise<void> {

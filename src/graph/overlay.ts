@@ -1,5 +1,6 @@
 /** External snapshots: an overlay is put on an image, and everybody who used that uses the overlay. */
 import { BlockError } from '../errors.ts'
+import { filteredEdge } from './chain.ts'
 import type { Graph } from './graph.ts'
 import type { BlockNode } from './node.ts'
 
@@ -71,5 +72,10 @@ function checkOverlay(overlay: BlockNode): void {
     throw refuse('is already in use')
   }
   if (overlay.children.has('backing')) throw refuse('already has a backing image')
+  if (filteredEdge(overlay))
+    throw new BlockError('INVALID_ARGUMENT', 'Filters cannot be used as overlays', {
+      node: overlay.name,
+      errno: 'EINVAL',
+    })
   if (!overlay.layer.setBacking) throw refuse('does not support backing images')
 }

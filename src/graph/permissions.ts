@@ -76,7 +76,7 @@ function childPermissions(node: BlockNode, edge: Edge, needs: Permissions): Perm
     case 'filtered':
       return needs
     case 'data':
-      return { uses: needs.uses, shares: without(needs.shares, 'resize') }
+      return dataPermissions(needs)
     case 'file':
     case 'data-file':
       return storagePermissions(node, needs)
@@ -85,6 +85,12 @@ function childPermissions(node: BlockNode, edge: Edge, needs: Permissions): Perm
     case 'target':
       return targetPermissions
   }
+}
+
+/** Whoever writes data may write behind the end; nobody else changes where that is. */
+function dataPermissions({ uses, shares }: Permissions): Permissions {
+  const grows = uses.has('write') ? new Set<Permission>([...uses, 'resize']) : uses
+  return { uses: grows, shares: without(shares, 'resize') }
 }
 
 /** Metadata must stay as it was read, and may be written even when the guest does not write. */

@@ -36,8 +36,9 @@ function plainFilename(node: BlockNode): string | undefined {
   return isStorage(child) ? plainFilename(child) : undefined
 }
 
-function isStorage({ naming }: BlockNode): boolean {
-  return naming === undefined || typeof naming.plain === 'function'
+/** Not what jobs put in between, which has children. */
+function isStorage({ naming, children }: BlockNode): boolean {
+  return naming === undefined ? children.size === 0 : typeof naming.plain === 'function'
 }
 
 /** The child whose place in the file system is the node's, too. */

@@ -55,7 +55,8 @@ export async function prepareBackup(
   jobs: JobTable,
   options: BackupOptions,
 ): Promise<PreparedBackup> {
-  checkNodes(options)
+  checkBackup(options)
+  checkSizes(options)
   let job: Job | undefined
   const fleecing = options.fleecing && new Fleecing(options.fleecing)
   let disk: PreservedDisk | undefined
@@ -110,24 +111,32 @@ function backupWork(
   }
 }
 
-function checkNodes({ source, target, compress }: BackupOptions): void {
+/** What a backup of one node to another needs. */
+export function checkBackup({
+  source,
+  target,
+  compress,
+}: Pick<BackupOptions, 'source' | 'target' | 'compress'>): void {
   if (source === target) {
     throw new BlockError('INVALID_ARGUMENT', 'Source and target cannot be the same', {
       errno: 'EINVAL',
     })
   }
-  // Of a job's filter QEMU says so only when the sizes are right.
+  // Of a job's filter QEMU says so later, when the sizes are right.
   if (!source.isFilter) source.blockers.check('backup-source')
-  if (source.size !== target.size) {
-    throw new BlockError('INVALID_ARGUMENT', `Source and target image have different sizes`, {
-      node: target.name,
-      errno: 'EINVAL',
-    })
-  }
   if (compress && !target.layer.compressed) {
     throw new BlockError('UNSUPPORTED', 'Compression is not supported for this drive ', {
       node: target.name,
       errno: 'ENOTSUP',
+    })
+  }
+}
+
+export function checkSizes({ source, target }: Pick<BackupOptions, 'source' | 'target'>): void {
+  if (source.size !== target.size) {
+    throw new BlockError('INVALID_ARGUMENT', `Source and target image have different sizes`, {
+      node: target.name,
+      errno: 'EINVAL',
     })
   }
 }

@@ -96,6 +96,7 @@ async function startInner(
     // The job is its user, too: who wants a disk that nobody stands on is refused.
     if (node !== top) ground.use(node, [])
     for (const each of chain) ground.use(each, [], ['write', 'writeUnchanged'])
+    ground.use(top, [], undefined, 'device')
     const grows: Permission[] = base.size < top.size ? ['resize'] : []
     const uses: Permission[] = ['consistentRead', 'write', ...grows]
     ground.use(base, uses, ['consistentRead', 'writeUnchanged'], 'device')

@@ -324,7 +324,7 @@ function chainTo(top: BlockNode, base: BlockNode): BlockNode[] {
   return chain.slice(0, chain.indexOf(base))
 }
 
-function checkGranularity(granularity: number | undefined): void {
+export function checkGranularity(granularity: number | undefined): void {
   if (granularity === undefined || granularity === 0) return
   if (granularity < minGranularity || granularity > maxGranularity) {
     throw invalid("Parameter 'granularity' expects a value in range [512B, 64MB]")

@@ -102,7 +102,10 @@ export class PreservedDisk {
     // A write is either in the backup or in the bitmap's successor, never in both or in neither.
     await graph.drained(sources, async () => {
       for (const disk of disks) disk.#begin()
-      await graph.insertFilters(disks.map(({ filter, source }) => ({ filter, node: source })))
+      const places = disks.map(({ filter, source }) => ({ filter, node: source }))
+      await graph.insertFilters(places).catch((error) => {
+        throw inContext('Could not replace node', error)
+      })
     })
     for (const disk of disks) {
       disk.#attach()

@@ -63,7 +63,9 @@ export async function startStream(
       throw inContext('Could not create node', error)
     }
     const unresized = ground.unresized(node)
-    await ground.insertFilter(node)
+    await ground.insertFilter(node).catch((error) => {
+      throw inContext('Could not replace node', error)
+    })
     ground.use(ground.filter as BlockNode, ['consistentRead'], unresized, 'device')
     ground.use(node, [], unresized)
     // Nobody may change what is taken over.

@@ -206,4 +206,62 @@ qsd.describe('the edges of commands', () => {
       remove('r'),
     ])
   })
+
+  it('names of what passes data on, and of what stands on it', async () => {
+    const steps = [
+      add('disk', qcow2('alone')),
+      add('place', { driver: 'null-co', size: MiB }),
+      add('copied', { driver: 'copy-before-write', file: 'disk', target: 'place' }),
+      add('old', { driver: 'snapshot-access', file: 'copied' }),
+      add('over-copied', { driver: 'raw', file: 'copied' }),
+      add('over-old', { driver: 'raw', file: 'old' }),
+      add('reads', { driver: 'copy-on-read', file: 'place' }),
+      add('old-reads', { driver: 'snapshot-access', file: 'reads' }),
+      nodes,
+      ...removed('old-reads', 'reads', 'over-old', 'over-copied', 'old', 'copied', 'place', 'disk'),
+    ]
+    // The filter keeps bitmaps without names for itself.
+    await pair.same(steps, ['dirty-bitmaps'])
+  })
+
+  it('a node that is amended cannot be taken away before the job is dismissed', async () => {
+    await pair.same([
+      add('disk', qcow2('alone')),
+      command('x-blockdev-amend', {
+        'job-id': 'j',
+        'node-name': 'disk',
+        options: { driver: 'qcow2' },
+      }),
+      { until: 'concluded' },
+      remove('disk'),
+      command('job-dismiss', { id: 'j' }),
+      remove('disk'),
+    ])
+  })
+
+  it('an image that gets an overlay is read-only, with storage that somebody else only reads', async () => {
+    const steps = [
+      add('base', { driver: 'qcow2', file: file('base.qcow2', { 'node-name': 'storage' }) }),
+      add('reader', { driver: 'raw', file: 'storage' }),
+      add('debug', { driver: 'blkdebug', image: file('raw') }),
+      add('overlay', qcow2('top', { backing: null })),
+      command('blockdev-snapshot', { node: 'base', overlay: 'overlay' }),
+      nodes,
+      ...removed('overlay', 'debug', 'reader', 'base'),
+    ]
+    await pair.same(steps, ['image'])
+  })
+
+  it('blkverify shows no snapshots', async () => {
+    await pair.same(
+      [
+        add('disk', qcow2('alone')),
+        command('blockdev-snapshot-internal-sync', { device: 'disk', name: 's' }),
+        add('verify', { driver: 'blkverify', test: 'disk', raw: 'disk' }),
+        nodes,
+        ...removed('verify', 'disk'),
+      ],
+      ['date-sec', 'date-nsec', 'vm-clock-nsec'],
+    )
+  })
 })

@@ -118,6 +118,68 @@ qsd.describe('blockdev-reopen', () => {
     await sameNodes()
   })
 
+  it('changes children along with their parents, and says in the same order what it cannot', async () => {
+    const storage = { driver: 'file', filename: 'w.raw', aio: 'threads', 'drop-cache': true }
+    const whole = (file: object | string, more: object = {}) =>
+      reopen({ driver: 'raw', 'node-name': 'w', file, ...more })
+    const { aio: _, ...noAio } = storage
+    const unmap = { 'detect-zeroes': 'unmap' }
+    await same([
+      add({ driver: 'raw', 'node-name': 'w', file: storage }),
+      whole(noAio),
+      whole({ driver: 'file', filename: 'w.raw', aio: 'threads' }),
+      whole({ ...storage, 'drop-cache': false }),
+      whole({ ...storage, filename: 'x.raw', locking: 'off' }),
+      whole({ driver: 'null-co' }),
+      whole({ ...storage, 'node-name': 'other' }),
+      whole({ ...storage, 'force-share': true }),
+      whole('nope'),
+      whole(storage, { ...unmap, 'force-share': true }),
+    ])
+    await sameNodes()
+    await same([
+      whole({ ...storage, ...unmap, discard: 'ignore' }),
+      whole({ ...storage, ...unmap }),
+    ])
+    await sameNodes()
+    await same([whole(storage, { 'read-only': true })])
+    await sameNodes()
+    await same([whole(storage)])
+    await sameNodes()
+  })
+
+  it('keeps what was given once', async () => {
+    const more = { 'prealloc-size': 65536 }
+    const filter = { driver: 'preallocate', 'node-name': 'p', file: 'n' }
+    const shared = { driver: 'raw', 'node-name': 's', file: 'fr', 'read-only': true }
+    const debug = { driver: 'blkdebug', 'node-name': 'd', image: 'n' }
+    await same([
+      add({ ...filter, ...more }),
+      reopen(filter),
+      reopen({ ...filter, 'prealloc-align': 65536 }),
+      reopen({ ...filter, ...more, 'prealloc-align': 1000 }),
+      reopen({ ...filter, 'prealloc-size': 512, 'prealloc-align': 65536 }),
+      reopen({ ...filter, ...more, 'prealloc-align': 65536, file: 'r' }),
+      add({ ...shared, 'force-share': true }),
+      reopen(shared),
+      add(debug),
+      reopen(debug),
+      reopen({ ...debug, align: 512 }),
+      reopen({ ...debug, image: 'r' }),
+      reopen({ driver: 'raw', 'node-name': 'r', file: 'fr', size: 512 }),
+      reopen({ driver: 'raw', 'node-name': 'r', file: 'fr' }),
+      reopen({ ...qcow2('a'), 'l2-cache-entry-size': 1000 }),
+    ])
+  })
+
+  it('says who writes to what is to be read-only', async () => {
+    await same([
+      reopen({ ...storage('fa', 'a.qcow2'), 'read-only': true }),
+      reopen({ ...storage('fa', 'a.qcow2'), 'read-only': true, 'auto-read-only': true }),
+    ])
+    await sameNodes()
+  })
+
   it('changes how the page cache is used, of children that were opened along too', async () => {
     const file = { driver: 'file', filename: 'i.qcow2' }
     const whole = { driver: 'qcow2', 'node-name': 'i' }
@@ -156,8 +218,10 @@ function prepare(folder: string): void {
   for (const name of ['a', 'b', 'i']) {
     execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', join(folder, `${name}.qcow2`), '4M'])
   }
-  writeFileSync(join(folder, 'r.raw'), '')
-  truncateSync(join(folder, 'r.raw'), 4 * 1024 * 1024)
+  for (const name of ['r.raw', 'w.raw']) {
+    writeFileSync(join(folder, name), '')
+    truncateSync(join(folder, name), 4 * 1024 * 1024)
+  }
 }
 
 function command(execute: string, args?: Message): Message {

@@ -71,10 +71,15 @@ export const amendCommands = [
           errno: 'ENOTSUP',
         })
       }
-      daemon.jobs.start(
+      const job = daemon.jobs.start(
         { id, type: 'amend', manualDismiss: true },
         { run: (control) => amend(daemon, node, options, force, control) },
       )
+      // Until the job is dismissed nobody takes the node away.
+      const hold = daemon.graph.attach(node, { description: `job '${id}'`, uses: [] })
+      job.on('status', (status) => {
+        if (status === 'null') hold[Symbol.asyncDispose]().catch(() => {})
+      })
     },
   }),
 ]

@@ -7,7 +7,7 @@ import { BlockError } from '../../errors.ts'
 import { copyClusterSize } from '../../filter/copy-before-write.ts'
 import { filenameOf } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
-import { prepareBackup } from '../../job/backup.ts'
+import { checkBackup, checkSizes, prepareBackup } from '../../job/backup.ts'
 import type { FleecingOptions } from '../../job/fleecing.ts'
 import type { BitmapMode } from '../../job/sync-bitmap.ts'
 import { type ActionContext, action, actionCommand, type Prepared } from '../action.ts'
@@ -150,8 +150,10 @@ async function prepared(
 ): Promise<Prepared> {
   const { speed = 0, sync } = args
   const bitmap = bitmapFor(args, source)
-  checkSpeed(speed)
+  checkBackup({ source, target, compress: args.compress })
   checkHints(args['x-perf'], target)
+  checkSizes({ source, target })
+  checkSpeed(speed)
   const { job, abort } = await prepareBackup(daemon.graph, daemon.jobs, {
     source,
     target,

@@ -1,5 +1,7 @@
 /** Block nodes: adding, removing, resizing them, and telling about them. */
 import { BlockError } from '../../errors.ts'
+import { skipFilters } from '../../graph/chain.ts'
+import { describeUser, type Edge } from '../../graph/edge.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkNotBacking } from '../../graph/overlay.ts'
 import { command } from '../command.ts'
@@ -39,7 +41,10 @@ export const blockCommands = [
       const node = daemon.graph.nodes.get(name)
       if (!node) throw invalid(`Failed to find node with node-name='${name}'`)
       node.blockers.check('remove')
-      if ([...node.parents].some(({ role }) => role === 'root')) {
+      // Jobs that hold a node are no devices in QEMU.
+      const isDevice = (edge: Edge) =>
+        edge.role === 'root' && !describeUser(edge).startsWith('job ')
+      if ([...node.parents].some(isDevice)) {
         throw new BlockError('BUSY', `Node ${name} is in use`, { node: name, errno: 'EBUSY' })
       }
       checkNotBacking(node)
@@ -98,22 +103,12 @@ export const blockCommands = [
         throw invalid("Parameter 'size' expects a >0 size")
       }
       checkResizable(node)
-      const { medium, capabilities, sizeIsGiven } = node.layer
-      if (medium && !(await medium.isInserted())) throw invalid('No medium inserted')
-      if (node.readOnly) {
-        throw new BlockError('READ_ONLY', 'Image is read-only', { node: name, errno: 'EACCES' })
-      }
-      if (!capabilities.resize && !sizeIsGiven) {
-        throw new BlockError('UNSUPPORTED', 'Image format driver does not support resize', {
-          node: name,
-          errno: 'ENOTSUP',
-        })
-      }
       const edge = daemon.graph.attach(node, {
         description: 'an unnamed block device',
         uses: ['resize'],
       })
       try {
+        await checkResize(node)
         await edge.truncate(size)
       } finally {
         await edge[Symbol.asyncDispose]()
@@ -163,6 +158,28 @@ export const blockCommands = [
 
 function invalid(message: string): BlockError {
   return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}
+
+/** What only who does it finds out. */
+async function checkResize(node: BlockNode): Promise<void> {
+  const { medium, capabilities, sizeIsGiven } = node.layer
+  if (medium && !(await medium.isInserted())) throw invalid('No medium inserted')
+  if (node.readOnly) {
+    throw new BlockError('READ_ONLY', 'Image is read-only', { node: node.name, errno: 'EACCES' })
+  }
+  if (isWindow(node)) throw invalid('Cannot resize fixed-size raw disks')
+  if (!capabilities.resize && !sizeIsGiven) {
+    throw new BlockError('UNSUPPORTED', 'Image format driver does not support resize', {
+      node: node.name,
+      errno: 'ENOTSUP',
+    })
+  }
+}
+
+/** A part of a file, as the raw format shows it. */
+function isWindow(node: BlockNode): boolean {
+  const { driver, options } = skipFilters(node)
+  return driver === 'raw' && options.size !== undefined
 }
 
 function checkResizable(node: BlockNode): void {

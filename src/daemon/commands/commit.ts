@@ -1,6 +1,6 @@
 /** `block-commit`. */
 import { BlockError } from '../../errors.ts'
-import { chainOf, imagesOf, skipFilters } from '../../graph/chain.ts'
+import { chainOf, filenameOf, imagesOf, skipFilters } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { startCommit } from '../../job/commit.ts'
 import { command } from '../command.ts'
@@ -85,7 +85,7 @@ function findTop({ graph }: StorageDaemon, node: BlockNode, args: EndArguments):
     return found
   }
   if (top === undefined) return node
-  const found = imageByFilename(node, top)
+  const found = filenameOf(node) === top ? node : imageByFilename(node, top)
   if (found) return found
   throw invalid(`Top image file ${top} not found`)
 }

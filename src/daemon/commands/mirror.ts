@@ -1,11 +1,12 @@
 /** `blockdev-mirror` and `drive-mirror`. */
 import { createImage } from '../../create-image.ts'
 import { BlockError } from '../../errors.ts'
-import { filenameOf } from '../../graph/chain.ts'
+import { filenameOf, skipFilters } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkNotBacking } from '../../graph/overlay.ts'
+import { checkReplaceable } from '../../graph/replaceable.ts'
 import { backingOf } from '../../graph/status.ts'
-import { type MirrorOptions, startMirror } from '../../job/mirror.ts'
+import { checkGranularity, type MirrorOptions, startMirror } from '../../job/mirror.ts'
 import { command } from '../command.ts'
 import { checkRoot, errorPolicy, jobMembers, jobOptions } from '../job-arguments.ts'
 import {
@@ -122,15 +123,18 @@ async function start(
   more: Pick<MirrorOptions, 'filterName' | 'unmap' | 'pivotBacking'>,
 ): Promise<void> {
   const { sync } = args
-  checkMirror(args)
-  const replaces = args.replaces === undefined ? undefined : graph.nodes.get(args.replaces)
-  if (source === target) throw invalid("Can't mirror node into itself")
-  if (args.replaces !== undefined && !replaces) {
-    throw invalid(`Failed to find node with node-name='${args.replaces}'`)
-  }
+  checkGranularity(args.granularity)
   source.blockers.check('mirror-source')
   target.blockers.check('mirror-target')
   checkNotBacking(target)
+  const replaces = args.replaces === undefined ? undefined : graph.nodes.get(args.replaces)
+  if (args.replaces !== undefined && !replaces) {
+    throw invalid(`Failed to find node with node-name='${args.replaces}'`)
+  }
+  if (replaces) checkReplaceable(source, replaces)
+  checkMirror(args)
+  if (skipFilters(source) === skipFilters(target)) throw invalid("Can't mirror node into itself")
+  jobs.checkId(args['job-id'] ?? source.name)
   checkSpeed(args.speed ?? 0)
   await startMirror(graph, jobs, {
     ...jobOptions(args),

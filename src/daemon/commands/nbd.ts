@@ -76,9 +76,10 @@ export async function addExport(
     writable: options.writable,
     writethrough: options.writethrough,
     allocationDepth: options['allocation-depth'],
-    bitmaps: bitmaps.map((each) =>
-      typeof each === 'string' ? each : { node: findNode(daemon, each.node), name: each.name },
-    ),
+    bitmaps: () =>
+      bitmaps.map((each) =>
+        typeof each === 'string' ? each : { node: findNode(daemon, each.node), name: each.name },
+      ),
   })
 }
 
@@ -145,7 +146,6 @@ export const nbdCommands = [
     async run({ device, name = device, description, writable, bitmap }, { daemon }) {
       const node = daemon.graph.nodes.get(device)
       if (!node) throw invalid(`Cannot find device='${device}' nor node-name='${device}'`)
-      if (!daemon.exports.server) throw invalid('NBD server not running')
       await addExport(daemon, {
         type: 'nbd',
         id: name,

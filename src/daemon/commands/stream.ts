@@ -121,6 +121,10 @@ function findBase(
     const found = nodeByName(graph, args['base-node'])
     const [, ...below] = chainOf(skipFilters(node))
     if (below.includes(found)) return found
+    const [, ...withFilters] = chainOf(node)
+    if (withFilters.includes(found)) {
+      throw invalid(`'${found.name}' is not in the backing chain of '${node.name}'`)
+    }
     throw invalid(`Node '${found.name}' is not a backing image of '${node.name}'`)
   }
   if (bottom === undefined) return undefined

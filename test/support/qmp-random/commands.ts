@@ -72,7 +72,8 @@ function reopen(names: Names): Said {
   const { random } = names
   const options = Array.from({ length: random.chance(0.8) ? 1 : 2 }, (): Value => {
     const made = nodeOptions(names)
-    const same = names.view.nodes.filter(({ drv }) => drv === made.driver)
+    const named = names.view.nodes.filter((node) => !String(node['node-name']).startsWith('#'))
+    const same = named.filter(({ drv }) => drv === made.driver)
     const node = same.length > 0 ? random.pick(same) : undefined
     if (!node) return { ...made, 'node-name': 'no-such' }
     const filename = made.driver === 'file' ? { filename: String(node.file) } : undefined

@@ -13,7 +13,6 @@ function common(names: Names): Record<string, Value> {
     'detect-zeroes': () => random.pick(['off', 'on', 'unmap']),
     // With nothing in it, QEMU takes it for an option of the driver's.
     cache: () => ({ direct: false, ...names.some(0.5, { 'no-flush': () => names.flag() }) }),
-    'force-share': () => names.flag(),
   })
 }
 
@@ -135,7 +134,7 @@ const makers: Readonly<Record<string, Maker>> = {
         },
       ],
       'set-state': () => [{ event: 'pwritev', state: 1, new_state: 2 }],
-      'take-child-perms': () => names.random.pick<Value>([['write'], ['resize'], []]),
+      'take-child-perms': () => names.random.pick<Value>([['write'], ['resize']]),
     }),
   }),
   blkverify: (names, depth) => ({
@@ -173,5 +172,7 @@ export function nodeOptions(names: Names, depth = 0): Members {
     ...made,
     ...(named ? { 'node-name': names.freshNode() } : {}),
     ...(made.driver === 'file' ? {} : common(names)),
+    // A node that is shared by force cannot be reopened in QEMU, not even as it is.
+    ...names.some(0.01, { 'force-share': () => names.flag() }),
   }
 }
