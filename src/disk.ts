@@ -1,13 +1,7 @@
 /** The library's front door: one image, opened for one caller. */
 import type { NodeOptions, SecretSource } from './block/driver.ts'
-import {
-  type Completion,
-  type Io,
-  neverAborted,
-  type Permission,
-  type WriteIo,
-  type ZeroIo,
-} from './block/layer.ts'
+import { type Completion, type Io, neverAborted, type WriteIo, type ZeroIo } from './block/layer.ts'
+import type { Permission } from './block/permission.ts'
 import { noSecret } from './block/secrets.ts'
 import type { ByteRange } from './bytes/range.ts'
 import { drivers } from './drivers.ts'

@@ -9,29 +9,31 @@
  */
 import { alignDown, alignUp } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
+import type {
+  BackingLink,
+  CompressedWriter,
+  ImageAmend,
+  ImageCheck,
+  ImageFacts,
+  InternalSnapshots,
+  PersistentBitmaps,
+  VmState,
+} from './abilities.ts'
 import { withoutHidden } from './cipher-layer.ts'
 import { ClusterFill } from './cluster-fill.ts'
 import type { Allocation, ClusterMap } from './cluster-map.ts'
 import { ClusterView } from './cluster-view.ts'
 import { ClusterZeroes, wholeUnits } from './cluster-zeroes.ts'
 import {
-  type BackingLink,
   type BlockLayer,
   type Capabilities,
   type Completion,
-  type CompressedWriter,
   type Extent,
   type HostRange,
-  type ImageAmend,
-  type ImageCheck,
-  type ImageFacts,
-  type InternalSnapshots,
   type Io,
   type Limits,
-  type PersistentBitmaps,
   plainWriteIo,
   type ResizeIo,
-  type VmState,
   type WriteIo,
   type ZeroIo,
 } from './layer.ts'

@@ -13,8 +13,8 @@
  * - `truncate` and the verbs of `abilities.snapshots` run alone.
  */
 import type { ByteRange } from '../bytes/range.ts'
+import type { Abilities } from './abilities.ts'
 import type {
-  Abilities,
   Completion,
   Extent,
   HostRange,

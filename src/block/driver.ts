@@ -2,7 +2,9 @@
 import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
 import type { ByteRange } from '../bytes/range.ts'
 import type { TlsCredentials } from '../tls/credentials.ts'
-import type { BlockLayer, ChildRole, Io, StoredBitmap } from './layer.ts'
+import type { StoredBitmap } from './abilities.ts'
+import type { BlockLayer, Io } from './layer.ts'
+import type { ChildRole } from './permission.ts'
 import type { ThrottleGroup } from './throttle-group.ts'
 
 /** A node by name, or the options of a node to be opened for this purpose alone. */

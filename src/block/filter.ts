@@ -1,10 +1,10 @@
 /** Base of all filters: forwards everything to `next`, so that a filter is only its difference. */
+import type { ImageFacts } from './abilities.ts'
 import type {
   BlockLayer,
   Capabilities,
   Completion,
   Extent,
-  ImageFacts,
   Io,
   Limits,
   ResizeIo,

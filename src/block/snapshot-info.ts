@@ -1,5 +1,5 @@
 /** An internal snapshot in the words of QMP, which `info` and `query-named-block-nodes` share. */
-import type { SnapshotFacts } from './layer.ts'
+import type { SnapshotFacts } from './abilities.ts'
 
 /** `SnapshotInfo`, in the order in which qemu-img prints its members. */
 export interface SnapshotInfo {

@@ -5,8 +5,9 @@
  */
 import { alignDown, alignUp } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
+import type { VmState } from './abilities.ts'
 import type { StateArea } from './cluster-map.ts'
-import type { BlockLayer, Completion, Io, VmState, WriteIo } from './layer.ts'
+import type { BlockLayer, Completion, Io, WriteIo } from './layer.ts'
 
 /** `alone` runs work while no request is under way. */
 export function vmStateIn(

@@ -9,13 +9,10 @@ import type { BlockDriver, NodeReference } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
 import {
   type BlockLayer,
-  type ChildRole,
   type Completion,
   type FlushIo,
   type Io,
   type Limits,
-  type Permission,
-  type Permissions,
   plainIo,
   plainWriteIo,
   plainZeroIo,
@@ -23,6 +20,7 @@ import {
   type ZeroIo,
 } from '../block/layer.ts'
 import { OptionReader, takeFile } from '../block/options.ts'
+import type { ChildRole, Permission, Permissions } from '../block/permission.ts'
 import { alignDown, alignUp, isPowerOfTwo } from '../bytes/range.ts'
 import { bits64, struct, u32, u64 } from '../bytes/struct.ts'
 import { BlockError } from '../errors.ts'

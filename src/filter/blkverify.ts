@@ -2,17 +2,11 @@
  * Does everything to two disks and compares what they answer: a plain copy shows where a format
  * under test goes wrong. A difference is an error that says where.
  */
+
+import type { ImageFacts } from '../block/abilities.ts'
 import type { BlockDriver, NodeOptions, NodeReference } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
-import type {
-  BlockLayer,
-  Completion,
-  Extent,
-  ImageFacts,
-  Io,
-  WriteIo,
-  ZeroIo,
-} from '../block/layer.ts'
+import type { BlockLayer, Completion, Extent, Io, WriteIo, ZeroIo } from '../block/layer.ts'
 import { OptionReader, takeFile } from '../block/options.ts'
 import { BlockError, errnoOf } from '../errors.ts'
 

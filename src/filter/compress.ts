@@ -1,7 +1,9 @@
 /** Writes all data compressed, in whole clusters of a format that can. */
+
+import type { CompressedWriter } from '../block/abilities.ts'
 import type { BlockDriver, NodeReference } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
-import type { BlockLayer, CompressedWriter, Io, Limits, WriteIo } from '../block/layer.ts'
+import type { BlockLayer, Io, Limits, WriteIo } from '../block/layer.ts'
 import { parseFileOnly } from '../block/options.ts'
 import { alignDown, alignUp } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'

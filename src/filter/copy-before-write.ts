@@ -6,24 +6,22 @@
  * snapshot (`break-snapshot`), which is then no longer complete, while the guest goes on.
  */
 
+import type { PreservedDisk } from '../block/abilities.ts'
 import { BlockCopy, type BlockCopyOptions } from '../block/block-copy.ts'
 import type { DiskCopy } from '../block/disk-copy.ts'
 import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
 import {
   type BlockLayer,
-  type ChildRole,
   type Completion,
   type Extent,
   type Io,
-  type Needs,
-  type Permissions,
-  type PreservedDisk,
   plainIo,
   type WriteIo,
   type ZeroIo,
 } from '../block/layer.ts'
 import { missing, OptionReader } from '../block/options.ts'
+import type { ChildRole, Needs, Permissions } from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 
 export type OnCopyError = 'break-guest-write' | 'break-snapshot'

@@ -2,19 +2,13 @@
  * What a guest reads from backing files is stored in the image too, so that it need not be read
  * from there again. `bottom` names the lowest image of the chain from which it is taken.
  */
+
+import type { CompressedWriter, Medium } from '../block/abilities.ts'
 import type { BlockDriver, ChainProbe, NodeReference } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
-import type {
-  BlockLayer,
-  ChildRole,
-  Completion,
-  CompressedWriter,
-  Extent,
-  Io,
-  Medium,
-  Permissions,
-} from '../block/layer.ts'
+import type { BlockLayer, Completion, Extent, Io } from '../block/layer.ts'
 import { OptionReader, takeFile } from '../block/options.ts'
+import type { ChildRole, Permissions } from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 
 interface CopyOnReadOptions {

@@ -5,15 +5,9 @@
  */
 import type { BlockDriver, NodeReference } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
-import {
-  type BlockLayer,
-  type ChildRole,
-  type Io,
-  type Permissions,
-  plainIo,
-  plainZeroIo,
-} from '../block/layer.ts'
+import { type BlockLayer, type Io, plainIo, plainZeroIo } from '../block/layer.ts'
 import { OptionReader, takeFile } from '../block/options.ts'
+import type { ChildRole, Permissions } from '../block/permission.ts'
 import { alignUp, MiB } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 

@@ -4,23 +4,21 @@
  */
 import { createHash } from 'node:crypto'
 import diagnostics from 'node:diagnostics_channel'
+import type { ChildList } from '../block/abilities.ts'
 import type { BlockDriver, NodeReference } from '../block/driver.ts'
 import {
   type BlockLayer,
   type Capabilities,
-  type ChildList,
-  type ChildRole,
   type Completion,
   type Extent,
   type Io,
   type Limits,
-  type Permission,
-  type Permissions,
   plainWriteIo,
   type WriteIo,
   type ZeroIo,
 } from '../block/layer.ts'
 import { OptionReader } from '../block/options.ts'
+import type { ChildRole, Permission, Permissions } from '../block/permission.ts'
 import { BlockError, errnoOf, strerror } from '../errors.ts'
 
 export const readPatterns = ['quorum', 'fifo'] as const

@@ -3,21 +3,17 @@
  * target, all else from its source. So the disk of one moment can be read, exported and backed up
  * while a guest goes on writing.
  */
+
+import type { PreservedDisk } from '../block/abilities.ts'
 import type { BlockDriver, NodeReference } from '../block/driver.ts'
+import type { BlockLayer, Capabilities, Completion, Extent, Io, Limits } from '../block/layer.ts'
+import { parseFileOnly } from '../block/options.ts'
 import {
-  type BlockLayer,
-  type Capabilities,
   type ChildRole,
-  type Completion,
-  type Extent,
   everyPermission,
-  type Io,
-  type Limits,
   noPermission,
   type Permissions,
-  type PreservedDisk,
-} from '../block/layer.ts'
-import { parseFileOnly } from '../block/options.ts'
+} from '../block/permission.ts'
 import { GiB, MiB } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 

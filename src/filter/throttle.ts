@@ -1,14 +1,9 @@
 /** Holds requests to the limits of a throttle group, which several nodes may share. */
+
+import type { CompressedWriter } from '../block/abilities.ts'
 import type { BlockDriver, NodeReference } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
-import type {
-  BlockLayer,
-  Completion,
-  CompressedWriter,
-  Io,
-  WriteIo,
-  ZeroIo,
-} from '../block/layer.ts'
+import type { BlockLayer, Completion, Io, WriteIo, ZeroIo } from '../block/layer.ts'
 import { OptionReader, takeFile } from '../block/options.ts'
 import type { Direction, ThrottleGroup, ThrottleMember } from '../block/throttle-group.ts'
 import { BlockError } from '../errors.ts'

@@ -1,23 +1,21 @@
 /** The raw format: the disk is the file, or a window of it (`offset`, `size`). */
+
+import type { ImageFacts, Medium } from '../block/abilities.ts'
 import type { BlockDriver, NodeReference } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
 import type {
   BlockLayer,
   Capabilities,
-  ChildRole,
   Completion,
   Extent,
-  ImageFacts,
   Io,
   Limits,
-  Medium,
-  Needs,
-  Permissions,
   ResizeIo,
   WriteIo,
   ZeroIo,
 } from '../block/layer.ts'
 import { OptionReader } from '../block/options.ts'
+import type { ChildRole, Needs, Permissions } from '../block/permission.ts'
 import { alignUp } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 import { looksFormatted } from './recognised.ts'

@@ -7,7 +7,8 @@
  * Nodes become inactive from the top, a format writes its last metadata through its storage, and
  * active from the bottom. While inactive, layers are read-only: none can write by mistake.
  */
-import { everyPermission, noPermission, plainIo } from '../block/layer.ts'
+import { plainIo } from '../block/layer.ts'
+import { everyPermission, noPermission } from '../block/permission.ts'
 import type { BlockNode } from './node.ts'
 import { loadBitmaps, releaseBitmaps } from './persistent-bitmaps.ts'
 import type { GraphShape } from './shape.ts'

@@ -3,29 +3,34 @@
  * caller). It says what the user does and what it lets others do, and it is the `BlockLayer` that
  * the user works with, so a node can be put in between without the user noticing.
  */
+
+import type {
+  BackingLink,
+  CompressedWriter,
+  ImageFacts,
+  Medium,
+  PreservedDisk,
+  VmState,
+} from '../block/abilities.ts'
 import type { DebugEvent } from '../block/debug.ts'
+import type {
+  BlockLayer,
+  Capabilities,
+  Completion,
+  Extent,
+  Io,
+  Limits,
+  ResizeIo,
+  WriteIo,
+  ZeroIo,
+} from '../block/layer.ts'
 import {
-  type BackingLink,
-  type BlockLayer,
-  type Capabilities,
   type ChildRole,
-  type Completion,
-  type CompressedWriter,
-  type Extent,
   everyPermission,
-  type ImageFacts,
-  type Io,
-  type Limits,
-  type Medium,
   noPermission,
   type Permission,
   type Permissions,
-  type PreservedDisk,
-  type ResizeIo,
-  type VmState,
-  type WriteIo,
-  type ZeroIo,
-} from '../block/layer.ts'
+} from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 import type { BlockNode } from './node.ts'
 

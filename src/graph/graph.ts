@@ -7,7 +7,8 @@
  * Closing goes from parents to children, so a format can write its last metadata.
  */
 import type { BlockDriver, NodeOptions, OpenContext, SecretSource } from '../block/driver.ts'
-import { type BlockLayer, everyPermission, neverAborted, type Permission } from '../block/layer.ts'
+import { type BlockLayer, neverAborted } from '../block/layer.ts'
+import { everyPermission, type Permission } from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 import { switchAccess } from './access.ts'
 import { activate, handedOver, inactivate } from './activity.ts'

@@ -13,15 +13,15 @@ import type {
   OpenFlags,
   SecretSource,
 } from '../block/driver.ts'
+import type { BlockLayer } from '../block/layer.ts'
+import { missing, UnknownOption } from '../block/options.ts'
 import {
-  type BlockLayer,
   type ChildRole,
   everyPermission,
   noPermission,
   type Permissions,
   permissionSet,
-} from '../block/layer.ts'
-import { missing, UnknownOption } from '../block/options.ts'
+} from '../block/permission.ts'
 import { BlockError, errnoOf, inContext } from '../errors.ts'
 import { findBitmap } from './bitmap-actions.ts'
 import { probeChain } from './chain-probe.ts'

@@ -1,7 +1,7 @@
 /** The options that every node has: taken out here before the driver parses its own. */
 import type { NodeOptions, OpenFlags } from '../block/driver.ts'
-import type { ChildRole } from '../block/layer.ts'
 import { OptionReader } from '../block/options.ts'
+import type { ChildRole } from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 import type { DetectZeroes, DiscardMode } from './node.ts'
 

@@ -7,13 +7,13 @@
  * without a promise and without being tracked: nothing can happen while it runs.
  */
 import diagnostics from 'node:diagnostics_channel'
+import type { CompressedWriter, VmState } from '../block/abilities.ts'
 import type { DebugEvent } from '../block/debug.ts'
 import type { BlockDriver, Naming, NodeOptions, OpenFlags } from '../block/driver.ts'
 import { joinExtents } from '../block/extent.ts'
 import {
   type BlockLayer,
   type Completion,
-  type CompressedWriter,
   type Extent,
   type Io,
   neverAborted,
@@ -21,7 +21,6 @@ import {
   plainWriteIo,
   plainZeroIo,
   type ResizeIo,
-  type VmState,
   type WriteIo,
   type ZeroIo,
 } from '../block/layer.ts'

@@ -4,7 +4,7 @@
  */
 import { realpath } from 'node:fs/promises'
 import path from 'node:path'
-import type { ChildRole } from '../block/layer.ts'
+import type { ChildRole } from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 import { hasProtocol } from './filename.ts'
 

@@ -10,7 +10,7 @@ import {
   type Permission,
   type Permissions,
   permissionSet,
-} from '../block/layer.ts'
+} from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 import { describeUser, type Edge } from './edge.ts'
 import type { BlockNode } from './node.ts'

@@ -1,6 +1,6 @@
 /** What reopening nodes comes to, and why it is refused: all that can be known before anything is touched. */
 import type { BlockDriver, NodeOptions } from '../block/driver.ts'
-import type { ChildRole } from '../block/layer.ts'
+import type { ChildRole } from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 import { bucketOf } from './dictionary-order.ts'
 import type { BlockNode } from './node.ts'

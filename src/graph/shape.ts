@@ -2,7 +2,12 @@
  * The nodes and edges themselves, and the primitive changes of their shape. Each either happens
  * whole or leaves everything as it was. `Graph` offers them to the world, `NodeOpener` to drivers.
  */
-import { type ChildRole, everyPermission, noPermission, type Permissions } from '../block/layer.ts'
+import {
+  type ChildRole,
+  everyPermission,
+  noPermission,
+  type Permissions,
+} from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 import { type DrainHandler, Edge, type EdgeUser } from './edge.ts'
 import type { BlockNode } from './node.ts'

@@ -7,13 +7,13 @@
  */
 import { BlockCopy } from '../block/block-copy.ts'
 import type { ErrorPolicy } from '../block/error-policy.ts'
+import type { Io } from '../block/layer.ts'
 import {
   everyPermission,
-  type Io,
   noPermission,
   type Permission,
   type Permissions,
-} from '../block/layer.ts'
+} from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 import { chainOf, imagesOf, skipFilters } from '../graph/chain.ts'
 import type { Graph } from '../graph/graph.ts'

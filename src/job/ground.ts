@@ -3,12 +3,8 @@
  * that it holds together, its filter. All of it is let go at the job's end, in the reverse order.
  */
 import { Filter } from '../block/filter.ts'
-import {
-  allPermissions,
-  type BlockLayer,
-  type Capabilities,
-  type Permission,
-} from '../block/layer.ts'
+import type { BlockLayer, Capabilities } from '../block/layer.ts'
+import { allPermissions, type Permission } from '../block/permission.ts'
 import type { Operation } from '../graph/blockers.ts'
 import { freezeChain } from '../graph/chain.ts'
 import type { DrainHandler, Edge } from '../graph/edge.ts'

@@ -6,15 +6,8 @@
  */
 import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
 import { checkUsable } from '../bitmap/usable.ts'
-import {
-  type ChildRole,
-  type Completion,
-  type Needs,
-  type Permissions,
-  plainIo,
-  type WriteIo,
-  type ZeroIo,
-} from '../block/layer.ts'
+import { type Completion, plainIo, type WriteIo, type ZeroIo } from '../block/layer.ts'
+import type { ChildRole, Needs, Permissions } from '../block/permission.ts'
 import { isPowerOfTwo, MiB } from '../bytes/range.ts'
 import { BlockError } from '../errors.ts'
 import { chainOf, skipFilters } from '../graph/chain.ts'

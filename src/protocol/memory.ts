@@ -3,12 +3,12 @@
  * may be of any size. It answers everything at once, and is what most tests run on.
  */
 
+import type { ImageFacts } from '../block/abilities.ts'
 import type { BlockDriver } from '../block/driver.ts'
 import type {
   BlockLayer,
   Capabilities,
   Extent,
-  ImageFacts,
   Io,
   Limits,
   WriteIo,

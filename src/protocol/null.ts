@@ -3,13 +3,13 @@
  * in the buffer, or as zeroes on request. For measuring everything but the storage.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { ImageFacts } from '../block/abilities.ts'
 import type { BlockDriver, NodeOptions } from '../block/driver.ts'
 import type {
   BlockLayer,
   Capabilities,
   Completion,
   Extent,
-  ImageFacts,
   Io,
   Limits,
   WriteIo,

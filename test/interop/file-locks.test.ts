@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import type { Permission } from '../../src/block/layer.ts'
+import type { Permission } from '../../src/block/permission.ts'
 import { BlockError } from '../../src/errors.ts'
 import { file, openFileLayer } from '../../src/protocol/file/driver.ts'
 import { openKoffiSys } from '../../src/sys/koffi-sys.ts'

@@ -2,7 +2,7 @@
 import { setImmediate } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { Filter } from '../../src/block/filter.ts'
-import { everyPermission, permissionSet } from '../../src/block/layer.ts'
+import { everyPermission, permissionSet } from '../../src/block/permission.ts'
 import { DemandingFilter, GatedLayer, SlowLayer } from '../support/layers.ts'
 import { Random, seedNote } from '../support/random.ts'
 import { attach, filterOn, memory, newGraph, shapeOf, size } from '../support/small-graph.ts'

@@ -2,7 +2,8 @@
 
 import type { DirtyBitmap } from '../../src/bitmap/dirty-bitmap.ts'
 import { Filter } from '../../src/block/filter.ts'
-import type { BlockLayer, Permission } from '../../src/block/layer.ts'
+import type { BlockLayer } from '../../src/block/layer.ts'
+import type { Permission } from '../../src/block/permission.ts'
 import { drivers } from '../../src/drivers.ts'
 import type { Edge } from '../../src/graph/edge.ts'
 import { Graph } from '../../src/graph/graph.ts'

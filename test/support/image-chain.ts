@@ -1,6 +1,6 @@
 /** Chains of qcow2 images in memory, and a model of what each image of them holds. */
 import { createHash } from 'node:crypto'
-import type { Permission } from '../../src/block/layer.ts'
+import type { Permission } from '../../src/block/permission.ts'
 import { drivers } from '../../src/drivers.ts'
 import type { Edge } from '../../src/graph/edge.ts'
 import type { Graph } from '../../src/graph/graph.ts'

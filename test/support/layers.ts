@@ -1,15 +1,8 @@
 /** Layers that make time visible: requests that take a turn, or that wait until a test lets them go. */
 import { setImmediate } from 'node:timers/promises'
 import { Filter } from '../../src/block/filter.ts'
-import type {
-  BlockLayer,
-  ChildRole,
-  Io,
-  Limits,
-  Permissions,
-  WriteIo,
-  ZeroIo,
-} from '../../src/block/layer.ts'
+import type { BlockLayer, Io, Limits, WriteIo, ZeroIo } from '../../src/block/layer.ts'
+import type { ChildRole, Permissions } from '../../src/block/permission.ts'
 
 /** Every request takes a turn of the event loop before it begins and one before it ends. */
 export class SlowLayer extends Filter {

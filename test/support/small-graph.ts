@@ -1,6 +1,6 @@
 import type { BlockDriver } from '../../src/block/driver.ts'
 import type { Filter } from '../../src/block/filter.ts'
-import type { Permission } from '../../src/block/layer.ts'
+import type { Permission } from '../../src/block/permission.ts'
 import { drivers } from '../../src/drivers.ts'
 import type { Edge } from '../../src/graph/edge.ts'
 import { Graph } from '../../src/graph/graph.ts'

@@ -2,15 +2,8 @@
  * One device of an archive that is being written, as the target of a copy: a disk that takes every
  * cluster once, in any order, and gives nothing back.
  */
-import type {
-  BlockLayer,
-  Capabilities,
-  Completion,
-  Extent,
-  ImageFacts,
-  Io,
-  Limits,
-} from '../../block/layer.ts'
+import type { ImageFacts } from '../../block/abilities.ts'
+import type { BlockLayer, Capabilities, Completion, Extent, Io, Limits } from '../../block/layer.ts'
 import { MiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { clusterSize } from './structures.ts'

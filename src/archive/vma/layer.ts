@@ -4,8 +4,10 @@
  * the device, where there is an index); reading fetches what is asked for. Where the archive has
  * checksums, an extent is read whole and checked the first time something of it is needed.
  */
+
+import type { ImageFacts } from '../../block/abilities.ts'
 import type { OpenContext } from '../../block/driver.ts'
-import type { BlockLayer, Capabilities, Extent, ImageFacts, Io, Limits } from '../../block/layer.ts'
+import type { BlockLayer, Capabilities, Extent, Io, Limits } from '../../block/layer.ts'
 import { MiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { type ClusterRun, ClusterRuns } from './cluster-runs.ts'

@@ -1,5 +1,5 @@
 /** `img check`: whether an image's metadata is consistent, and its repair. */
-import type { CheckResult } from '../../block/layer.ts'
+import type { CheckResult } from '../../block/abilities.ts'
 import { neverAborted } from '../../block/layer.ts'
 import { BlockError, inContext, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'

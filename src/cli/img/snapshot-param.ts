@@ -1,5 +1,6 @@
 /** `-l SNAPSHOT_PARAM`: which internal snapshot of its source `img convert` reads. */
-import { plainIo, type SnapshotFacts } from '../../block/layer.ts'
+import type { SnapshotFacts } from '../../block/abilities.ts'
+import { plainIo } from '../../block/layer.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
 import { parseOptionString } from '../keyval.ts'

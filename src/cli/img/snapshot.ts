@@ -1,5 +1,6 @@
 /** `img snapshot`: lists, creates, applies and deletes the internal snapshots of an image. */
-import { type InternalSnapshots, plainIo, type SnapshotFacts } from '../../block/layer.ts'
+import type { InternalSnapshots, SnapshotFacts } from '../../block/abilities.ts'
+import { plainIo } from '../../block/layer.ts'
 import { snapshotInfo } from '../../block/snapshot-info.ts'
 import { BlockError, errnoOf, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'

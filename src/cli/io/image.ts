@@ -1,10 +1,10 @@
 /** The image that a session works on, with what the tool adds to a node. */
+import type { VmState } from '../../block/abilities.ts'
 import {
   type Extent,
   type Preallocation,
   plainIo,
   plainWriteIo,
-  type VmState,
   type WriteIo,
   type ZeroIo,
 } from '../../block/layer.ts'

@@ -1,5 +1,5 @@
 /** The one place where `varve nbd` opens its image. */
-import type { Permission } from '../../block/layer.ts'
+import type { Permission } from '../../block/permission.ts'
 import { BlockError } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { Graph } from '../../graph/graph.ts'

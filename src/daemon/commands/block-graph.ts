@@ -1,5 +1,5 @@
 /** Commands for looking into the graph, and at its threads: unstable ones, in QEMU too. */
-import type { Permission } from '../../block/layer.ts'
+import type { Permission } from '../../block/permission.ts'
 import { BlockError } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { Graph } from '../../graph/graph.ts'

@@ -1,5 +1,6 @@
 /** Internal snapshots: taking one, alone or in a transaction, and deleting one. */
-import { plainIo, type SnapshotFacts } from '../../block/layer.ts'
+import type { SnapshotFacts } from '../../block/abilities.ts'
+import { plainIo } from '../../block/layer.ts'
 import { snapshotInfo } from '../../block/snapshot-info.ts'
 import { BlockError, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'

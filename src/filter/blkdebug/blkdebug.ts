@@ -10,16 +10,15 @@ import type { BlockDriver, NodeOptions } from '../../block/driver.ts'
 import { Filter } from '../../block/filter.ts'
 import type {
   BlockLayer,
-  ChildRole,
   Completion,
   Extent,
   FlushIo,
   Io,
   Limits,
-  Permissions,
   WriteIo,
   ZeroIo,
 } from '../../block/layer.ts'
+import type { ChildRole, Permissions } from '../../block/permission.ts'
 import { alignDown, alignUp } from '../../bytes/range.ts'
 import { zeroes } from '../../bytes/zero.ts'
 import { BlockError, strerror, systemError } from '../../errors.ts'

@@ -1,7 +1,7 @@
 /** The options of a blkdebug node. */
 import type { NodeOptions, NodeReference } from '../../block/driver.ts'
-import { allPermissions, type Permission } from '../../block/layer.ts'
 import { OptionReader, UnknownOption } from '../../block/options.ts'
+import { allPermissions, type Permission } from '../../block/permission.ts'
 import { isPowerOfTwo } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { parseRule, type Rule, type RuleKind, type Section } from './rule-options.ts'

@@ -1,6 +1,7 @@
 /** Key slots added and erased, as `amend` asks for it; rules and words are QEMU's. */
+
+import type { AmendOptions } from '../../block/abilities.ts'
 import type { SecretSource } from '../../block/driver.ts'
-import type { AmendOptions } from '../../block/layer.ts'
 import { OptionReader } from '../../block/options.ts'
 import { findSecret } from '../../block/secrets.ts'
 import type { KeySlots } from '../../crypto/luks/key-slots.ts'

@@ -1,12 +1,12 @@
 /** The disk behind a LUKS header. */
+
+import type { ImageAmend, ImageFacts } from '../../block/abilities.ts'
 import { CipherLayer } from '../../block/cipher-layer.ts'
 import type { SecretSource } from '../../block/driver.ts'
 import type {
   BlockLayer,
   Capabilities,
   Completion,
-  ImageAmend,
-  ImageFacts,
   Io,
   Limits,
   WriteIo,

@@ -1,6 +1,7 @@
 /** An open LUKS header, wherever it lies: what it says, its data's cipher, its key slots. */
+
+import type { AmendOptions } from '../../block/abilities.ts'
 import type { SecretSource } from '../../block/driver.ts'
-import type { AmendOptions } from '../../block/layer.ts'
 import { diskCipher } from '../../crypto/disk-cipher.ts'
 import { KeySlots } from '../../crypto/luks/key-slots.ts'
 import { stripeCount } from '../../crypto/luks/layout.ts'

@@ -4,7 +4,8 @@
  * complete in itself, with the name in a place of its own, so that a crash at any moment leaves
  * either the old record or the new one.
  */
-import { type BackingLink, plainIo } from '../../block/layer.ts'
+import type { BackingLink } from '../../block/abilities.ts'
+import { plainIo } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
 import { withoutFeatureNames } from './extensions.ts'
 import type { Faults } from './faults.ts'

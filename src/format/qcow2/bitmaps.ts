@@ -11,7 +11,8 @@
  * their flags never straddle a sector, and the first guest write waits for all of them.
  */
 import { type DirtyBitmap, minGranularity } from '../../bitmap/dirty-bitmap.ts'
-import type { Io, PersistentBitmaps, StoredBitmap } from '../../block/layer.ts'
+import type { PersistentBitmaps, StoredBitmap } from '../../block/abilities.ts'
+import type { Io } from '../../block/layer.ts'
 import { BlockError } from '../../errors.ts'
 import { writeHead } from './backing-link.ts'
 import { clustersOf, loadBits, ReadBudget, writeBits, writeClusters } from './bitmap-data.ts'

@@ -1,5 +1,5 @@
 /** What `info` shows of an image. */
-import type { ImageFacts, PersistentBitmaps, StoredBitmap } from '../../block/layer.ts'
+import type { ImageFacts, PersistentBitmaps, StoredBitmap } from '../../block/abilities.ts'
 import { dataFileName, hasDataFile } from './data-file.ts'
 import { autoclear, compatible, compressionTypes, type Header, incompatible } from './header.ts'
 import type { Qcow2Image } from './image.ts'

@@ -1,5 +1,6 @@
 /** An open image: its parts put together, and what needs several of them. */
-import { type BlockLayer, type CheckResult, type Io, plainIo } from '../../block/layer.ts'
+import type { CheckResult } from '../../block/abilities.ts'
+import { type BlockLayer, type Io, plainIo } from '../../block/layer.ts'
 import { Allocator } from './allocator.ts'
 import { CompressedClusters } from './compressed.ts'
 import { Corruption } from './corruption.ts'

@@ -3,8 +3,10 @@
  * most that the image can come to. Counted as QEMU lays images out; only options that change the
  * sum are looked at.
  */
+
+import type { StoredBitmap } from '../../block/abilities.ts'
 import type { MeasuredSource, Measurement } from '../../block/driver.ts'
-import type { Io, StoredBitmap } from '../../block/layer.ts'
+import type { Io } from '../../block/layer.ts'
 import { OptionReader } from '../../block/options.ts'
 import { alignUp, isPowerOfTwo, KiB } from '../../bytes/range.ts'
 import { payloadOffsetOf } from '../../crypto/luks/slot-layout.ts'

@@ -1,7 +1,9 @@
 /** Driver `qcow2`. */
+
+import type { Abilities } from '../../block/abilities.ts'
 import { ClusterLayer } from '../../block/cluster-layer.ts'
 import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../../block/driver.ts'
-import type { Abilities, BlockLayer } from '../../block/layer.ts'
+import type { BlockLayer } from '../../block/layer.ts'
 import { BlockError, inContext } from '../../errors.ts'
 import { imageAmend } from './amend/amend.ts'
 import { amendOptionInfo } from './amend/options.ts'

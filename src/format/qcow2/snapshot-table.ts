@@ -1,5 +1,6 @@
 /** The snapshot table: where the L1 tables of internal snapshots lie, and what is known of them. */
-import { type ClockTime, plainIo, type SnapshotFacts } from '../../block/layer.ts'
+import type { ClockTime, SnapshotFacts } from '../../block/abilities.ts'
+import { plainIo } from '../../block/layer.ts'
 import { alignUp } from '../../bytes/range.ts'
 import { bits64, struct, u16, u32, u64 } from '../../bytes/struct.ts'
 import { viewOf } from '../../bytes/view.ts'

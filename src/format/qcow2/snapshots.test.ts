@@ -1,13 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import { newImage, openImage } from '../../../test/support/qcow2.ts'
 import { Random, seedNote } from '../../../test/support/random.ts'
-import {
-  type BlockLayer,
-  type NewSnapshot,
-  plainIo,
-  plainWriteIo,
-  plainZeroIo,
-} from '../../block/layer.ts'
+import type { NewSnapshot } from '../../block/abilities.ts'
+import { type BlockLayer, plainIo, plainWriteIo, plainZeroIo } from '../../block/layer.ts'
 import type { Qcow2Image } from './image.ts'
 
 const MiB = 1024 * 1024

@@ -8,7 +8,12 @@
  * flags have to change gets a new place; a snapshot's flags mean nothing (specification, "L2 table
  * entries") until it is applied.
  */
-import type { ClockTime, InternalSnapshots, NewSnapshot, SnapshotFacts } from '../../block/layer.ts'
+import type {
+  ClockTime,
+  InternalSnapshots,
+  NewSnapshot,
+  SnapshotFacts,
+} from '../../block/abilities.ts'
 import { plainIo } from '../../block/layer.ts'
 import { maxDiskSize } from '../../bytes/range.ts'
 import { viewOf } from '../../bytes/view.ts'

@@ -1,5 +1,6 @@
 /** A drive of this machine, with whatever medium is in it: driver `host_cdrom`. */
-import type { Completion, Io, Medium, WriteIo, ZeroIo } from '../../block/layer.ts'
+import type { Medium } from '../../block/abilities.ts'
+import type { Completion, Io, WriteIo, ZeroIo } from '../../block/layer.ts'
 import { BlockError } from '../../errors.ts'
 import { deviceIoctl } from './device.ts'
 import { FileLayer, type FileLayerOptions } from './file-layer.ts'

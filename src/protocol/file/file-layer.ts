@@ -5,12 +5,12 @@
  */
 import fs from 'node:fs'
 import { promisify } from 'node:util'
+import type { ImageFacts } from '../../block/abilities.ts'
 import {
   type BlockLayer,
   type Capabilities,
   type Completion,
   type Extent,
-  type ImageFacts,
   type Io,
   type Limits,
   type Preallocation,

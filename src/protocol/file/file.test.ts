@@ -7,14 +7,8 @@ import { afterAll, describe, expect, it } from 'vitest'
 import { type Subject, testLayer } from '../../../test/conformance/layer.ts'
 import { openContext } from '../../../test/support/context.ts'
 import type { OpenFlags } from '../../block/driver.ts'
-import {
-  allPermissions,
-  neverAborted,
-  type Permission,
-  plainIo,
-  plainWriteIo,
-  plainZeroIo,
-} from '../../block/layer.ts'
+import { neverAborted, plainIo, plainWriteIo, plainZeroIo } from '../../block/layer.ts'
+import { allPermissions, type Permission } from '../../block/permission.ts'
 import { MiB, TiB } from '../../bytes/range.ts'
 import { openKoffiSys } from '../../sys/koffi-sys.ts'
 import { nodeSys } from '../../sys/node-sys.ts'

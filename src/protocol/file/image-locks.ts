@@ -5,7 +5,8 @@
  * has locked. Taking first and looking afterwards means that of two processes at least one sees
  * the other.
  */
-import type { ImageLocks, Permission } from '../../block/layer.ts'
+import type { ImageLocks } from '../../block/abilities.ts'
+import type { Permission } from '../../block/permission.ts'
 import { BlockError } from '../../errors.ts'
 import type { OpenFile } from './open-file.ts'
 

@@ -1,11 +1,12 @@
 /** An export of an NBD server as a disk. */
+
+import type { ImageFacts } from '../../block/abilities.ts'
 import type { OpenContext } from '../../block/driver.ts'
 import type {
   BlockLayer,
   Capabilities,
   Extent,
   HostRange,
-  ImageFacts,
   Io,
   Limits,
   WriteIo,

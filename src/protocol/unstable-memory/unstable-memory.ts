@@ -17,12 +17,12 @@
  * failure is repeated by `disk.crashAfter(step, seed)`. Errors, unlike crashes, are injected
  * while the work runs: see `faults`.
  */
+import type { ImageFacts } from '../../block/abilities.ts'
 import type {
   BlockLayer,
   Capabilities,
   Completion,
   Extent,
-  ImageFacts,
   Io,
   Limits,
   WriteIo,

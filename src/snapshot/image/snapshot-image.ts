@@ -1,5 +1,6 @@
 /** The image as its writer and reader use it, and how it is made and opened. */
-import type { BlockLayer, VmState } from '../../block/layer.ts'
+import type { VmState } from '../../block/abilities.ts'
+import type { BlockLayer } from '../../block/layer.ts'
 
 export interface SnapshotImage extends AsyncDisposable {
   /** For messages. */

@@ -3,7 +3,8 @@
  * that it is complete. Whoever reads an image that was abandoned before finds no snapshot in it.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { plainIo, plainWriteIo, type VmState } from '../../block/layer.ts'
+import type { VmState } from '../../block/abilities.ts'
+import { plainIo, plainWriteIo } from '../../block/layer.ts'
 import { BlockError } from '../../errors.ts'
 import type { RamList, RamRecords } from '../stream/stream-item.ts'
 import { endOf, maxLeaderBytes, placeBlocks, stateHeader, stateMagic } from './layout.ts'

@@ -5,7 +5,8 @@
  */
 import { createHash } from 'node:crypto'
 import { endianness } from 'node:os'
-import { type Completion, plainIo, plainWriteIo, type VmState } from '../../block/layer.ts'
+import type { VmState } from '../../block/abilities.ts'
+import { type Completion, plainIo, plainWriteIo } from '../../block/layer.ts'
 import { alignUp, MiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import type { SnapshotRecord } from './record.ts'

@@ -3,7 +3,7 @@
  * version 3 comes first and version 2 last. Everything that can be refused beforehand is, so that an
  * image is not left half amended; each step by itself survives a crash.
  */
-import type { AmendOptions, ImageAmend } from '../../../block/layer.ts'
+import type { AmendOptions, ImageAmend } from '../../../block/abilities.ts'
 import { cryptMethod } from '../encryption/place.ts'
 import { backingFormat, compatible, incompatible } from '../header.ts'
 import type { Qcow2Image } from '../image.ts'

@@ -4,7 +4,7 @@
  * not exist, then counts rise, then flags follow, then counts fall; between the steps the file is
  * flushed, so that a crash in the middle leaves the image no worse.
  */
-import type { CheckResult } from '../../../block/layer.ts'
+import type { CheckResult } from '../../../block/abilities.ts'
 import { incompatible } from '../header.ts'
 import type { HeaderState } from '../header-state.ts'
 import { tableFaults } from '../header-tables.ts'

@@ -1,5 +1,5 @@
 /** What a check has found so far. */
-import type { CheckResult } from '../../../block/layer.ts'
+import type { CheckResult } from '../../../block/abilities.ts'
 
 /** Lines kept; an image can be made to have more faults than memory has room for. */
 export const maxMessages = 100_000

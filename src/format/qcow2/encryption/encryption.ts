@@ -1,6 +1,7 @@
 /** An encrypted image: which kind it is, its key, and its key slots. */
+
+import type { AmendOptions } from '../../../block/abilities.ts'
 import type { OpenContext, SecretSource } from '../../../block/driver.ts'
-import type { AmendOptions } from '../../../block/layer.ts'
 import { findSecret } from '../../../block/secrets.ts'
 import type { SectorCipher } from '../../../crypto/sector-cipher.ts'
 import { BlockError } from '../../../errors.ts'
