@@ -10,6 +10,7 @@ import { compressionTypes } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import { highOf, kind, lowOf, setEntry } from './l2-table.ts'
 import { type HostOffset, hostOffset } from './offsets.ts'
+import { ownTable } from './own-table.ts'
 import { setSubclusters } from './subclusters.ts'
 
 /** Bytes of decompressed clusters kept for those who read them in small pieces. */
@@ -63,7 +64,7 @@ export class CompressedClusters {
     try {
       await file.at('write_compressed')
       await file.layer.write(place, packed, plainWriteIo)
-      const table = await this.#image.ownTable(layout.l1Index(offset))
+      const table = await ownTable(this.#image, layout.l1Index(offset))
       const index = layout.l2Index(offset)
       const word = layout.wordOf(index)
       this.#image.releaseEntry(highOf(table.view, word), lowOf(table.view, word), 'other')

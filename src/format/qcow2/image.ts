@@ -1,6 +1,6 @@
 /** An open image: its parts put together, and what needs several of them. */
 import type { CheckResult } from '../../block/abilities.ts'
-import { type BlockLayer, type Io, plainIo } from '../../block/layer.ts'
+import type { BlockLayer, Io } from '../../block/layer.ts'
 import { Allocator } from './allocator.ts'
 import { CompressedClusters } from './compressed.ts'
 import { Corruption } from './corruption.ts'
@@ -10,33 +10,27 @@ import { Faults } from './faults.ts'
 import { type FreeReason, PendingFrees } from './frees.ts'
 import { guardMetadata } from './guarded-tables.ts'
 import { DataFileSpace, type GuestSpace, ImageSpace } from './guest-space.ts'
-import {
-  autoclear,
-  checkHeader,
-  compatible,
-  decodeHeader,
-  type Header,
-  headLength,
-} from './header.ts'
+import { autoclear } from './header.ts'
 import { HeaderState } from './header-state.ts'
-import { refuseLostTables } from './header-tables.ts'
 import { ImageFile } from './image-file.ts'
 import { clusterOf, highOf, kind, L2Layout, lowOf } from './l2-table.ts'
 import { L2Tables } from './l2-tables.ts'
 import { MetadataGuard } from './metadata-guard.ts'
 import { hostOffset } from './offsets.ts'
+import {
+  checkKeeping,
+  checkLazy,
+  isLazy,
+  loadCheck,
+  prepareWriting,
+  readHeader,
+} from './opening.ts'
 import { Refcounts } from './refcounts.ts'
 import { resizeImage } from './resize.ts'
 import { cacheCapacity, type ImageSettings } from './settings.ts'
 import { refuseLongExtra } from './snapshot-table.ts'
 import type { Table } from './table.ts'
 import { WriteBack } from './write-back.ts'
-
-/** Few images are ever checked. */
-const loadCheck = () => import('./check/check.ts')
-
-/** The header sector: enough to learn how long the header area is. */
-const firstRead = 512
 
 export class Qcow2Image {
   readonly file: ImageFile
@@ -124,9 +118,7 @@ export class Qcow2Image {
     openDataFile: OpenDataFile = noDataFile,
   ): Promise<Qcow2Image> {
     const faults = new Faults(settings.name, layer.image?.filename)
-    const header = await readHeader(layer, faults)
-    checkHeader(header, faults)
-    refuseLostTables(header, layer.size, faults, settings)
+    const header = await readHeader(layer, settings, faults)
     const dataFile = await openDataFile(header)
     if (dataFile && !settings.readOnly) await lengthenDataFile(dataFile, header.size)
     const file = new ImageFile(layer, 2 ** header.clusterBits, faults)
@@ -169,9 +161,7 @@ export class Qcow2Image {
   /** Reads everything anew: another process has had the image, which is read-only here. */
   async reread(): Promise<void> {
     const { file, faults, layout } = this
-    const header = await readHeader(file.layer, faults)
-    checkHeader(header, faults)
-    refuseLostTables(header, file.layer.size, faults, this.#settings)
+    const header = await readHeader(file.layer, this.#settings, faults)
     const now = new L2Layout(header)
     if (now.clusterSize !== layout.clusterSize || now.extended !== layout.extended) {
       throw faults.refuse(
@@ -258,30 +248,6 @@ export class Qcow2Image {
     return this.header.dirtyBit || this.header.corruptBit
   }
 
-  /**
-   * The L2 table of an L1 entry, ready to be changed: made where it is missing, copied where
-   * snapshots share it. It is pinned; the caller unpins it.
-   */
-  async ownTable(l1Index: number): Promise<Table> {
-    const { l2Tables } = this
-    for (;;) {
-      if (l2Tables.isMissing(l1Index)) {
-        await this.#makeTable(l1Index)
-      } else if (!l2Tables.isOwn(l1Index)) {
-        await this.#copyTable(l1Index)
-      } else {
-        const table = l2Tables.cached(l2Tables.offsetAt(l1Index))
-        if (table) {
-          this.checkTable(table)
-          table.pins++
-          return table
-        }
-        const loaded = await l2Tables.load(l1Index)
-        loaded.unpin()
-      }
-    }
-  }
-
   /** Throws if a table of the disk's own, which is about to change, lies on other metadata. */
   checkTable(table: Table): void {
     if (!table.dirty) this.guard.checkTable('active-l2', table.offset, this.layout.clusterSize)
@@ -344,31 +310,6 @@ export class Qcow2Image {
     this.compressed.reset()
   }
 
-  async #makeTable(l1Index: number): Promise<void> {
-    await this.file.at('cluster_alloc')
-    const run = await this.allocator.take(1)
-    if (!this.l2Tables.cache.hasRoom()) await this.l2Tables.makeRoom()
-    // Somebody else may have been faster.
-    if (!this.l2Tables.isMissing(l1Index)) return await this.allocator.giveBack(run)
-    this.file.claim(run.offset, this.layout.clusterSize)
-    this.l2Tables.adopt(l1Index, run.offset, new Uint8Array(this.layout.clusterSize))
-  }
-
-  async #copyTable(l1Index: number): Promise<void> {
-    const { l2Tables } = this
-    await this.file.at('l2_alloc_cow_read')
-    const shared = await l2Tables.load(l1Index)
-    shared.unpin()
-    const run = await this.allocator.take(1)
-    if (!l2Tables.cache.hasRoom()) await l2Tables.makeRoom()
-    if (l2Tables.isMissing(l1Index) || l2Tables.offsetAt(l1Index) !== shared.offset) {
-      return await this.allocator.giveBack(run)
-    }
-    this.file.claim(run.offset, this.layout.clusterSize)
-    l2Tables.adopt(l1Index, run.offset, shared.bytes.slice())
-    this.allocator.free(shared.offset, 1, 'other')
-  }
-
   #startCleaner(seconds: number): void {
     if (seconds === 0) return
     const clean = () => {
@@ -378,68 +319,4 @@ export class Qcow2Image {
     this.#cleaner = setInterval(clean, seconds * 1000)
     this.#cleaner.unref()
   }
-}
-
-async function readHeader(layer: BlockLayer, faults: Faults): Promise<Header> {
-  const start = new Uint8Array(Math.min(firstRead, layer.size))
-  if (start.length > 0) await layer.read(0, start, plainIo)
-  const head = new Uint8Array(headLength(start, layer.size))
-  if (head.length > 0) await layer.read(0, head, plainIo)
-  return decodeHeader(head, faults)
-}
-
-/** What has to be in order, and on disk, before anything is written. */
-async function prepareWriting(
-  state: HeaderState,
-  file: ImageFile,
-  faults: Faults,
-  { check = false }: ImageSettings,
-): Promise<void> {
-  const header = state.current
-  refuseLostTables(header, file.size, faults, { readOnly: false, check })
-  if (state.corruptBit && !check) {
-    throw faults.refuse('CORRUPT_IMAGE', 'qcow2: Image is corrupt; cannot be opened read/write', 72)
-  }
-  // Whoever changes the image has to take away the marks of features that it does not know.
-  header.autoclearFeatures &= autoclear.bitmaps | autoclear.rawExternalData
-  const early = state.earlyChanges()
-  if (early) {
-    await state.write(early, file)
-    await file.flush()
-  }
-  await file.complete()
-  if (state.dirtyBit && !check) await repairCounts(state, file, faults)
-}
-
-/** The image was not closed, and its refcounts may be too low. They are put right first. */
-async function repairCounts(state: HeaderState, file: ImageFile, faults: Faults): Promise<void> {
-  const header = state.current
-  const { checkImage } = await loadCheck()
-  const result = await checkImage({ file, faults, header, state, repair: 'counts' })
-  if (result.checkErrors === 0 && !state.dirtyBit) return
-  throw faults.refuse(
-    'CORRUPT_IMAGE',
-    'the image was not closed properly and cannot be repaired by itself; check and repair it',
-    72,
-  )
-}
-
-/** Version 2 cannot say that a cluster has a place and reads as zeroes. */
-function checkKeeping(header: Header, settings: ImageSettings, faults: Faults): void {
-  if (header.version >= 3 || !settings.keepDiscarded) return
-  const message = 'discard-no-unref is only supported since qcow2 version 3'
-  throw faults.refuse('INVALID_ARGUMENT', message)
-}
-
-function checkLazy({ version }: Header, settings: ImageSettings, faults: Faults): void {
-  if (version >= 3 || !settings.lazyRefcounts) return
-  throw faults.refuse(
-    'INVALID_ARGUMENT',
-    'Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level',
-  )
-}
-
-function isLazy(header: Header, settings: ImageSettings): boolean {
-  const recorded = (header.compatibleFeatures & compatible.lazyRefcounts) !== 0n
-  return header.version >= 3 && (settings.lazyRefcounts ?? recorded)
 }

@@ -28,6 +28,7 @@ import { KeptClusters } from './kept-clusters.ts'
 import { Lookup } from './lookup.ts'
 import type { HostRun } from './offsets.ts'
 import type { Qcow2Options } from './options.ts'
+import { ownTable } from './own-table.ts'
 import { takeSpace } from './preallocation.ts'
 import { Reach, type Reached } from './reach.ts'
 import { stateArea } from './state-area.ts'
@@ -283,7 +284,7 @@ export class Qcow2Map implements ClusterMap {
     length: number,
   ): Promise<ClusterAllocation> {
     await this.#releaseMany()
-    const table = await this.#image.ownTable(l1Index)
+    const table = await ownTable(this.#image, l1Index)
     return await this.#allocateIn(table, l1Index, offset, length)
   }
 
@@ -357,7 +358,7 @@ export class Qcow2Map implements ClusterMap {
       const l1Index = layout.l1Index(at)
       const stop = Math.min(end, (l1Index + 1) * layout.coverage)
       if (missing === 'create' || !l2Tables.isMissing(l1Index)) {
-        const table = await this.#image.ownTable(l1Index)
+        const table = await ownTable(this.#image, l1Index)
         try {
           while (at < stop) {
             const from = at % this.clusterSize

@@ -14,6 +14,7 @@ import { l1SizeFor } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import { entrySize } from './l2-table.ts'
 import { maxL1Bytes } from './limits.ts'
+import { ownTable } from './own-table.ts'
 
 const sectorSize = 512
 
@@ -80,7 +81,7 @@ const maxPendingFrees = 16_384
 
 async function dropEntries(image: Qcow2Image, l1Index: number, first: number): Promise<void> {
   const { entries, entryBytes } = image.layout
-  const table = await image.ownTable(l1Index)
+  const table = await ownTable(image, l1Index)
   try {
     image.releaseEntries(table, first, entries - first)
     table.bytes.fill(0, first * entryBytes)

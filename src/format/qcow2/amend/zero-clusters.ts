@@ -24,6 +24,7 @@ import {
   setShared,
 } from '../l2-table.ts'
 import type { HostOffset } from '../offsets.ts'
+import { ownTable } from '../own-table.ts'
 import { readSnapshotTable } from '../snapshot-table.ts'
 import type { Table } from '../table.ts'
 
@@ -36,7 +37,7 @@ export async function expandZeroClusters(image: Qcow2Image, io: Io): Promise<voi
   for (let l1Index = 0; l1Index < header.current.l1Size; l1Index++) {
     io.signal.throwIfAborted()
     if (l2Tables.isMissing(l1Index) || !(await hasZeroes(image, l1Index))) continue
-    const table = await image.ownTable(l1Index)
+    const table = await ownTable(image, l1Index)
     try {
       for (let index = 0; index < image.layout.entries; index++) await expand(image, table, index)
     } finally {
