@@ -1,13 +1,14 @@
 /** The NBD server and what it exports: `nbd-server-*`, `block-export-*`. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { BlockError } from '../errors.ts'
 import { type ShownBitmap, ShownBitmaps } from '../export/nbd/bitmaps.ts'
 import { allocationDepthContext, extentsThroughChain } from '../export/nbd/chain.ts'
-import { NbdServer, type NbdServerOptions } from '../export/nbd/server.ts'
+import type { NbdServer } from '../export/nbd/server.ts'
 import { Writethrough } from '../export/nbd/writethrough.ts'
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
-import { bindError, portError } from './bind-error.ts'
-import { resolveInet } from './chardev/socket-address.ts'
+import { NBD_MAX_STRING } from '../wire/nbd/constants.ts'
+import { listenForNbd, type ServerLimits } from './nbd-listen.ts'
 import type { SocketAddress } from './schema/socket-address.ts'
 
 export interface NbdExportOptions {
@@ -41,8 +42,8 @@ interface Export {
   removal?: Promise<void>
 }
 
-/** Whom the server serves: so many at a time, and only those with certificates. */
-export type ServerLimits = Pick<NbdServerOptions, 'maxConnections' | 'tls' | 'authorise'>
+/** Clients that have nothing to wait for are gone sooner: a node is free when the command returns. */
+const removalPatienceMs = 250
 
 export class ExportTable implements AsyncDisposable {
   readonly #graph: Graph
@@ -62,7 +63,7 @@ export class ExportTable implements AsyncDisposable {
 
   async startServer(address: SocketAddress, limits: ServerLimits = {}): Promise<void> {
     if (this.#server) throw invalid('NBD server already running')
-    this.#server = await listen(address, limits)
+    this.#server = await listenForNbd(address, limits)
   }
 
   /** Ends the exports first, the newest before the others. */
@@ -88,6 +89,8 @@ export class ExportTable implements AsyncDisposable {
     let bitmaps: ShownBitmaps | undefined
     try {
       const server = this.#runningServer()
+      checkLength('export name', name)
+      checkLength('description', options.description)
       if (server.exports.has(name)) throw invalid(`NBD server already has export named '${name}'`)
       bitmaps = new ShownBitmaps(node, options.bitmaps?.() ?? [], writable)
       server.addExport({ ...exportOf(edge, options, bitmaps), name, writable })
@@ -97,6 +100,22 @@ export class ExportTable implements AsyncDisposable {
       throw error
     }
     this.#exports.set(id, { id, name, edge, bitmaps })
+  }
+
+  /**
+   * As QMP asks for it: clients that do not take their last replies, or requests that take long,
+   * are not waited for. Then the export is gone when `onDeleted` is called; who stops the server
+   * waits for that.
+   */
+  async requestRemoval(id: string, mode: 'safe' | 'hard'): Promise<void> {
+    const removal = this.remove(id, mode)
+    if (mode === 'safe') return await removal
+    const patience = new AbortController()
+    const { signal } = patience
+    const waited = sleep(removalPatienceMs, undefined, { signal }).catch(() => {})
+    await Promise.race([removal, waited]).finally(() => patience.abort())
+    // Whatever comes of it later, whoever stops the server hears it.
+    removal.catch(() => {})
   }
 
   /** Settles when the node is free. `safe` throws `BUSY` while a client uses the export. */
@@ -150,6 +169,10 @@ export class ExportTable implements AsyncDisposable {
   }
 }
 
+function checkLength(what: string, text = ''): void {
+  if (Buffer.byteLength(text) > NBD_MAX_STRING) throw invalid(`${what} '${text}' too long`)
+}
+
 function exportOf(edge: Edge, options: NbdExportOptions, bitmaps: ShownBitmaps) {
   return {
     layer: options.writethrough ? new Writethrough(edge) : edge,
@@ -160,40 +183,6 @@ function exportOf(edge: Edge, options: NbdExportOptions, bitmaps: ShownBitmaps) 
     ],
     chainExtentAt: extentsThroughChain(edge),
   }
-}
-
-async function listen(address: SocketAddress, limits: ServerLimits): Promise<NbdServer> {
-  const where = await listenOptions(address)
-  try {
-    return await NbdServer.listen({ ...where, ...limits })
-  } catch (error) {
-    throw address.type === 'inet' ? portError(error) : bindError(error, where.path ?? 'fd')
-  }
-}
-
-/** Refuses, by name, what our server has no means for. */
-async function listenOptions(address: SocketAddress): Promise<NbdServerOptions> {
-  switch (address.type) {
-    case 'unix':
-      if (address.abstract) throw unsupported('abstract')
-      return { path: address.path }
-    case 'inet': {
-      if (address.to !== undefined) throw unsupported('to')
-      const { host, port } = await resolveInet(address, '0.0.0.0')
-      return { host, port }
-    }
-    case 'fd':
-      if (/^\d{1,9}$/.test(address.str)) return { fd: Number(address.str) }
-      throw invalid(`'${address.str}' is not the number of a descriptor`)
-    case 'vsock':
-      throw unsupported('vsock')
-  }
-}
-
-function unsupported(name: string): BlockError {
-  return new BlockError('UNSUPPORTED', `Parameter '${name}': not supported for an NBD server`, {
-    errno: 'ENOTSUP',
-  })
 }
 
 function invalid(message: string): BlockError {

@@ -24,7 +24,7 @@ const exportType = enumeration('BlockExportType', ['nbd'])
 const mode = optional(
   removeMode,
   '`safe` (unless given) fails while a client uses the export; `hard` disconnects them, after ' +
-    'their requests under way are answered.',
+    'their requests under way are answered, and does not wait long for that.',
 )
 
 export const nbdExportMembers = {
@@ -164,7 +164,7 @@ export const nbdCommands = [
     doc: 'Ends an export. Use `block-export-del`.',
     features: ['deprecated'],
     args: object('NbdServerRemoveArg', { name: required(str, 'Id of the export.'), mode }),
-    run: ({ name, mode = 'safe' }, { daemon }) => daemon.exports.remove(name, mode),
+    run: ({ name, mode = 'safe' }, { daemon }) => daemon.exports.requestRemoval(name, mode),
   }),
   command({
     name: 'block-export-add',
@@ -178,7 +178,7 @@ export const nbdCommands = [
     topic: 'NBD and exports',
     doc: 'Ends an export. The event `BLOCK_EXPORT_DELETED` tells when its node is free.',
     args: object('BlockExportDelArg', { id: required(str, 'The export.'), mode }),
-    run: ({ id, mode = 'safe' }, { daemon }) => daemon.exports.remove(id, mode),
+    run: ({ id, mode = 'safe' }, { daemon }) => daemon.exports.requestRemoval(id, mode),
   }),
   command({
     name: 'query-block-exports',

@@ -17,7 +17,7 @@ const inet = object('InetSocketAddress', {
   host: required(str, 'Name or address to bind to.'),
   port: required(str, 'Port number, as a string; `0` takes a free one.'),
   numeric: optional(bool, 'Host and port are numbers, so no name is looked up.'),
-  to: optional(uint16, 'Refused: only one port is tried.'),
+  to: optional(uint16, 'The last port that is tried; unless given, only one is.'),
   ipv4: optional(bool, 'Refused when false: the host decides the family.'),
   ipv6: optional(bool, 'Refused when false: the host decides the family.'),
   'keep-alive': optional(bool, 'Refused for servers, as in QEMU.'),
@@ -26,8 +26,8 @@ const inet = object('InetSocketAddress', {
 
 const unix = object('UnixSocketAddress', {
   path: required(str, 'Path of the socket, which is made with mode 0600.'),
-  abstract: optional(bool, 'Refused when true.'),
-  tight: optional(bool, 'Of no effect, since no abstract sockets are made.'),
+  abstract: optional(bool, 'In the abstract name space, where it needs no file.'),
+  tight: optional(bool, 'Unless false, an abstract name is not filled up with zeroes.'),
 })
 
 const vsock = object('VsockSocketAddress', {

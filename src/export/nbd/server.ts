@@ -31,7 +31,7 @@ import { SlabPool } from './slab.ts'
 const clients = channel('nbd:client')
 
 export interface NbdServerOptions {
-  /** A Unix socket. */
+  /** A Unix socket; an abstract one begins with a NUL. */
   readonly path?: string
   /** Or TCP: the address to bind to, all by default, and the port; 0 takes a free one. */
   readonly host?: string
@@ -72,7 +72,7 @@ export class NbdServer implements AsyncDisposable {
   static async listen(options: NbdServerOptions): Promise<NbdServer> {
     if (options.tls) checkEndpoint(options.tls, 'server')
     const server = createServer({ allowHalfOpen: true })
-    if (options.path !== undefined) await removeStaleSocket(options.path)
+    if (isFile(options.path)) await removeStaleSocket(options.path)
     await listening(server, options)
     return new NbdServer(server, options)
   }
@@ -197,16 +197,17 @@ function listening(server: Server, options: NbdServerOptions): Promise<void> {
   const { path, host, port, fd } = options
   const address: ListenOptions & { fd?: number } =
     path !== undefined ? { path } : fd !== undefined ? { fd } : { host, port }
-  const where = path ?? (fd !== undefined ? `fd ${fd}` : `${host ?? '*'}:${port}`)
+  const where =
+    path?.replaceAll('\0', '') ?? (fd !== undefined ? `fd ${fd}` : `${host ?? '*'}:${port}`)
   return new Promise((resolve, reject) => {
     const fail = (error: Error) => reject(listenError(error, where))
     server.once('error', fail)
-    const restore = path === undefined ? undefined : privateUmask()
+    const restore = isFile(path) ? privateUmask() : undefined
     try {
       // A Unix socket is bound within this call, so the umask holds for it and nothing else.
       server.listen(address, () => {
         server.off('error', fail)
-        if (path !== undefined) chmodSync(path, 0o600)
+        if (isFile(path)) chmodSync(path, 0o600)
         resolve()
       })
     } finally {
@@ -229,6 +230,10 @@ function listenError(error: Error, where: string): BlockError {
     ? Object.assign(new Error('', { cause: error }), { code: 'ENOENT' })
     : error
   return systemError(cause, `Failed to bind socket to ${where}`)
+}
+
+function isFile(path: string | undefined): path is string {
+  return path !== undefined && !path.startsWith('\0')
 }
 
 /** Sockets made from now on are for our user alone. Worker threads cannot have their own umask. */

@@ -4,13 +4,17 @@ import { missing, OptionReader } from '../../block/options.ts'
 import { BlockError } from '../../errors.ts'
 import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.ts'
 
+/** Bytes of a path in `struct sockaddr_un`. */
+const maxPathLength = 108
+
 export type NbdAddress =
+  /** An abstract socket's path begins with a NUL. */
   | { readonly type: 'unix'; readonly path: string }
   | { readonly type: 'inet'; readonly host: string; readonly port: number }
 
 /** For messages: the path, or `host:port`. */
 export function addressText(address: NbdAddress): string {
-  if (address.type === 'unix') return address.path
+  if (address.type === 'unix') return address.path.replaceAll('\0', '')
   return address.host.includes(':')
     ? `[${address.host}]:${address.port}`
     : `${address.host}:${address.port}`
@@ -19,7 +23,7 @@ export function addressText(address: NbdAddress): string {
 /** The URL that opens an export again. */
 export function exportUrl(address: NbdAddress, name: string): string {
   if (address.type === 'inet') return `nbd://${addressText(address)}${name && `/${escaped(name)}`}`
-  return `nbd+unix:///${escaped(name)}?socket=${encodeURI(address.path).replaceAll('&', '%26')}`
+  return `nbd+unix:///${escaped(name)}?socket=${encodeURI(addressText(address)).replaceAll('&', '%26')}`
 }
 
 function escaped(name: string): string {
@@ -60,7 +64,20 @@ function serverAddress(server: unknown): NbdAddress {
 }
 
 function unixAddress(reader: OptionReader): NbdAddress {
-  return { type: 'unix', path: reader.requiredString('path') }
+  const path = reader.requiredString('path')
+  const abstract = reader.boolean('abstract') ?? false
+  const tight = reader.boolean('tight') ?? true
+  if (Buffer.byteLength(path) > maxPathLength - (abstract ? 1 : 0)) {
+    throw new BlockError('INVALID_ARGUMENT', `UNIX socket path '${path}' is too long`, {
+      errno: 'EINVAL',
+    })
+  }
+  return { type: 'unix', path: abstract ? abstractName(path, tight) : path }
+}
+
+/** It begins with a byte of 0; unless it is tight, zeroes fill it up, too. */
+function abstractName(name: string, tight: boolean): string {
+  return `\0${name}`.padEnd(tight ? 0 : maxPathLength, '\0')
 }
 
 function inetAddress(reader: OptionReader): NbdAddress {
