@@ -88,7 +88,8 @@ const snapshotBytes = 40
 
 /**
  * Refuses an image whose tables are lost. Who only reads has no use for refcounts, and snapshots that
- * are lost keep nobody from the disk. An image that has no refcounts at all is refused, as in QEMU.
+ * are lost keep nobody from the disk. An image that has no refcounts at all is refused, as in QEMU. What
+ * is checked is refused only where nothing can be told of it, nor repaired.
  */
 export function refuseLostTables(
   header: Header,
@@ -96,9 +97,11 @@ export function refuseLostTables(
   faults: Faults,
   { readOnly, check = false }: { readonly readOnly: boolean; readonly check?: boolean },
 ): void {
-  if (check) return
   for (const { table, error, readable } of tableFaults(header, fileSize, faults)) {
     const none = table === 'refcounts' && header.refcountTableClusters === 0
-    if (!readOnly || table === 'L1' || none || !readable) throw error
+    const refused = check
+      ? readOnly && !readable && table !== 'snapshots'
+      : !readOnly || table === 'L1' || none || !readable
+    if (refused) throw error
   }
 }

@@ -117,6 +117,8 @@ export async function scanSnapshotTable(
       break
     }
     const fault = faultOf(entry, index, asFound ? Number.POSITIVE_INFINITY : file.size, header)
+    const also = asFound && fault?.inWalk ? incomplete(entry, index, header) : undefined
+    if (also) faults.push(also)
     if (fault) faults.push(fault)
     if (!fault || fault.harmless) snapshots.push(decodeSnapshot(entry))
     at = alignUp(at + entry.length, entryAlignment)
@@ -196,8 +198,14 @@ function faultOf(
     const message = `snapshot ${snapshot.id} (${snapshot.name}) ${lost}; snapshot table entry corrupted`
     return { index, message, mended: undefined, harmless: false, inWalk: true }
   }
+  return incomplete(entry, index, header)
+}
+
+/** An entry that lacks what every one of version 3 has. */
+function incomplete(entry: Uint8Array, index: number, header: Header): EntryFault | undefined {
+  const extra = viewOf(entry).getUint32(snapshotEntry.offsets.extraDataSize)
   if (header.version < 3 || extra >= snapshotExtra.size) return undefined
-  const known = { vmStateSize: snapshot.vmStateSize, diskSize: header.size }
+  const known = { vmStateSize: decodeSnapshot(entry).vmStateSize, diskSize: header.size }
   const mended = withExtra(entry, snapshotExtra.encode(known))
   return { index, message: `snapshot table entry ${index} is incomplete`, mended, harmless: true }
 }

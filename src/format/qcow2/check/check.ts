@@ -18,7 +18,7 @@ import { mendCopiedFlags, writeCounts } from './repair.ts'
 import { Report } from './report.ts'
 import { rescueMisledL1, rescueTables } from './rescue.ts'
 import { mendSnapshotTable } from './snapshot-table.ts'
-import { clustersOf, readStoredCounts, type StoredCounts } from './stored-counts.ts'
+import { clustersOf, outsideImage, readStoredCounts, type StoredCounts } from './stored-counts.ts'
 import { UnreadableBlocks } from './unreadable-blocks.ts'
 
 /**
@@ -47,10 +47,12 @@ export async function checkImage(request: CheckRequest): Promise<CheckResult> {
   // What was mended may have made the file longer, or have been what a broken refcount table lies on.
   const { blocks } = stored
   if (before) stored = await readStoredCounts(request)
-  const rebuild = compare(request, report, stored, references)
+  const state = compare(request, report, stored, references)
   if (repair === 'none') {
     if (report.checkErrors === 0) report.tell(references.copiedFaults)
   } else {
+    const rebuild = repair === 'leaks' ? state.lost : !state.inPlace
+    if (repair === 'leaks' && !state.inPlace) references.doubt()
     await mend(request, report, stored, references, rebuild ? blocks : undefined)
   }
   const end = highestCluster(request, stored, references.counts) + 1
@@ -112,14 +114,21 @@ function tellsAsFound({ repair }: CheckRequest): boolean {
   return repair === 'none' || repair === 'leaks'
 }
 
-/** Reports all differences. Whether the refcounts have to be written anew as a whole. */
+interface CountsState {
+  /** They cannot be relied on, in QEMU's view. */
+  readonly lost: boolean
+  /** Counts can be put right where they are; otherwise all of them have to be written anew. */
+  readonly inPlace: boolean
+}
+
+/** Reports all differences. */
 function compare(
   request: CheckRequest,
   report: Report,
   stored: StoredCounts,
   { counts }: References,
-): boolean {
-  let rebuild = stored.faults.size > 0
+): CountsState {
+  let missing = false
   const unreadable = new UnreadableBlocks(request, report, stored)
   for (const [cluster, has, needs] of differences(request, stored.counts, counts)) {
     unreadable.tellBefore(cluster)
@@ -130,20 +139,28 @@ function compare(
       report.leaks++
     } else {
       report.corruption(text)
-      if (has === 0) rebuild = true
+      if (has === 0) missing = true
     }
   }
   unreadable.tellBefore(Number.POSITIVE_INFINITY)
   // More references than refcounts have bits for need other refcounts.
-  return rebuild || counts.exceeds(stored.layout.max) || sharedBlocks(request, stored, counts)
+  const faults = [...stored.faults.values()]
+  // A block that lies outside is passed over: where it is needed clusters are found to have no count.
+  const broken = faults.some((fault) => !fault.endsWith(outsideImage))
+  const lost = missing || broken || sharesBlocks(request, stored, counts)
+  const unfit = counts.exceeds(stored.layout.max) || sharesTable(request, counts)
+  return { lost, inPlace: !lost && !unfit && faults.length === 0 }
 }
 
-/** A block or table that something else refers to as well cannot be mended in place. */
-function sharedBlocks(request: CheckRequest, stored: StoredCounts, counts: Counts): boolean {
-  const { refcountTableOffset, refcountTableClusters, clusterBits } = request.header
-  const clusterSize = 2 ** clusterBits
-  if (!counts.areOne(refcountTableOffset / clusterSize, refcountTableClusters)) return true
+/** Whether something else refers to a refcount block, which can then not be mended in place. */
+function sharesBlocks(request: CheckRequest, stored: StoredCounts, counts: Counts): boolean {
+  const clusterSize = 2 ** request.header.clusterBits
   return [...stored.blocks.values()].some((offset) => counts.get(offset / clusterSize) !== 1)
+}
+
+function sharesTable(request: CheckRequest, counts: Counts): boolean {
+  const { refcountTableOffset, refcountTableClusters, clusterBits } = request.header
+  return !counts.areOne(refcountTableOffset / 2 ** clusterBits, refcountTableClusters)
 }
 
 /** Clusters of the file whose counts differ: the number, what is stored, what is right. */
@@ -226,7 +243,9 @@ async function mendInPlace(
   report.corruptions -= raise.length
   await writeCounts(request, stored, raise)
   await file.flush()
-  await mendCopiedFlags(request, report, stored.counts, repair !== 'leaks')
+  // Flags follow counts, which may be wrong while something is broken.
+  const flags = repair !== 'leaks' || report.corruptions === 0
+  await mendCopiedFlags(request, report, stored.counts, flags)
   await file.flush()
   await writeCounts(request, stored, lower)
   await file.flush()

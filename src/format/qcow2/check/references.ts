@@ -111,6 +111,11 @@ export class References {
     return this.#tally.incomplete
   }
 
+  /** What seems to leak is left alone, unless everything is repaired. */
+  doubt(): void {
+    this.#tally.incomplete = true
+  }
+
   get #mends(): boolean {
     return this.#options.mend !== undefined
   }

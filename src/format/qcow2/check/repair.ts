@@ -39,22 +39,19 @@ export async function writeCounts(
   }
 }
 
-/**
- * Makes the flags of the active tables say which clusters have one reference. Unless `all`, only
- * flags that are missing are set.
- */
+/** Makes the flags of the active tables say which clusters have one reference; or says which do not. */
 export async function mendCopiedFlags(
   image: CheckedImage,
   report: Report,
   counts: Counts,
-  all: boolean,
+  mend: boolean,
 ): Promise<void> {
   const { file, header } = image
   const layout = new L2Layout(header)
   const l1 = new Uint8Array(header.l1Size * entrySize)
   await file.read(header.l1TableOffset, l1, plainIo)
   const view = viewOf(l1)
-  const mender = new FlagMender(layout, report, counts, all)
+  const mender = new FlagMender(layout, report, counts, mend)
   for (let index = 0; index < header.l1Size; index++) {
     const high = highOf(view, index)
     const low = lowOf(view, index)
@@ -77,13 +74,13 @@ class FlagMender {
   readonly #layout: L2Layout
   readonly #report: Report
   readonly #counts: Counts
-  readonly #all: boolean
+  readonly #mend: boolean
 
-  constructor(layout: L2Layout, report: Report, counts: Counts, all: boolean) {
+  constructor(layout: L2Layout, report: Report, counts: Counts, mend: boolean) {
     this.#layout = layout
     this.#report = report
     this.#counts = counts
-    this.#all = all
+    this.#mend = mend
   }
 
   mendL1(view: DataView, index: number, offset: number): boolean {
@@ -127,8 +124,7 @@ class FlagMender {
     const count = counted ? this.#counts.get(offset / this.#layout.clusterSize) : 1
     const own = count === 1
     if (copied === own) return undefined
-    const mend = this.#all || own
-    this.#report.corruption(what(count), mend)
-    return mend ? own : undefined
+    this.#report.corruption(what(count), this.#mend)
+    return this.#mend ? own : undefined
   }
 }

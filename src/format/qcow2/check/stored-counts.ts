@@ -15,6 +15,9 @@ import type { CheckedImage } from './references.ts'
 /** Broken entries that are told one by one. */
 const maxFaults = 10_000
 
+/** How the fault of a block that lies behind the end of the file is told. */
+export const outsideImage = 'is outside image'
+
 export interface StoredCounts {
   readonly counts: Counts
   /** Offsets of the blocks that can be read, by their index. */
@@ -127,5 +130,5 @@ function blockFault(
   if (misaligned) {
     return `refcount block ${index} is not cluster aligned; refcount table entry corrupted`
   }
-  return offset >= fileSize ? `refcount block ${index} is outside image` : undefined
+  return offset >= fileSize ? `refcount block ${index} ${outsideImage}` : undefined
 }
