@@ -1,7 +1,11 @@
 /** Clients that go away, send nonsense, do not read, or are many. */
 import type { AddressInfo } from 'node:net'
 import { describe, expect, it } from 'vitest'
-import { maxBytesInFlight, maxRequestsInFlight } from '../../src/export/nbd/limits.ts'
+import {
+  maxBytesInFlight,
+  maxPooledBytes,
+  maxRequestsInFlight,
+} from '../../src/export/nbd/limits.ts'
 import { NbdServer } from '../../src/export/nbd/server.ts'
 import {
   NBD_CMD_FLUSH,
@@ -117,7 +121,27 @@ describe('a client that', () => {
     const read = () => test.layer.calls.reduce((sum, call) => sum + call.length, 0)
     await until(() => read() >= maxBytesInFlight)
     await new Promise((resolve) => setTimeout(resolve, 50))
-    expect(read()).toBeLessThan(2 * maxBytesInFlight)
+    expect(read()).toBeLessThan(maxBytesInFlight + 16 * MiB)
+  })
+
+  it('vanishes with much asked for is not read for any more, and its memory is given back', async () => {
+    await using test = await startServer({ layer: new WatchedLayer(patterned(16 * MiB, 1)) })
+    const before = process.memoryUsage().arrayBuffers
+    for (const structured of [true, false]) {
+      test.layer.calls.length = 0
+      const client = await RawClient.transmitting(test.path, { structured })
+      client.socket.pause()
+      const length = 16 * MiB
+      const requests = new Array(2000).fill(RawClient.request({ type: NBD_CMD_READ, length }))
+      client.send(Buffer.concat(requests))
+      const read = () => test.layer.calls.reduce((sum, call) => sum + call.length, 0)
+      await until(() => read() >= maxBytesInFlight)
+      client.socket.destroy()
+      await until(() => test.server.connections === 0)
+      expect(read()).toBeLessThan(4 * maxBytesInFlight)
+      const held = process.memoryUsage().arrayBuffers - before
+      expect(held).toBeLessThan(maxPooledBytes + 4 * MiB)
+    }
   })
 
   it('asks for options without end and reads none of the replies is not answered without end', async () => {

@@ -145,8 +145,7 @@ export class Connection implements NegotiationHost {
     socket.on('data', (chunk: Uint8Array) => this.#received(chunk))
     socket.on('drain', () => this.#drained())
     socket.on('end', () => this.#ending())
-    // What went wrong with the socket does not matter: 'close' follows, and the client is gone.
-    socket.on('error', () => {})
+    socket.on('error', () => this.#broken())
     socket.once('close', () => this.#closed())
   }
 
@@ -189,6 +188,16 @@ export class Connection implements NegotiationHost {
       this.#abort.abort(new BlockError('CLOSED', reason))
       this.#socket.destroy()
     }, drainTimeoutMs)
+  }
+
+  /**
+   * What went wrong with the socket does not matter: 'close' follows, and the client is gone. But
+   * replies to a broken socket settle at once, and a disk that answers at once would be read for all
+   * that the client has asked before the event loop comes to the closing.
+   */
+  #broken(): void {
+    this.#abort.abort(new BlockError('CLOSED', 'the NBD client is gone'))
+    if (this.#phase instanceof Transmission) this.#phase.end()
   }
 
   #closed(): void {

@@ -22,9 +22,10 @@ export async function readPieces(context: CommandContext, request: NbdRequest): 
   const end = request.offset + request.length
   let at = request.offset
   for (let count = 1; at < end && failures.length === 0; count++) {
-    await context.queue.room()
-    context.io.read.signal.throwIfAborted()
-    const piece = await nextPiece(context, at, end - at, count)
+    await context.queue.room(readPieceLength)
+    const piece = await nextPiece(context, at, end - at, count).finally(() =>
+      context.queue.giveBackRoom(readPieceLength),
+    )
     if (piece.hole) {
       sendHole(context, request, at, piece.length)
     } else {
@@ -50,6 +51,7 @@ async function nextPiece(
   length: number,
   count: number,
 ): Promise<Piece> {
+  io.read.signal.throwIfAborted()
   const data = { length: Math.min(length, readPieceLength, layer.limits.maxTransfer), hole: false }
   if (layer.capabilities.extents !== 'native' || count > maxReadPieces) return data
   const extent = await served.extentAt(offset, length, io.read)

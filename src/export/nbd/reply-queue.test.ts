@@ -108,7 +108,7 @@ describe('ReplyQueue', () => {
     sink.held = true
     queue.send(queue.reserve(maxBytesInFlight), maxBytesInFlight)
     let room = false
-    const waited = queue.room().then(() => {
+    const waited = queue.room(1).then(() => {
       room = true
     })
     await turn()
@@ -181,13 +181,48 @@ describe('ReplyQueue', () => {
     expect(queue.heldBytes).toBe(0)
   })
 
+  it('lets no more go on than there is room for', async () => {
+    const { sink, queue } = make()
+    sink.held = true
+    queue.send(queue.reserve(maxBytesInFlight), maxBytesInFlight)
+    let going = 0
+    for (let count = 0; count < 3; count++) void queue.room(maxBytesInFlight).then(() => going++)
+    await turn()
+    expect(going).toBe(0)
+    sink.release()
+    await turn()
+    expect(going).toBe(1)
+    queue.close()
+    await turn()
+    expect(going).toBe(3)
+  })
+
+  it('lets go of what a destroyed socket never tells of', async () => {
+    const { sink, queue } = make()
+    sink.held = true
+    sink.on('error', () => {})
+    for (let count = 0; count < 3; count++) {
+      queue.send(queue.reserve(1000), 1000)
+      queue.flush()
+    }
+    expect(queue.heldBytes).toBe(3000)
+    sink.destroy()
+    await turn()
+    queue.close()
+    expect(queue.heldBytes).toBe(0)
+    sink.release()
+    await turn()
+    expect(queue.heldBytes).toBe(0)
+  })
+
   it('drops everything when closed, and wakes who waits', async () => {
     const { sink, queue } = make()
     const open = queue.reserve(10)
     queue.send(queue.reserve(maxBytesInFlight), 16)
-    const waited = queue.room()
+    const waited = queue.room(1)
     queue.close()
     await waited
+    queue.giveBackRoom(1)
     queue.send(open, 10)
     await turn()
     expect(queue.heldBytes).toBe(0)

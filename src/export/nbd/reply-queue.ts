@@ -47,6 +47,8 @@ export class ReplyQueue {
   readonly #secure: boolean
   #current: Slab | undefined
   #ready: Run[] = []
+  /** Runs whose last byte the socket has, and not let go. */
+  readonly #leaving = new Set<Run>()
   #readyBytes = 0
   #scheduled: NodeJS.Immediate | undefined
   #heldBytes = 0
@@ -72,11 +74,20 @@ export class ReplyQueue {
     return this.#heldBytes
   }
 
-  /** When the client has read enough for a long reply to go on, or the queue has been closed. */
-  async room(): Promise<void> {
+  /**
+   * When the client has read enough for a long reply to go on, or the queue has been closed. The
+   * `length` bytes count as held until they are given back, when what is needed is reserved: of
+   * those who wait no more go on than there is room for.
+   */
+  async room(length: number): Promise<void> {
     while (this.#heldBytes >= maxBytesInFlight && !this.#closed) {
       await new Promise<void>((resolve) => this.#waiting.push(resolve))
     }
+    this.#heldBytes += length
+  }
+
+  giveBackRoom(length: number): void {
+    this.#heldBytes -= length
   }
 
   /** Room for `length` bytes. It is `send` or `cancel`led, once. */
@@ -158,7 +169,7 @@ export class ReplyQueue {
       const end = Math.min(run.end, from + left)
       const whole = end === run.end
       pieces.push({ bytes: run.slab.bytes.subarray(from, end), run: whole ? run : undefined })
-      if (whole) this.#ready.shift()
+      if (whole) this.#leaving.add(this.#ready.shift()!)
       this.#taken = whole ? 0 : this.#taken + end - from
       this.#readyBytes -= end - from
       left -= end - from
@@ -168,15 +179,19 @@ export class ReplyQueue {
 
   #wrote(run: Run | undefined): void {
     if (this.#secure) this.#pieces--
-    if (run) this.#left(run)
+    if (run && this.#leaving.delete(run)) this.#left(run)
     if (this.#secure) this.flush()
   }
 
-  /** Drops what has not left. What is sent from now on is cancelled. */
+  /**
+   * The socket is closed: drops what has not left. What is sent from now on is cancelled. A socket
+   * that is destroyed does not tell of what it had still in its buffer.
+   */
   close(): void {
     this.#closed = true
     clearImmediate(this.#scheduled)
-    for (const run of this.#ready) this.#release(run)
+    for (const run of [...this.#leaving, ...this.#ready]) this.#release(run)
+    this.#leaving.clear()
     this.#ready = []
     if (this.#current) this.#pool.release(this.#current)
     this.#current = undefined

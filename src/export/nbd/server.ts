@@ -193,10 +193,13 @@ export class NbdServer implements AsyncDisposable {
   }
 }
 
+/** Clients that the kernel keeps for us until they are accepted; it has a limit of its own. */
+const backlog = 4096
+
 function listening(server: Server, options: NbdServerOptions): Promise<void> {
   const { path, host, port, fd } = options
   const address: ListenOptions & { fd?: number } =
-    path !== undefined ? { path } : fd !== undefined ? { fd } : { host, port }
+    path !== undefined ? { path, backlog } : fd !== undefined ? { fd } : { host, port, backlog }
   const where =
     path?.replaceAll('\0', '') ?? (fd !== undefined ? `fd ${fd}` : `${host ?? '*'}:${port}`)
   return new Promise((resolve, reject) => {

@@ -2,6 +2,7 @@
  * Memory for replies and payloads, used again and again: fresh memory costs page faults, and the
  * file layers know the addresses of buffers that they have seen.
  */
+import { giveBack } from '../../bytes/give-back.ts'
 import { KiB, MiB } from '../../bytes/range.ts'
 import { maxPooledBytes } from './limits.ts'
 
@@ -51,7 +52,12 @@ export class SlabPool {
   release(slab: Slab): void {
     slab.holders--
     const { length } = slab.bytes
-    if (slab.holders > 0 || length > maxKeptLength || this.#pooled + length > maxPooledBytes) return
+    if (slab.holders > 0) return
+    // The collector does not come by while a server is idle, and would leave gigabytes.
+    if (length > maxKeptLength || this.#pooled + length > maxPooledBytes) {
+      giveBack(slab.bytes)
+      return
+    }
     const free = this.#free.get(length)
     if (free) free.push(slab)
     else this.#free.set(length, [slab])
