@@ -4,7 +4,7 @@ import type { ByteRange } from '../bytes/range.ts'
 import type { TlsCredentials } from '../tls/credentials.ts'
 import type { StoredBitmap } from './abilities.ts'
 import type { BlockLayer, Io } from './layer.ts'
-import type { ChildRole } from './permission.ts'
+import type { ChildRole, Permissions } from './permission.ts'
 import type { ThrottleGroup } from './throttle-group.ts'
 
 /** A node by name, or the options of a node to be opened for this purpose alone. */
@@ -109,6 +109,8 @@ export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
    * opens it, and a plain file where there is none.
    */
   probeDevice?(path: string): number
+  /** What it uses and shares of its children while it is opened, where that is not as usual for their role. */
+  readonly opening?: Permissions
   /** Unless given, nodes are called as what they lie in, or as their layer says. */
   readonly naming?: Naming
   /** On failure everything that it opened itself is closed again. */

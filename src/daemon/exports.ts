@@ -1,5 +1,6 @@
 /** The NBD server and what it exports: `nbd-server-*`, `block-export-*`. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Permission } from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 import { type ShownBitmap, ShownBitmaps } from '../export/nbd/bitmaps.ts'
 import { allocationDepthContext, extentsThroughChain } from '../export/nbd/chain.ts'
@@ -80,18 +81,20 @@ export class ExportTable implements AsyncDisposable {
     const node = this.#graph.nodes.get(nodeName)
     if (!node) throw invalid(`Cannot find device='' nor node-name='${nodeName}'`)
     if (writable && node.readOnly) throw invalid('Cannot export read-only node as writable')
-    const edge = this.#graph.attach(node, {
-      description: 'an unnamed block device',
-      uses: writable ? ['consistentRead', 'write'] : ['consistentRead'],
-      // The size is told to a client once, when it connects.
-      shares: ['consistentRead', 'write', 'writeUnchanged'],
-    })
+    const uses: Permission[] = writable ? ['consistentRead', 'write'] : ['consistentRead']
+    const description = 'an unnamed block device'
+    let edge = this.#graph.attach(node, { description, uses })
     let bitmaps: ShownBitmaps | undefined
     try {
       const server = this.#runningServer()
       checkLength('export name', name)
       checkLength('description', options.description)
       if (server.exports.has(name)) throw invalid(`NBD server already has export named '${name}'`)
+      // The size is told to a client once, when it connects.
+      const shares: Permission[] = ['consistentRead', 'write', 'writeUnchanged']
+      const former = edge
+      edge = this.#graph.attach(node, { description, uses, shares })
+      await former[Symbol.asyncDispose]()
       bitmaps = new ShownBitmaps(node, options.bitmaps?.() ?? [], writable)
       server.addExport({ ...exportOf(edge, options, bitmaps), name, writable })
     } catch (error) {

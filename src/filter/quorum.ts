@@ -305,6 +305,7 @@ function commonLimits(all: readonly Limits[]): Limits {
 export const quorum: BlockDriver<QuorumOptions> = {
   name: 'quorum',
   kind: 'filter',
+  opening: { uses: noPermission, shares: permissionSet('consistentRead', 'writeUnchanged') },
   naming: {
     strong: ['vote-threshold', 'blkverify', 'rewrite-corrupted', 'read-pattern'],
     plain: 'none',

@@ -50,6 +50,8 @@ export interface Attachment {
   readonly shares?: Iterable<Permission>
   /** For users that work on the node without requests of their own passing the edge. */
   readonly drain?: DrainHandler
+  /** What the node is to it; `root` unless given. */
+  readonly name?: string
   /** It means this very node: when its other users get another one in its place, it stays. */
   readonly stays?: boolean
 }

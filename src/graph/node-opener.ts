@@ -71,6 +71,7 @@ interface Opening {
   readonly flags: OpenFlags
   readonly lineage: Lineage
   readonly children: Map<string, Edge>
+  readonly known: BlockDriver | undefined
 }
 
 export class NodeOpener {
@@ -244,11 +245,11 @@ export class NodeOpener {
     // Its `file` comes before it in lists of nodes, all other children after it.
     const age = this.#count++
     const children = new Map<string, Edge>()
+    const known = this.#drivers.find((each) => each.name === driver)
     const flags = common.active ? common : { ...common, readOnly: true, forceShare: true }
     let layer: L | undefined
     try {
-      layer = await open(this.#context({ name, common, flags, lineage, children }))
-      const known = this.#drivers.find((each) => each.name === driver)
+      layer = await open(this.#context({ name, common, flags, lineage, children, known }))
       // What a job puts there has its child's name, whatever it is made of.
       const naming = options && known?.naming
       const kind = known?.kind ?? 'filter'
@@ -280,7 +281,7 @@ export class NodeOpener {
   }
 
   #context(opening: Opening): OpenContext {
-    const { name, common, flags, lineage, children } = opening
+    const { name, common, flags, lineage, children, known } = opening
     const connect = async (
       role: ChildRole,
       reference: NodeReference,
@@ -296,7 +297,7 @@ export class NodeOpener {
           child,
           role,
           { node: name },
-          openingPermissions(role, flags),
+          known?.opening ?? openingPermissions(role, flags),
           { name: childName },
         )
         children.set(edge.name, edge)

@@ -299,7 +299,7 @@ function checkFrozen(edge: Edge, to: BlockNode | undefined): void {
   )
 }
 
-function checkLoop(edge: Edge, to: BlockNode): void {
+export function checkLoop(edge: Edge, to: BlockNode): void {
   const { owner } = edge
   if (owner && standsOn(to, owner)) throw loopError(owner.name, edge.name, to)
 }

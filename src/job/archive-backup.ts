@@ -12,6 +12,7 @@ import { BlockError } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { Fleecing, type FleecingOptions } from './fleecing.ts'
+import { jobUser } from './ground.ts'
 import type { Job, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'
 import { PreservedDisk } from './preserved-disk.ts'
@@ -115,7 +116,7 @@ async function openPart(
       sync: 'full',
       fleecing,
       spill: fleecing && spill,
-      description: `job '${id}'`,
+      description: jobUser('backup', id),
       job,
     })
     return { deviceId, target, disk }

@@ -1,10 +1,12 @@
 /** The backup job: a disk as it was when the job began, copied to a node while it is written to. */
+
 import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
 import { checkUsable } from '../bitmap/usable.ts'
 import { BlockError } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { Fleecing, type FleecingOptions } from './fleecing.ts'
+import { jobUser } from './ground.ts'
 import type { Job, JobOptions } from './job.ts'
 import type { JobTable } from './job-table.ts'
 import { PreservedDisk, type SyncMode } from './preserved-disk.ts'
@@ -66,7 +68,7 @@ export async function prepareBackup(
       bitmap: syncBitmap(options),
       fleecing,
       spill: options.fleecing?.node,
-      description: `job '${options.id}'`,
+      description: jobUser('backup', options.id),
       job: () => job,
     })
     jobs.checkId(options.id)

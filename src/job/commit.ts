@@ -95,7 +95,9 @@ async function startInner(
     await ground.insertFilter(top)
     // The job is its user, too: who wants a disk that nobody stands on is refused.
     if (node !== top) ground.use(node, [])
-    for (const each of chain) ground.use(each, [], ['write', 'writeUnchanged'])
+    for (const each of chain) {
+      ground.use(each, [], ['write', 'writeUnchanged'], 'intermediate node')
+    }
     ground.use(top, [], undefined, 'device')
     const grows: Permission[] = base.size < top.size ? ['resize'] : []
     const uses: Permission[] = ['consistentRead', 'write', ...grows]

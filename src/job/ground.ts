@@ -12,6 +12,27 @@ import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import type { Job, JobType } from './job.ts'
 
+/** What a node is to a job, as QEMU calls it. */
+export type JobChild =
+  | 'main node'
+  | 'source'
+  | 'target'
+  | 'base'
+  | 'intermediate node'
+  | 'active node'
+
+const unnamedDevice = 'an unnamed block device'
+
+/** How messages name a job that uses a node. */
+export function jobUser(type: JobType, id: string): string {
+  return `${type} job '${id}'`
+}
+
+/** Id of the job that uses a node by this edge. */
+export function jobOf({ user }: Edge): string | undefined {
+  return 'node' in user ? undefined : /^\w+ job '(.*)'$/.exec(user.description)?.[1]
+}
+
 export class JobGround {
   readonly graph: Graph
   readonly #id: string
@@ -51,17 +72,18 @@ export class JobGround {
   }
 
   /**
-   * Uses a node, by requests to the node itself: see `JobControl.during`. QEMU's jobs do so themselves, or
-   * through a block device that has no name: the words of messages.
+   * Uses a node, by requests to the node itself: see `JobControl.during`. QEMU's jobs do so themselves, and
+   * have a name for what it is to them, or through a block device that has none: the words of messages.
    */
   use(
     node: BlockNode,
     uses: readonly Permission[],
     shares?: readonly Permission[],
-    as: 'job' | 'device' = 'job',
+    as: JobChild | 'device' = 'main node',
   ): void {
     const edge = this.graph.attach(node, {
-      description: as === 'job' ? `job '${this.#id}'` : 'an unnamed block device',
+      description: as === 'device' ? unnamedDevice : jobUser(this.#type, this.#id),
+      name: as === 'device' ? undefined : as,
       uses,
       shares,
       stays: true,

@@ -149,10 +149,12 @@ class Mirror {
         commits ? ground.unresized(target) : ['writeUnchanged'],
         'device',
       )
-      ground.use(source, [], unresized)
+      ground.use(source, [], unresized, 'source')
       // While they are committed they do not show what they did.
       const between = commits ? [...nodes].filter((node) => node !== source) : []
-      for (const node of between) ground.use(node, [], ['write', 'writeUnchanged'])
+      for (const node of between) {
+        ground.use(node, [], ['write', 'writeUnchanged'], 'intermediate node')
+      }
       if (commits) ground.freeze(source, target)
       if (commits && target.size < source.size) await target.truncate(source.size)
       ground.block(new Set([source, ...nodes]))

@@ -188,7 +188,8 @@ export class PreservedDisk {
     const drain = drainOf(job)
     this.#edge = this.#graph.attach(this.filter, {
       description,
-      uses: ['consistentRead'],
+      name: 'main node',
+      uses: [],
       stays: true,
       drain: {
         begin: async () => {

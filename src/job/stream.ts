@@ -67,9 +67,11 @@ export async function startStream(
       throw inContext('Could not replace node', error)
     })
     ground.use(ground.filter as BlockNode, ['consistentRead'], unresized, 'device')
-    ground.use(node, [], unresized)
+    ground.use(node, [], unresized, 'active node')
     // Nobody may change what is taken over.
-    for (const each of inner) ground.use(each, [], ['consistentRead', 'writeUnchanged'])
+    for (const each of inner) {
+      ground.use(each, [], ['consistentRead', 'writeUnchanged'], 'intermediate node')
+    }
     ground.freeze(node, base)
     ground.block([node, ...inner])
   } catch (error) {

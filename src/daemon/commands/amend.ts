@@ -1,6 +1,8 @@
 /** Changing what an open image was made with: `x-blockdev-amend`, whose work is a job. */
+
 import { BlockError } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
+import { jobUser } from '../../job/ground.ts'
 import type { JobControl } from '../../job/work.ts'
 import { command } from '../command.ts'
 import { blockdevDriver } from '../schema/blockdev-options.ts'
@@ -76,7 +78,7 @@ export const amendCommands = [
         { run: (control) => amend(daemon, node, options, force, control) },
       )
       // Until the job is dismissed nobody takes the node away.
-      const hold = daemon.graph.attach(node, { description: `job '${id}'`, uses: [] })
+      const hold = daemon.graph.attach(node, { description: jobUser('amend', id), uses: [] })
       job.on('status', (status) => {
         if (status === 'null') hold[Symbol.asyncDispose]().catch(() => {})
       })

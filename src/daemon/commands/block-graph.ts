@@ -3,6 +3,7 @@ import type { Permission } from '../../block/permission.ts'
 import { BlockError } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { Graph } from '../../graph/graph.ts'
+import { jobOf } from '../../job/ground.ts'
 import { command } from '../command.ts'
 import {
   alternate,
@@ -131,11 +132,6 @@ function describeGraph(graph: Graph) {
     })),
   )
   return { nodes, edges }
-}
-
-/** Id of the job that uses a node by this edge. */
-function jobOf({ user }: Edge): string | undefined {
-  return 'node' in user ? undefined : /^job '(.*)'$/.exec(user.description)?.[1]
 }
 
 function namesOf(set: ReadonlySet<Permission>): PermissionName[] {

@@ -1,9 +1,11 @@
 /** Block nodes: adding, removing, resizing them, and telling about them. */
+
 import { BlockError } from '../../errors.ts'
 import { skipFilters } from '../../graph/chain.ts'
-import { describeUser, type Edge } from '../../graph/edge.ts'
+import type { Edge } from '../../graph/edge.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkNotBacking } from '../../graph/overlay.ts'
+import { jobOf } from '../../job/ground.ts'
 import { command } from '../command.ts'
 import { namedNodeInfo, nodeInfo, oldestFirst } from '../node-info.ts'
 import { nodeStatistics, statisticsType } from '../node-statistics.ts'
@@ -42,8 +44,7 @@ export const blockCommands = [
       if (!node) throw invalid(`Failed to find node with node-name='${name}'`)
       node.blockers.check('remove')
       // Jobs that hold a node are no devices in QEMU.
-      const isDevice = (edge: Edge) =>
-        edge.role === 'root' && !describeUser(edge).startsWith('job ')
+      const isDevice = (edge: Edge) => edge.role === 'root' && jobOf(edge) === undefined
       if ([...node.parents].some(isDevice)) {
         throw new BlockError('BUSY', `Node ${name} is in use`, { node: name, errno: 'EBUSY' })
       }

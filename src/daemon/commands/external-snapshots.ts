@@ -1,9 +1,10 @@
 /** External snapshots: `blockdev-snapshot`, and `blockdev-snapshot-sync`, which makes the overlay. */
+
 import { createImage } from '../../create-image.ts'
 import { BlockError } from '../../errors.ts'
-import { filenameOf } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkNotBacking, putOverlay, takeOverlay } from '../../graph/overlay.ts'
+import { shownFilename } from '../../graph/shown-filename.ts'
 import { action, actionCommand, type Prepared } from '../action.ts'
 import { enumeration, object, optional, required, str } from '../schema/types.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
@@ -124,7 +125,7 @@ async function openOverlay(
     if (creator && !creator.options.some(({ name }) => name === 'backing_file')) {
       throw invalid(`Backing file not supported for file format '${format}'`)
     }
-    const options = { size: node.size, backing_file: filenameOf(node), backing_fmt: node.driver }
+    const options = { size: node.size, backing_file: shownFilename(node), backing_fmt: node.driver }
     await createImage(graph, { filename, format, options })
   }
   const name = args['snapshot-node-name']

@@ -23,7 +23,7 @@ const takeInternal = action<{ readonly device: string; readonly name: string }>(
   nodes: ({ device }) => [device],
   async prepare({ device, name }, { daemon }) {
     const node = nodeOf(daemon, device)
-    if (node.readOnly) throw invalid(`Device '${device}' is read only`)
+    if (node.flags.readOnly) throw invalid(`Device '${device}' is read only`)
     const { snapshots } = snapshotNode(node).layer
     if (!snapshots) {
       const what = `Block format '${node.driver}' used by device '${device}'`
