@@ -91,7 +91,8 @@ async function startInner(
   const release = () => ground.release()
   try {
     await ground.makeWritable(base)
-    await ground.addFilter('commit_top', filterName, top, (next) => new CommitTop(next))
+    const readOnly = { 'read-only': true }
+    await ground.addFilter('commit_top', filterName, top, (next) => new CommitTop(next), readOnly)
     await ground.insertFilter(top)
     // The job is its user, too: who wants a disk that nobody stands on is refused.
     if (node !== top) ground.use(node, [])

@@ -2,6 +2,8 @@
  * What a job stands on while it runs: its uses of nodes, the operations that it blocks, the chain
  * that it holds together, its filter. All of it is let go at the job's end, in the reverse order.
  */
+
+import type { NodeOptions } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
 import type { BlockLayer, Capabilities } from '../block/layer.ts'
 import { allPermissions, type Permission } from '../block/permission.ts'
@@ -126,8 +128,9 @@ export class JobGround {
     name: string | undefined,
     node: BlockNode,
     make: (next: BlockLayer) => L,
+    more: NodeOptions = {},
   ): Promise<L> {
-    const options = name === undefined ? {} : { 'node-name': name }
+    const options = name === undefined ? more : { ...more, 'node-name': name }
     const { node: filter, layer } = await this.graph.add(driver, options, async (context) =>
       make(await context.child('filtered', node.name)),
     )
@@ -155,7 +158,7 @@ export class JobGround {
     await this.graph.insertFilters([{ filter: this.#filter, node }])
     // Nobody may remove it although nobody may be using it, nor stand on what leaves with the job.
     this.use(this.#filter, uses, shares)
-    this.block([this.#filter], ['remove'])
+    this.block([this.#filter])
   }
 
   /** Gives the filter's users what they used before. Idempotent. */

@@ -63,6 +63,7 @@ export class Job extends EventEmitter<JobEvents> {
   // Pausing: by request, by an error, by a drain.
   readonly #pauses = new Pauses()
   #userPaused = false
+  #wasReady = false
   #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok'
   /** How a job that is ready is to end. */
   #ending: 'complete' | 'leave' | undefined
@@ -104,6 +105,11 @@ export class Job extends EventEmitter<JobEvents> {
 
   get cancelled(): boolean {
     return this.#cancelled
+  }
+
+  /** Whether it has kept a copy up to date, as mirrors do. */
+  get wasReady(): boolean {
+    return this.#wasReady
   }
 
   get paused(): boolean {
@@ -294,6 +300,7 @@ export class Job extends EventEmitter<JobEvents> {
         return ending()
       },
       ready: () => {
+        this.#wasReady = true
         this.#enter('ready')
         this.emit('ready')
       },

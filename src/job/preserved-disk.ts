@@ -116,7 +116,7 @@ export class PreservedDisk {
         disk.#unblock.push(node.blockers.add(reason))
       }
       // Nobody may stand on the filter, which leaves with the job.
-      disk.#unblock.push(disk.filter.blockers.add(reason, ['remove']))
+      disk.#unblock.push(disk.filter.blockers.add(reason))
     }
   }
 

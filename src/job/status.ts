@@ -44,7 +44,7 @@ export const permitted: Readonly<Record<JobVerb, readonly JobStatus[]>> = {
   cancel: ['created', 'running', 'paused', 'ready', 'standby', 'waiting', 'pending'],
   pause: ['created', 'running', 'paused', 'ready', 'standby'],
   resume: ['created', 'running', 'paused', 'ready', 'standby'],
-  'set-speed': ['created', 'running', 'paused', 'ready', 'standby', 'waiting', 'pending'],
+  'set-speed': ['created', 'running', 'paused', 'ready', 'standby'],
   complete: ['created', 'ready', 'standby'],
   finalize: ['pending'],
   dismiss: ['concluded'],

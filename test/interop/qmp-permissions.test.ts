@@ -1,6 +1,6 @@
 /** What nodes use and share of each other, and how conflicts are told: Debian's daemon and ours. */
 import { execFileSync } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { copyFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { MiB } from '../../src/bytes/range.ts'
@@ -84,6 +84,22 @@ qsd.describe('permissions between nodes', () => {
       add('copy-before-write', 'cbw', { file: 'top', target: 'z' }),
       add('snapshot-access', 'old', { file: 'cbw' }),
       add('raw', 'over', { file: 'old' }),
+    ])
+  })
+
+  it('are the same below a LUKS disk, which passes them on', async () => {
+    const key = ['--object', 'secret,id=key,data=open sesame']
+    const quick = ['-o', 'key-secret=key,iter-time=10']
+    const [one, other] = pair.folders.map((each) => join(each, 'l'))
+    execFileSync('qemu-img', ['create', '-q', ...key, '-f', 'luks', ...quick, one, '1M'])
+    copyFileSync(one, other)
+    const secret = { 'qom-type': 'secret', id: 'key', data: 'open sesame' }
+    await same([
+      command('object-add', secret),
+      add('luks', 'disk', { file: file('l', 'storage'), 'key-secret': 'key' }),
+      add('raw', 'reader', { file: 'storage', 'read-only': true }),
+      add('blkdebug', 'writer', { image: 'disk', 'take-child-perms': ['write'] }),
+      command('query-named-block-nodes', { flat: true }),
     ])
   })
 

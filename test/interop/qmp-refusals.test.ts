@@ -122,6 +122,36 @@ qsd.describe('what is refused first', () => {
     ])
   })
 
+  it('of a job that waits to be finalized, and is paused by then', async () => {
+    const job = { 'job-id': 'm', 'auto-finalize': false }
+    await alike([empty('y')])
+    await pair.same([
+      command('blockdev-mirror', { ...job, device: 'rz', target: 'y', sync: 'full' }),
+      { until: 'ready' },
+      command('query-block-jobs'),
+      command('block-job-complete', { device: 'm' }),
+      { until: 'pending' },
+      command('query-block-jobs'),
+      command('block-job-set-speed', { device: 'm', speed: 1 }),
+      command('block-job-pause', { device: 'm' }),
+      command('block-job-resume', { device: 'm' }),
+      command('block-job-cancel', { device: 'm' }),
+    ])
+  })
+
+  it('of an object: limits one by one are looked at when it has its name', async () => {
+    const object = (more: object) =>
+      command('object-add', { 'qom-type': 'throttle-group', ...more })
+    await alike([
+      object({ id: 'g' }),
+      object({ id: 'g', 'x-bps-total-max': 1000 }),
+      object({ id: 'g', 'x-bps-total-max': -1 }),
+      object({ id: 'g', limits: { 'bps-total-max': 1000 } }),
+      object({ id: 'h', 'x-bps-total-max': 1000 }),
+      command('object-del', { id: 'g' }),
+    ])
+  })
+
   it('of a new size', async () => {
     const resize = (name: string, size: number) =>
       command('block_resize', { 'node-name': name, size })

@@ -2,16 +2,15 @@
 
 import type { DirtyBitmap } from '../../bitmap/dirty-bitmap.ts'
 import { checkUsable } from '../../bitmap/usable.ts'
-import { createImage } from '../../create-image.ts'
 import { BlockError } from '../../errors.ts'
 import { copyClusterSize } from '../../filter/copy-before-write.ts'
-import { filenameOf } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkBackup, checkSizes, prepareBackup } from '../../job/backup.ts'
 import type { FleecingOptions } from '../../job/fleecing.ts'
 import type { BitmapMode } from '../../job/sync-bitmap.ts'
 import { type ActionContext, action, actionCommand, type Prepared } from '../action.ts'
 import { command } from '../command.ts'
+import { makeImage } from '../new-image.ts'
 import {
   bool,
   empty,
@@ -151,8 +150,9 @@ async function prepared(
   const { speed = 0, sync } = args
   const bitmap = bitmapFor(args, source)
   checkBackup({ source, target, compress: args.compress })
-  checkHints(args['x-perf'], target)
+  checkWorkers(args['x-perf'])
   checkSizes({ source, target })
+  checkChunk(args['x-perf'], target)
   checkSpeed(speed)
   const { job, abort } = await prepareBackup(daemon.graph, daemon.jobs, {
     source,
@@ -173,12 +173,16 @@ async function prepared(
 }
 
 /** They are of no effect, but have to make sense. */
-function checkHints(hints: BlockdevBackup['x-perf'], target: BlockNode): void {
+function checkWorkers(hints: BlockdevBackup['x-perf']): void {
   const { 'max-workers': workers = 64, 'max-chunk': chunk = 0 } = hints ?? {}
   if (workers < 1 || workers > maxInt) {
     throw invalid(`max-workers must be between 1 and ${maxInt}`)
   }
   if (chunk < 0) throw invalid('max-chunk must be zero (which means no limit) or positive')
+}
+
+function checkChunk(hints: BlockdevBackup['x-perf'], target: BlockNode): void {
+  const chunk = hints?.['max-chunk'] ?? 0
   const clusterSize = copyClusterSize(target.layer)
   if (chunk > 0 && chunk < clusterSize) {
     throw invalid(`Required max-chunk (${chunk}) is less than backup cluster size (${clusterSize})`)
@@ -224,12 +228,12 @@ async function openTarget(
   if (mode === 'absolute-paths') {
     const backing = sync === 'top' ? source.children.get('backing')?.node : undefined
     const base = sync === 'none' ? source : backing
-    const record = base && { backing_file: filenameOf(base), backing_fmt: base.driver }
-    await createImage(graph, { filename, format, options: { size: source.size, ...record } })
+    await makeImage(graph, { filename, format, size: source.size, base })
   }
   // What the target does not hold itself, the source's own backing file or the source shows.
   const backing = sync === 'none' ? { backing: source.name } : {}
-  return await graph.openFile(filename, { driver: format, ...backing })
+  const sparse = { discard: 'unmap', 'detect-zeroes': 'unmap' }
+  return await graph.openFile(filename, { driver: format, ...sparse, ...backing })
 }
 
 export const backupCommands = [

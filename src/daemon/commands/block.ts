@@ -42,12 +42,14 @@ export const blockCommands = [
     async run({ 'node-name': name }, { daemon }) {
       const node = daemon.graph.nodes.get(name)
       if (!node) throw invalid(`Failed to find node with node-name='${name}'`)
-      node.blockers.check('remove')
       // Jobs that hold a node are no devices in QEMU.
       const isDevice = (edge: Edge) => edge.role === 'root' && jobOf(edge) === undefined
       if ([...node.parents].some(isDevice)) {
         throw new BlockError('BUSY', `Node ${name} is in use`, { node: name, errno: 'EBUSY' })
       }
+      // The latest reason is told first: a filter was blocked before it was put in place.
+      if (node.isFilter) checkNotBacking(node)
+      node.blockers.check('remove')
       checkNotBacking(node)
       if (daemon.graph.isOwned(node) && node.parents.size > 0) {
         throw new BlockError('BUSY', `Block device ${name} is in use`, { node: name })

@@ -1,11 +1,10 @@
 /** External snapshots: `blockdev-snapshot`, and `blockdev-snapshot-sync`, which makes the overlay. */
 
-import { createImage } from '../../create-image.ts'
 import { BlockError } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkNotBacking, putOverlay, takeOverlay } from '../../graph/overlay.ts'
-import { shownFilename } from '../../graph/shown-filename.ts'
 import { action, actionCommand, type Prepared } from '../action.ts'
+import { makeImage } from '../new-image.ts'
 import { enumeration, object, optional, required, str } from '../schema/types.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
 
@@ -109,9 +108,15 @@ async function preparedOverlay(
   await putOverlay(graph, node, overlay)
   return {
     // Nobody writes to it any more. Where it has to stay writable, it does.
-    commit: () => graph.setReadOnly(node, true).catch(() => {}),
+    commit: async () => {
+      if (canReopen(graph, node)) await graph.setReadOnly(node, true).catch(() => {})
+    },
     abort: () => takeOverlay(graph, node, overlay),
   }
+}
+
+function canReopen({ drivers }: StorageDaemon['graph'], node: BlockNode): boolean {
+  return drivers.find(({ name }) => name === node.driver)?.changeable !== undefined
 }
 
 async function openOverlay(
@@ -121,12 +126,7 @@ async function openOverlay(
 ): Promise<BlockNode> {
   const { 'snapshot-file': filename, format = 'qcow2', mode = 'absolute-paths' } = args
   if (mode === 'absolute-paths') {
-    const creator = graph.drivers.find(({ name }) => name === format)?.creator
-    if (creator && !creator.options.some(({ name }) => name === 'backing_file')) {
-      throw invalid(`Backing file not supported for file format '${format}'`)
-    }
-    const options = { size: node.size, backing_file: shownFilename(node), backing_fmt: node.driver }
-    await createImage(graph, { filename, format, options })
+    await makeImage(graph, { filename, format, size: node.size, base: node })
   }
   const name = args['snapshot-node-name']
   return await graph.openFile(filename, { 'node-name': name, driver: format, backing: null })

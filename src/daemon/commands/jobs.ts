@@ -185,7 +185,8 @@ function describeBlockJob(job: Job) {
     len: total,
     offset: current,
     busy: status === 'running',
-    paused: job.paused,
+    // As QEMU has it of one that was ready: its source is held still until it is finalized.
+    paused: job.paused || (status === 'pending' && job.wasReady),
     speed: job.speed,
     'io-status': job.ioStatus,
     ready: status === 'ready' || status === 'standby',

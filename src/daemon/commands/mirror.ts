@@ -1,7 +1,7 @@
 /** `blockdev-mirror` and `drive-mirror`. */
-import { createImage } from '../../create-image.ts'
+
 import { BlockError } from '../../errors.ts'
-import { filenameOf, skipFilters } from '../../graph/chain.ts'
+import { skipFilters } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkNotBacking } from '../../graph/overlay.ts'
 import { checkReplaceable } from '../../graph/replaceable.ts'
@@ -9,6 +9,7 @@ import { backingOf } from '../../graph/status.ts'
 import { checkGranularity, type MirrorOptions, startMirror } from '../../job/mirror.ts'
 import { command } from '../command.ts'
 import { checkRoot, errorPolicy, jobMembers, jobOptions } from '../job-arguments.ts'
+import { makeImage } from '../new-image.ts'
 import {
   bool,
   enumeration,
@@ -160,14 +161,13 @@ async function openTarget(
   const { target: filename, format = source.driver, mode = 'absolute-paths', sync } = args
   if (mode === 'absolute-paths') {
     const base = sync === 'none' ? source : sync === 'top' ? backingOf(source) : undefined
-    const record = base && { backing_file: filenameOf(base), backing_fmt: base.driver }
-    await createImage(graph, { filename, format, options: { size: source.size, ...record } })
+    await makeImage(graph, { filename, format, size: source.size, base })
   }
   const named = args['node-name'] === undefined ? {} : { 'node-name': args['node-name'] }
   const backing =
     graph.drivers.some(({ name, kind }) => name === format && kind === 'format') &&
     format !== 'raw' &&
-    mode === 'absolute-paths'
+    (mode === 'absolute-paths' || sync === 'full')
       ? { backing: null }
       : {}
   return await graph.openFile(filename, { driver: format, ...named, ...backing })

@@ -116,8 +116,22 @@ export async function addObject(
   // What is loaded is so when the object has its name; what is set, before.
   const isSet = ['throttle-group', 'iothread', 'main-loop'].includes(type)
   if (!isSet && !(type in absentObjectTypes)) daemon.objects.checkFree(options.id)
-  const made = makeObject(daemon, options)
+  const made = makeObjectInOrder(daemon, options)
   daemon.objects.add(options.id, { values: new StoredValues(type, members, given), ...made })
+}
+
+/** Limits that are set one by one are looked at as a whole once the object has its name. */
+function makeObjectInOrder(
+  daemon: StorageDaemon,
+  options: Value<typeof objectOptions>,
+): MadeObject {
+  try {
+    return makeObject(daemon, options)
+  } catch (error) {
+    const oneByOne = options['qom-type'] === 'throttle-group' && !('limits' in options)
+    if (oneByOne && !/negative/.test(String(error))) daemon.objects.checkFree(options.id)
+    throw error
+  }
 }
 
 function makeObject(daemon: StorageDaemon, options: Value<typeof objectOptions>): MadeObject {

@@ -6,9 +6,13 @@ import type { SecretSource } from '../../block/driver.ts'
 import type {
   BlockLayer,
   Capabilities,
+  ChildRole,
   Completion,
   Io,
   Limits,
+  Needs,
+  Permission,
+  Permissions,
   WriteIo,
 } from '../../block/layer.ts'
 import { BlockError } from '../../errors.ts'
@@ -88,6 +92,11 @@ export class LuksLayer extends CipherLayer {
       encrypted: true,
       specific: () => ({ type: 'luks', data: this.#volume.facts() }),
     }
+  }
+
+  /** Like a filter's, for the header is read once; whoever changes keys asks for more. */
+  childPermissions(_role: ChildRole, { uses, shares }: Needs): Permissions {
+    return { uses: new Set<Permission>([...uses, 'consistentRead']), shares }
   }
 
   override read(offset: number, target: Uint8Array, io: Io): Completion {

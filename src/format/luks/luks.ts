@@ -3,7 +3,7 @@
  * QEMU make and open them. Everything that ciphers is loaded when an image is opened or made.
  */
 import type { BlockDriver, CreateOptionInfo, NodeReference } from '../../block/driver.ts'
-import type { Preallocation } from '../../block/layer.ts'
+import { everyPermission, type Preallocation, permissionSet } from '../../block/layer.ts'
 import { missing, OptionReader } from '../../block/options.ts'
 import { findSecret } from '../../block/secrets.ts'
 import { alignUp } from '../../bytes/range.ts'
@@ -68,6 +68,7 @@ export const luks: BlockDriver<LuksOptions, LuksCreateOptions> = {
   name: 'luks',
   kind: 'format',
   naming: { strong: ['key-secret'] },
+  opening: { uses: permissionSet('consistentRead'), shares: everyPermission },
   probe: isLuks,
   amendOptions: amendOptionInfo,
   parse(options) {

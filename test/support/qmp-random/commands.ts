@@ -2,7 +2,8 @@
 import { command, type Message } from '../qmp-talk.ts'
 import type { Random } from '../random.ts'
 import { amendOptions, createOptions } from './create.ts'
-import { backup, beginJob, type Said, steerJob } from './jobs.ts'
+import { guestStep } from './guest.ts'
+import { backup, beginJob, driveJob, type Said, steerJob } from './jobs.ts'
 import { Names } from './names.ts'
 import { nodeOptions } from './nodes.ts'
 import { type Members, spoilt, type Value } from './spoilt.ts'
@@ -61,7 +62,7 @@ function transaction(names: Names): Said {
   const { random } = names
   const actions = Array.from({ length: random.below(4) + 1 }, () => {
     const made = random.pick([changeBitmap, changeBitmap, backup, snapshot])(names)
-    const [type, data] = random.chance(0.06) ? ['abort', {}] : made
+    const [type, data] = random.chance(0.1) ? ['abort', {}] : made
     return { type, data }
   })
   const grouped = { properties: { 'completion-mode': random.pick(['individual', 'grouped']) } }
@@ -95,6 +96,11 @@ function object(names: Names): Said {
     { 'qom-type': 'throttle-group', ...limits },
     { 'qom-type': 'secret', data: 'open sesame' },
     { 'qom-type': 'secret', file: 'no-such' },
+    { 'qom-type': 'tls-creds-anon', endpoint: random.pick(['server', 'client', 'both']) },
+    { 'qom-type': 'tls-creds-psk', dir: 'no-such', endpoint: 'server' },
+    { 'qom-type': 'tls-creds-x509', dir: '.', endpoint: random.pick(['server', 'client']) },
+    { 'qom-type': 'authz-simple', identity: 'somebody' },
+    { 'qom-type': 'authz-list', policy: random.pick(['allow', 'deny', 'no-such']) },
     { 'qom-type': 'iothread' },
   ])
   return ['object-add', { id, ...more }]
@@ -158,6 +164,7 @@ const makers: readonly (readonly [number, Maker])[] = [
     ],
   ],
   [18, beginJob],
+  [2, driveJob],
   [18, steerJob],
   [8, changeBitmap],
   [1, (names) => ['x-debug-block-dirty-bitmap-sha256', names.bitmap()]],
@@ -220,6 +227,32 @@ const makers: readonly (readonly [number, Maker])[] = [
       { path: `/objects/${names.one(names.view.objects)}`, property: 'limits' },
     ],
   ],
+  [
+    1,
+    (names) => [
+      'qom-set',
+      {
+        path: `/objects/${names.one(names.view.objects)}`,
+        ...names.random.pick<Members>([
+          { property: 'limits', value: { 'iops-total': names.random.pick([0, 10_000]) } },
+          { property: 'x-iops-total', value: names.random.pick([0, 10_000, -1]) },
+          { property: 'poll-max-ns', value: names.random.pick([0, 32_768, -1]) },
+          { property: 'no-such', value: 1 },
+        ]),
+      },
+    ],
+  ],
+  [
+    1,
+    (names) => [
+      'x-blockdev-set-iothread',
+      {
+        'node-name': names.node(),
+        iothread: names.flag() ? null : names.one(names.view.objects),
+        ...names.some(0.1, { force: () => names.flag() }),
+      },
+    ],
+  ],
   [2, () => ['nbd-server-start', { addr: nbdAddress }]],
   [1, () => ['nbd-server-stop', {}]],
   [
@@ -246,6 +279,8 @@ const total = makers.reduce((sum, [weight]) => sum + weight, 0)
 /** The next thing to say in a world that looks like `view`. One in twelve has something wrong. */
 export function nextCommand(random: Random, view: View, step: number): Message {
   const names = new Names(random, view)
+  const guest = random.chance(0.08) ? guestStep(names) : undefined
+  if (guest) return guest
   const [verb, args] = choose(step < 8 && random.chance(0.6) ? makers[0] : undefined)
   const begun = random.chance(0.08) ? spoilt(args, random) : args
   return command(verb, begun)

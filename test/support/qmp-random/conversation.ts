@@ -55,12 +55,12 @@ class Conversation implements AsyncDisposable {
   private constructor(folders: readonly string[], talks: readonly QmpTalk[]) {
     this.#folders = folders
     this.#talks = talks
-    this.#sides = talks.map((talk) => new Side(talk))
+    this.#sides = talks.map((talk, index) => new Side(talk, folders[index]))
   }
 
   async say(message: Message): Promise<StepResult> {
     this.#said.push(message)
-    return await compareStep(this.#sides[0], this.#sides[1], message)
+    return await compareStep(this.#sides[0], this.#sides[1], message, this.#said)
   }
 
   /** Ends both daemons, and compares what they leave. */

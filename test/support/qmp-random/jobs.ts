@@ -44,7 +44,7 @@ export function backup(names: Names): Said {
       ...(sync === 'bitmap' || random.chance(0.05)
         ? { 'bitmap-mode': random.pick(['on-success', 'never', 'always']) }
         : {}),
-      ...names.some(0.05, {
+      ...names.some(0.1, {
         compress: () => names.flag(),
         'on-source-error': () => random.pick(policies),
         'on-target-error': () => random.pick(policies),
@@ -53,6 +53,33 @@ export function backup(names: Names): Said {
           'max-chunk': random.pick([0, 65536, 1000]),
         }),
       }),
+    },
+  ]
+}
+
+/** Jobs that make, or open, their target themselves. */
+export function driveJob(names: Names): Said {
+  const { random } = names
+  const device = names.disk()
+  const verb = random.pick(['drive-backup', 'drive-mirror'])
+  return [
+    verb,
+    {
+      'job-id': names.freshJob(),
+      device,
+      target: random.pick(['over0.qcow2', 'over1.qcow2', 'no-such/x']),
+      sync: random.pick(['full', 'full', 'top', 'none']),
+      ...names.some(0.4, {
+        format: () => random.pick(['qcow2', 'raw', 'no-such']),
+        'auto-finalize': () => names.flag(),
+      }),
+      ...names.some(0.15, {
+        mode: () => random.pick(['existing', 'absolute-paths']),
+        'auto-dismiss': () => names.flag(),
+      }),
+      ...(verb === 'drive-mirror'
+        ? names.some(0.15, { 'node-name': () => names.freshNode(), replaces: () => names.node() })
+        : {}),
     },
   ]
 }
@@ -67,7 +94,7 @@ function mirror(names: Names): Said {
       device,
       target: names.disk(),
       sync: random.pick(['full', 'full', 'top', 'none', 'incremental']),
-      ...names.some(0.06, {
+      ...names.some(0.1, {
         'copy-mode': () => random.pick(['background', 'write-blocking']),
         granularity: () => random.pick([0, 512, 4096, 65536, 1000, 128 << 20]),
         'buf-size': () => random.pick([0, 65536, -1, 1 << 20]),

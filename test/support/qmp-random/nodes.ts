@@ -66,6 +66,11 @@ const makers: Readonly<Record<string, Maker>> = {
       'cache-clean-interval': () => names.random.pick([0, 600]),
     }),
   }),
+  luks: (names) => ({
+    driver: 'luks',
+    file: { driver: 'file', filename: names.random.chance(0.9) ? 'luks.img' : names.file() },
+    ...names.some(0.95, { 'key-secret': () => names.one(names.view.objects) }),
+  }),
   raw: (names) => ({
     driver: 'raw',
     file: fileOf(names, 'raw'),

@@ -26,7 +26,8 @@ function related(said: readonly Message[]): Message[] {
     .toReversed()
     .filter((step, index) => {
       const named: string[] = JSON.stringify(step).match(/"[njmeoc]\d+"/g) ?? []
-      const server = /nbd-server|export/.test(String(step.execute)) ? ['server'] : []
+      const isServed = 'guest' in step || /nbd-server|export/.test(String(step.execute))
+      const server = isServed ? ['server'] : []
       const own = [...named, ...server]
       if (index > 0 && !own.some((name) => names.has(name))) return false
       for (const name of own) names.add(name)

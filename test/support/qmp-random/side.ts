@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { inOneOrder, inOrder, normalised } from '../qmp-normal.ts'
 import { command, type Message, type QmpTalk } from '../qmp-talk.ts'
+import { asGuest, isGuestStep } from './guest.ts'
 import type { View } from './world.ts'
 
 /** A job that has not moved for so long waits for its speed, or for guests. */
@@ -17,13 +18,16 @@ export class Side {
   readonly talk: QmpTalk
   /** The answer to the last thing that was said. */
   last = ''
+  readonly #folder: string
   #lastEvents: Message[] = []
 
-  constructor(talk: QmpTalk) {
+  constructor(talk: QmpTalk, folder: string) {
     this.talk = talk
+    this.#folder = folder
   }
 
   async say(step: Message): Promise<string> {
+    if (isGuestStep(step)) return await asGuest(this.#folder, step)
     const { replies, events } = await this.talk.say(step)
     this.#lastEvents.push(...events)
     this.last = inOneOrder(inOrder(step, withoutTimes(normalised(replies))))

@@ -22,6 +22,7 @@ export const worldFiles: readonly WorldFile[] = [
   { name: 'two.qcow2', format: 'qcow2' },
   { name: 'small.qcow2', format: 'qcow2' },
   { name: 'new.img', format: 'raw' },
+  { name: 'luks.img', format: 'raw' },
 ]
 
 export const diskSize = 4 * MiB
@@ -55,6 +56,9 @@ export function makeWorld(folder: string): void {
   write('top.qcow2', 'write -P 3 0 3M', 'discard 3M 64k')
   sized('one.qcow2', '4M', '-o', 'cluster_size=4k')
   sized('two.qcow2', '4M', '-o', 'compat=0.10')
+  const key = ['--object', 'secret,id=key,data=open sesame']
+  const quick = ['-o', 'key-secret=key,iter-time=10']
+  execFileSync('qemu-img', ['create', '-q', ...key, '-f', 'luks', ...quick, at('luks.img'), '1M'])
   sized('small.qcow2', '1M')
   write('small.qcow2', 'write -P 4 0 1M')
 }
