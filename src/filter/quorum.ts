@@ -18,7 +18,13 @@ import {
   type ZeroIo,
 } from '../block/layer.ts'
 import { OptionReader } from '../block/options.ts'
-import type { ChildRole, Permission, Permissions } from '../block/permission.ts'
+import {
+  type ChildRole,
+  noPermission,
+  type Permission,
+  type Permissions,
+  permissionSet,
+} from '../block/permission.ts'
 import { BlockError, errnoOf, strerror } from '../errors.ts'
 
 export const readPatterns = ['quorum', 'fifo'] as const

@@ -6,15 +6,12 @@ import type { SecretSource } from '../../block/driver.ts'
 import type {
   BlockLayer,
   Capabilities,
-  ChildRole,
   Completion,
   Io,
   Limits,
-  Needs,
-  Permission,
-  Permissions,
   WriteIo,
 } from '../../block/layer.ts'
+import type { ChildRole, Needs, Permission, Permissions } from '../../block/permission.ts'
 import { BlockError } from '../../errors.ts'
 import { fileStorage } from './file-storage.ts'
 import { type LuksVolume, openLuks } from './volume.ts'

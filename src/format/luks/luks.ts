@@ -3,8 +3,9 @@
  * QEMU make and open them. Everything that ciphers is loaded when an image is opened or made.
  */
 import type { BlockDriver, CreateOptionInfo, NodeReference } from '../../block/driver.ts'
-import { everyPermission, type Preallocation, permissionSet } from '../../block/layer.ts'
+import type { Preallocation } from '../../block/layer.ts'
 import { missing, OptionReader } from '../../block/options.ts'
+import { everyPermission, permissionSet } from '../../block/permission.ts'
 import { findSecret } from '../../block/secrets.ts'
 import { alignUp } from '../../bytes/range.ts'
 import type { NewHeader } from '../../crypto/luks/key-slots.ts'
