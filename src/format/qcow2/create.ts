@@ -4,7 +4,9 @@
  */
 import type { CreateContext, ImageCreator, SecretSource } from '../../block/driver.ts'
 import { type BlockLayer, plainIo, plainWriteIo, plainZeroIo } from '../../block/layer.ts'
+import type { ByteRange } from '../../bytes/range.ts'
 import { viewOf } from '../../bytes/view.ts'
+import { zeroes } from '../../bytes/zero.ts'
 import { BlockError } from '../../errors.ts'
 import { createOptionInfo, parseCreateOptions, type Qcow2CreateOptions } from './create-options.ts'
 import { prepareEncryption } from './encryption/create.ts'
@@ -83,8 +85,16 @@ export async function createImage(
   header.l1TableOffset = plan.l1 * clusterSize
   const head = headOf(header, options, faults)
 
-  await prepareFile(file, plan.end * clusterSize, faults)
+  const l1Length = header.l1Size * entrySize
+  // Where the L1 table is the last, the file ends with it, as QEMU has it.
+  const cut = keyLength > 0 ? plan.end * clusterSize : header.l1TableOffset + l1Length
+  await prepareFile(file, cut, plan.end * clusterSize, faults)
   await clear(file, clusterSize, (plan.end - 1) * clusterSize)
+  if (file.capabilities.resize) {
+    await takeSpaceOf(file, { offset: 0, length: clusterSize })
+    await takeSpaceOf(file, { offset: header.l1TableOffset, length: l1Length })
+    await takeSpaceOf(file, keys)
+  }
   await writeRefcounts(file, header, plan)
   await encryption?.write(headerStorage(new ImageFile(file, clusterSize, faults), keys, faults))
   await file.flush(plainIo)
@@ -160,13 +170,29 @@ function planImage(header: Header, keyClusters: number): Plan {
   }
 }
 
-/** Empties the file where that is possible, and makes it long enough. */
-async function prepareFile(file: BlockLayer, length: number, faults: Faults): Promise<void> {
+/** Empties the file where that is possible, and makes it `length` long; otherwise it needs `room`. */
+async function prepareFile(
+  file: BlockLayer,
+  length: number,
+  room: number,
+  faults: Faults,
+): Promise<void> {
   if (file.capabilities.resize) {
     await file.truncate(0, plainIo)
     await file.truncate(length, plainIo)
-  } else if (file.size < length) {
-    throw faults.noSpace(`${length} bytes do not fit into a storage of ${file.size}`)
+  } else if (file.size < room) {
+    throw faults.noSpace(`${room} bytes do not fit into a storage of ${file.size}`)
+  }
+}
+
+/**
+ * Zeroes where there are zeroes already, for the space: so a new image has the disk size that QEMU's have.
+ * Not by `writeZeroes`, after which file systems keep an extent of its own for them.
+ */
+async function takeSpaceOf(file: BlockLayer, { offset, length }: ByteRange): Promise<void> {
+  for (let at = 0; at < length; at += zeroes.length) {
+    const part = zeroes.subarray(0, Math.min(zeroes.length, length - at))
+    await file.write(offset + at, part, plainWriteIo)
   }
 }
 
