@@ -72,7 +72,8 @@ export class Qcow2Map implements ClusterMap {
     const { limits } = space.layer
     this.limits = {
       ...limits,
-      alignment: Math.max(sectorSize, limits.alignment),
+      // As in QEMU: only ciphers know sectors, and zeroes for a few bytes may still mark a cluster.
+      alignment: space.enciphered ? Math.max(sectorSize, limits.alignment) : limits.alignment,
       zeroAlignment: layout.subclusterSize,
       discardAlignment: layout.clusterSize,
       preferredLength: layout.clusterSize,
