@@ -80,7 +80,7 @@ export class ExportTable implements AsyncDisposable {
     this.#checkId(id)
     const node = this.#graph.nodes.get(nodeName)
     if (!node) throw invalid(`Cannot find device='' nor node-name='${nodeName}'`)
-    if (writable && node.readOnly) throw invalid('Cannot export read-only node as writable')
+    if (writable && node.flags.readOnly) throw invalid('Cannot export read-only node as writable')
     const uses: Permission[] = writable ? ['consistentRead', 'write'] : ['consistentRead']
     const description = 'an unnamed block device'
     let edge = this.#graph.attach(node, { description, uses })

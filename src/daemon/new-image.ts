@@ -1,4 +1,5 @@
 /** Images that commands make themselves: overlays, and targets of jobs. */
+import type { NodeOptions } from '../block/driver.ts'
 import { createImage } from '../create-image.ts'
 import { BlockError } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
@@ -27,4 +28,18 @@ export async function makeImage(
   }
   const record = base && { backing_file: shownFilename(base), backing_fmt: base.driver }
   await createImage(graph, { filename, format, options: { size, ...record } })
+}
+
+/** By the name of its format, or of the storage that it is without one. */
+export async function openImage(
+  graph: Graph,
+  filename: string,
+  format: string,
+  options: NodeOptions,
+): Promise<BlockNode> {
+  const driver = graph.drivers.find(({ name }) => name === format)
+  const given = { driver: format, ...options }
+  return driver?.kind === 'protocol'
+    ? await graph.open({ ...given, filename })
+    : await graph.openFile(filename, given)
 }

@@ -135,7 +135,7 @@ async function describeImages(
   const { image, backingLink } = node.layer
   const recorded = backingLink?.recorded
   const informant = informantOf(node)
-  const keeper = snapshotless.has(node.driver) ? undefined : (informant ?? node)
+  const keeper = snapshotKeeper(node)
   const snapshots = (await keeper?.layer.image?.snapshots?.()) ?? []
   return {
     filename: shownFilename(node),
@@ -154,8 +154,12 @@ async function describeImages(
   }
 }
 
-/** What shows the data of another node, and none of its internal snapshots. */
-const snapshotless = new Set(['blkverify'])
+/** Whose internal snapshots are the node's: those of the one child that it shows. */
+function snapshotKeeper(node: BlockNode): BlockNode | undefined {
+  const below = filteredChild(node) ?? (node.driver === 'raw' ? fileOf(node) : undefined)
+  if (!below) return node
+  return node.children.size === 1 ? snapshotKeeper(below) : undefined
+}
 
 /** Drivers that know no facts about an image, and ask none of their children for them. */
 const ignorant = new Set(['null-co', 'null-aio', 'quorum', 'snapshot-access'])

@@ -201,6 +201,7 @@ function checkWindow(
         ` actual size of the containing file (${whole})`,
     )
   }
+  if (size % sectorSize !== 0) refuse(`Specified size is not multiple of ${sectorSize}`)
 }
 
 export const raw: BlockDriver<RawOptions> = {

@@ -250,9 +250,9 @@ export class NodeOpener {
     let layer: L | undefined
     try {
       layer = await open(this.#context({ name, common, flags, lineage, children, known }))
-      // What a job puts there without a name of its own has its child's, whatever it is made of.
+      // That of a stream without a name of its own is to be taken for its child.
       const isNamed = options !== undefined || common.nodeName !== undefined
-      const naming = isNamed ? known?.naming : undefined
+      const naming = isNamed || driver !== 'copy-on-read' ? known?.naming : undefined
       const kind = known?.kind ?? 'filter'
       const place = { name, driver, age }
       const settings: NodeSettings = { ...common, ...place, kind, naming, flags, options }

@@ -126,6 +126,7 @@ export function checkBackup({
   }
   // Of a job's filter QEMU says so later, when the sizes are right.
   if (!source.isFilter) source.blockers.check('backup-source')
+  target.blockers.check('backup-target')
   if (compress && !target.layer.compressed) {
     throw new BlockError('UNSUPPORTED', 'Compression is not supported for this drive ', {
       node: target.name,

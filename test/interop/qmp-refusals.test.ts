@@ -1,6 +1,6 @@
 /** Where several things are wrong, the same one is told by Debian's daemon and by ours. */
 import { execFileSync } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { MiB } from '../../src/bytes/range.ts'
@@ -150,6 +150,36 @@ qsd.describe('what is refused first', () => {
       object({ id: 'h', 'x-bps-total-max': 1000 }),
       command('object-del', { id: 'g' }),
     ])
+  })
+
+  it('of a window: where it lies, then its size', async () => {
+    await alike([
+      add('raw', 'part', { file: 'z', size: 100 }),
+      add('raw', 'part', { file: 'z', size: 100, offset: 8 * MiB }),
+      add('raw', 'part', { file: 'z', size: 5 * MiB + 1 }),
+      add('raw', 'written', { file: 'locked' }),
+      command('block-export-add', { type: 'nbd', id: 'w', 'node-name': 'written', writable: true }),
+    ])
+  })
+
+  it('of a new file: its name, then how it is allocated', async () => {
+    const make = (id: string, filename: string) =>
+      command('blockdev-create', {
+        'job-id': id,
+        options: { driver: 'file', filename, size: MiB, preallocation: 'metadata' },
+      })
+    for (const [id, name] of [
+      ['c', 'nowhere/x'],
+      ['d', 'there'],
+    ]) {
+      await pair.same([
+        make(id, name),
+        { until: 'concluded' },
+        command('query-jobs'),
+        command('job-dismiss', { id }),
+      ])
+    }
+    for (const folder of pair.folders) expect(statSync(join(folder, 'there')).size).toBe(0)
   })
 
   it('of a new size', async () => {

@@ -10,7 +10,7 @@ import type { FleecingOptions } from '../../job/fleecing.ts'
 import type { BitmapMode } from '../../job/sync-bitmap.ts'
 import { type ActionContext, action, actionCommand, type Prepared } from '../action.ts'
 import { command } from '../command.ts'
-import { makeImage } from '../new-image.ts'
+import { makeImage, openImage } from '../new-image.ts'
 import {
   bool,
   empty,
@@ -233,7 +233,7 @@ async function openTarget(
   // What the target does not hold itself, the source's own backing file or the source shows.
   const backing = sync === 'none' ? { backing: source.name } : {}
   const sparse = { discard: 'unmap', 'detect-zeroes': 'unmap' }
-  return await graph.openFile(filename, { driver: format, ...sparse, ...backing })
+  return await openImage(graph, filename, format, { ...sparse, ...backing })
 }
 
 export const backupCommands = [

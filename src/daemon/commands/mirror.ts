@@ -9,7 +9,7 @@ import { backingOf } from '../../graph/status.ts'
 import { checkGranularity, type MirrorOptions, startMirror } from '../../job/mirror.ts'
 import { command } from '../command.ts'
 import { checkRoot, errorPolicy, jobMembers, jobOptions } from '../job-arguments.ts'
-import { makeImage } from '../new-image.ts'
+import { makeImage, openImage } from '../new-image.ts'
 import {
   bool,
   enumeration,
@@ -99,6 +99,9 @@ export const mirrorCommands = [
     async run(args, { daemon }) {
       const { graph } = daemon
       const source = checkRoot(graph.node(args.device))
+      if (args.replaces !== undefined && args['node-name'] === undefined) {
+        throw invalid('a node-name must be provided when replacing a named node of the graph')
+      }
       checkMirror(args)
       const sync = args.sync === 'top' && !backingOf(source) ? 'full' : args.sync
       source.blockers.check('mirror-source')
@@ -170,7 +173,7 @@ async function openTarget(
     (mode === 'absolute-paths' || sync === 'full')
       ? { backing: null }
       : {}
-  return await graph.openFile(filename, { driver: format, ...named, ...backing })
+  return await openImage(graph, filename, format, { ...named, ...backing })
 }
 
 function checkMirror(args: {

@@ -153,7 +153,7 @@ export const nbdCommands = [
         name,
         description,
         // As in QEMU, what cannot be written is exported read-only without an error.
-        writable: writable && !node.readOnly,
+        writable: writable && !node.flags.readOnly,
         bitmaps: bitmap === undefined ? [] : [bitmap],
       })
     },

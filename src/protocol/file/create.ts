@@ -21,7 +21,7 @@ export interface FileCreateOptions {
   readonly filename: string
   /** Bytes. */
   readonly size: number
-  readonly preallocation: 'off' | 'falloc' | 'full'
+  readonly preallocation: 'off' | 'metadata' | 'falloc' | 'full'
   /** Asks the file system (btrfs) not to copy on write. Elsewhere without effect. */
   readonly nocow: boolean
   /** Bytes; asks the file system (XFS) to allocate in pieces of this size. 0: its own choice. */
@@ -71,9 +71,8 @@ function parseCreateOptions(options: Readonly<Record<string, unknown>>): FileCre
 
 function parsePreallocation(mode: string | undefined): FileCreateOptions['preallocation'] {
   if (mode === undefined) return 'off'
-  if (mode === 'off' || mode === 'falloc' || mode === 'full') return mode
-  const known = mode === 'metadata' ? 'UNSUPPORTED' : 'INVALID_ARGUMENT'
-  throw new BlockError(known, `Unsupported preallocation mode: ${mode}`)
+  if (mode === 'off' || mode === 'metadata' || mode === 'falloc' || mode === 'full') return mode
+  throw new BlockError('INVALID_ARGUMENT', `Unsupported preallocation mode: ${mode}`)
 }
 
 /**
@@ -91,6 +90,10 @@ export async function createFile(
   try {
     if (sys.supported.locks) lockForCreation(file)
     await resize(file, 0)
+    // Found out late, as in QEMU: by then the file is there, and empty.
+    if (options.preallocation === 'metadata') {
+      throw new BlockError('UNSUPPORTED', 'Unsupported preallocation mode: metadata')
+    }
     if (options.nocow) await setNoCow(file)
     if (options.extentSizeHint > 0) await setExtentSizeHint(file, options.extentSizeHint)
     await fill(file, options, context.signal)
