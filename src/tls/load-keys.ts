@@ -2,11 +2,12 @@
 import { accessSync } from 'node:fs'
 import path from 'node:path'
 import { BlockError, systemError } from '../errors.ts'
-import type { AnonymousCredentials, PskCredentials } from './credentials.ts'
+import type { AnonymousCredentials, PskCredentials, TlsCredentials } from './credentials.ts'
 import { readOptionalDh } from './load-x509.ts'
 import { type SessionSettings, usualSession } from './priority.ts'
 import { PskFile } from './psk-file.ts'
 import type { Endpoint } from './sanity-check.ts'
+import { contextOptions } from './session.ts'
 
 export interface PskOptions {
   /** Folder with `keys.psk`. */
@@ -33,11 +34,11 @@ export function loadPsk({ directory, endpoint, ...options }: PskOptions): PskCre
     session: options.session ?? usualSession,
   }
   // A server reads it for each client, perhaps from another folder by then.
-  if (endpoint === 'server') return { ...common, keys: new PskFile(path.resolve(file)) }
+  if (endpoint === 'server') return checked({ ...common, keys: new PskFile(path.resolve(file)) })
   const keys = new PskFile(file)
   const name = options.username ?? 'qemu'
   const key = keys.keyOf(name)
-  if (key) return { ...common, keys, user: { name, key } }
+  if (key) return checked({ ...common, keys, user: { name, key } })
   throw invalid(`Username ${name} not found in PSK file ${file}`)
 }
 
@@ -56,7 +57,13 @@ export function loadAnonymous(options: AnonymousOptions): AnonymousCredentials {
     endpoint === 'server' && directory !== undefined
       ? readOptionalDh(`${directory}/dh-params.pem`)
       : undefined
-  return { kind: 'anon', endpoint, verifyPeer, session, dhParameters }
+  return checked({ kind: 'anon', endpoint, verifyPeer, session, dhParameters })
+}
+
+/** What no session could be made with is refused now, and not when a client comes. */
+function checked<T extends TlsCredentials>(credentials: T): T {
+  contextOptions(credentials)
+  return credentials
 }
 
 function invalid(message: string): BlockError {

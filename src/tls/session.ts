@@ -4,53 +4,99 @@
  */
 import type { X509Certificate } from 'node:crypto'
 import type { SecureContextOptions, TLSSocket } from 'node:tls'
+import { BlockError } from '../errors.ts'
 import { isRevoked } from './certificate.ts'
 import type { PskCredentials, TlsCredentials, X509Credentials } from './credentials.ts'
+
+/** A suite, behind GnuTLS's name of its cipher. */
+type Suite = readonly [cipher: string, suite: string]
+
+/** The suites of TLS 1.3 do not say how keys are agreed on. Keys of ours go with SHA-256. */
+const pskSuites13: readonly Suite[] = [
+  ['AES-128-GCM', 'TLS_AES_128_GCM_SHA256'],
+  ['CHACHA20-POLY1305', 'TLS_CHACHA20_POLY1305_SHA256'],
+]
 
 /**
  * Of the suites with pre-shared keys those whose keys are forgotten after the session. RSA-PSK is
  * none of them: it has a certificate.
  */
-const pskCiphers =
-  'DHE-PSK-AES128-GCM-SHA256:DHE-PSK-AES256-GCM-SHA384:' +
-  'ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-CHACHA20-POLY1305'
+const pskSuites12: readonly Suite[] = [
+  ['AES-128-GCM', 'DHE-PSK-AES128-GCM-SHA256'],
+  ['AES-256-GCM', 'DHE-PSK-AES256-GCM-SHA384'],
+  ['CHACHA20-POLY1305', 'ECDHE-PSK-CHACHA20-POLY1305'],
+  ['CHACHA20-POLY1305', 'DHE-PSK-CHACHA20-POLY1305'],
+]
 
 /** OpenSSL has them at its lowest level only; TLS 1.3 has none. */
-const anonymousCiphers =
-  'ADH-AES256-GCM-SHA384:ADH-AES128-GCM-SHA256:ADH-AES256-SHA256:ADH-AES128-SHA256:@SECLEVEL=0'
+const anonymousSuites: readonly Suite[] = [
+  ['AES-256-GCM', 'ADH-AES256-GCM-SHA384'],
+  ['AES-128-GCM', 'ADH-AES128-GCM-SHA256'],
+  ['AES-256-CBC', 'ADH-AES256-SHA256'],
+  ['AES-128-CBC', 'ADH-AES128-SHA256'],
+]
 
+/** Throws `UNSUPPORTED` when the priority leaves nothing that goes with such credentials. */
 export function contextOptions(credentials: TlsCredentials): SecureContextOptions {
-  const { minVersion, maxVersion, ciphers } = credentials.session
+  const { minVersion, maxVersion, ciphers, groups } = credentials.session
   const { SSL_OP_NO_RENEGOTIATION } = process.getBuiltinModule('node:constants')
   // Whoever was verified once could be somebody else after another handshake.
-  const common = { secureOptions: SSL_OP_NO_RENEGOTIATION, minVersion, maxVersion }
+  const common = {
+    secureOptions: SSL_OP_NO_RENEGOTIATION,
+    minVersion,
+    maxVersion,
+    ...(groups === undefined ? {} : { ecdhCurve: groups }),
+  }
   switch (credentials.kind) {
     case 'x509':
       return { ...common, ciphers, ...certificateOptions(credentials) }
     case 'psk':
-      return {
-        ...common,
-        ciphers: `${ciphers13}:${pskCiphers}`,
-        ca: noAuthorities,
-        dhparam: 'auto',
-      }
+      return { ...common, ...pskOptions(credentials), ca: noAuthorities, dhparam: 'auto' }
     case 'anon':
       return {
         ...common,
         minVersion: 'TLSv1.2',
         maxVersion: 'TLSv1.2',
-        ciphers: anonymousCiphers,
+        ciphers: `${suitesFor(credentials, anonymousSuites).join(':')}:@SECLEVEL=0`,
         ca: noAuthorities,
         dhparam: credentials.dhParameters ?? 'auto',
       }
   }
 }
 
+/** No version is spoken that has no suite left. */
+function pskOptions(credentials: PskCredentials): SecureContextOptions {
+  const { minVersion, maxVersion } = credentials.session
+  const newer = maxVersion === 'TLSv1.3' ? allowedOf(credentials, pskSuites13) : []
+  const older = minVersion === 'TLSv1.2' ? allowedOf(credentials, pskSuites12) : []
+  if (newer.length + older.length === 0) throw nothingLeft(credentials)
+  return {
+    minVersion: older.length > 0 ? 'TLSv1.2' : 'TLSv1.3',
+    maxVersion: newer.length > 0 ? 'TLSv1.3' : 'TLSv1.2',
+    ciphers: [...newer, ...older].join(':'),
+  }
+}
+
+function suitesFor(credentials: TlsCredentials, suites: readonly Suite[]): string[] {
+  const names = allowedOf(credentials, suites)
+  if (names.length === 0) throw nothingLeft(credentials)
+  return names
+}
+
+function allowedOf({ session: { allowed } }: TlsCredentials, suites: readonly Suite[]): string[] {
+  return suites.filter(([cipher]) => !allowed || allowed.has(cipher)).map(([, suite]) => suite)
+}
+
+function nothingLeft({ kind }: TlsCredentials): BlockError {
+  return new BlockError(
+    'UNSUPPORTED',
+    `TLS session priority leaves no cipher that goes with tls-creds-${kind}`,
+    { errno: 'ENOTSUP' },
+  )
+}
+
 /** Without a list Node takes the authorities of the web. */
 const noAuthorities = Buffer.alloc(0)
-
-/** The suites of TLS 1.3 do not say how keys are agreed on. Keys of ours go with SHA-256. */
-const ciphers13 = 'TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256'
 
 function certificateOptions({ authorities, own, dhParameters }: X509Credentials) {
   return {

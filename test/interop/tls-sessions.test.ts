@@ -142,6 +142,46 @@ const cases: Readonly<Record<string, Case>> = {
     objects: client('pki', ',priority=NORMAL:-VERS-TLS1.3'),
     hostname,
   },
+  'one cipher alone': {
+    server: server('pki', ',priority=NORMAL:-CIPHER-ALL:+AES-128-GCM'),
+    objects: client(),
+    hostname,
+  },
+  'one cipher alone, of the client': {
+    server: server(),
+    objects: client('pki', ',priority=NORMAL:-CIPHER-ALL:+CHACHA20-POLY1305'),
+    hostname,
+  },
+  'ciphers that do not meet': {
+    server: server('pki', ',priority=NORMAL:-CIPHER-ALL:+AES-128-GCM'),
+    objects: client('pki', ',priority=NORMAL:-CIPHER-ALL:+AES-256-GCM'),
+    hostname,
+  },
+  'one group alone': {
+    server: server('pki', ',priority=NORMAL:-GROUP-ALL:+GROUP-SECP256R1'),
+    objects: client('pki', ',priority=NORMAL:-GROUP-ALL:+GROUP-SECP256R1:+GROUP-X25519'),
+    hostname,
+  },
+  'groups that do not meet': {
+    server: server('pki', ',priority=NORMAL:-GROUP-ALL:+GROUP-SECP384R1'),
+    objects: client('pki', ',priority=NORMAL:-GROUP-ALL:+GROUP-SECP256R1'),
+    hostname,
+  },
+  'an exchange by RSA': {
+    server: server('rsa', ',priority=NORMAL:-VERS-TLS1.3:-KX-ALL:+RSA'),
+    objects: client('rsa'),
+    hostname,
+  },
+  'exchanges that do not meet': {
+    server: server('rsa', ',priority=NORMAL:-VERS-TLS1.3:-KX-ALL:+RSA'),
+    objects: client('rsa', ',priority=NORMAL:-VERS-TLS1.3:-RSA'),
+    hostname,
+  },
+  'a cipher with SHA-1': {
+    server: server('pki', ',priority=NORMAL:-VERS-TLS1.3:-CIPHER-ALL:+AES-256-CBC:-MAC-ALL:+SHA1'),
+    objects: client(),
+    hostname,
+  },
   'nobody is named': { server: server(), objects: client() },
   'somebody else is named': { server: server(), objects: client(), hostname: 'example.org' },
   'another address is named': { server: server(), objects: client(), hostname: '127.0.0.2' },
@@ -192,6 +232,14 @@ const cases: Readonly<Record<string, Case>> = {
     server: pskServer,
     objects: [psk('c', 'client', 'keys', ',priority=NORMAL:-VERS-TLS1.3')],
   },
+  'keys with one cipher alone': {
+    server: [psk('s', 'server', 'keys', ',priority=NORMAL:-CIPHER-ALL:+CHACHA20-POLY1305')],
+    objects: [psk('c', 'client', 'keys')],
+  },
+  'keys with ciphers that do not meet': {
+    server: [psk('s', 'server', 'keys', ',priority=NORMAL:-CIPHER-ALL:+CHACHA20-POLY1305')],
+    objects: [psk('c', 'client', 'keys', ',priority=NORMAL:-CIPHER-ALL:+AES-128-GCM')],
+  },
   'keys, and a name that means nothing': {
     server: pskServer,
     objects: [psk('c', 'client', 'keys')],
@@ -209,6 +257,10 @@ const cases: Readonly<Record<string, Case>> = {
   'keys against certificates': { server: server(), objects: [psk('c', 'client', 'keys')] },
   'certificates against keys': { server: pskServer, objects: client(), hostname },
   anonymous: { server: anonymous('s', 'server'), objects: anonymous('c', 'client') },
+  'anonymous, with ciphers that do not meet': {
+    server: [`${anonymous('s', 'server')},priority=NORMAL:-CIPHER-ALL:+AES-128-GCM`],
+    objects: [`${anonymous('c', 'client')},priority=NORMAL:-CIPHER-ALL:+AES-256-GCM`],
+  },
   'anonymous against certificates': { server: server(), objects: anonymous('c', 'client') },
   'certificates against anonymous': {
     server: anonymous('s', 'server'),
