@@ -102,8 +102,8 @@ const assumedBlockSize = 4096
 /** The alignment that direct transfers of this file need: found by trying. */
 export async function probeAlignment(file: OpenFile, size: number): Promise<number> {
   const memory = file.sys.alignedMemory(assumedBlockSize, assumedBlockSize)
-  if (size < assumedBlockSize) return assumedBlockSize
-  const at = alignDown(size - assumedBlockSize, assumedBlockSize)
+  if (size === 0) return assumedBlockSize
+  const at = alignDown(Math.max(0, size - assumedBlockSize), assumedBlockSize)
   for (const blockSize of blockSizes) {
     if (await accepts(file, memory.subarray(0, blockSize), at)) return blockSize
   }
