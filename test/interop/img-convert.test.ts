@@ -2,7 +2,7 @@
  * `img convert` against the real one: the same words in two folders that hold the same images,
  * then the same output, the same status, and images that the real program calls equal and sound.
  */
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { SeededRandom } from '../../src/bytes/seeded-random.ts'
 import { peer } from '../peers.ts'
@@ -177,10 +177,28 @@ qemu.describe('img convert', () => {
     'convert --foo',
     'convert b.qcow2 b.qcow2',
     'convert -O qcow2 o.qcow2 b.qcow2',
+    // A raw file has no reader that keeps writers out but the conversion itself.
+    'convert -f raw -O raw s.qcow2 s.qcow2',
+    'convert -f raw -O qcow2 s.qcow2 s.qcow2',
     'convert -b b.qcow2 x',
   ])('%s', async (text) => {
     await pair.same(text.split(' '))
   })
+})
+
+qemu.describe('a raw image converted into itself', () => {
+  it.each(['convert -f raw -O raw own.raw own.raw', 'convert -n -f raw -O raw own.raw own.raw'])(
+    '%s: is left alone',
+    async (text) => {
+      using own = new Pair()
+      await own.prepare('qemu-img', 'create', '-q', '-f', 'raw', 'own.raw', '64k')
+      await own.prepare('qemu-io', '-f', 'raw', '-c', 'write -P 5 0 64k', 'own.raw')
+      await own.same(text)
+      for (const folder of [own.ours, own.theirs]) {
+        expect(readFileSync(`${folder}/own.raw`)).toEqual(Buffer.alloc(65536, 5))
+      }
+    },
+  )
 })
 
 /** Both convert to `x`; the two are equal, and ours is sound. */

@@ -54,7 +54,12 @@ async function openSources(
   for (const filename of args.sources) {
     const { imageOpts, format, sourceCache: cache, forceShare } = args
     const node = await openImage(graph, { filename, imageOpts, format, cache, forceShare }, io)
-    const edge = graph.attach(node, { description: 'img convert', uses: ['consistentRead'] })
+    // Nobody writes to it meanwhile, this command itself as the least: a raw file could be its own target.
+    const edge = graph.attach(node, {
+      description: 'img convert',
+      uses: ['consistentRead'],
+      shares: ['consistentRead', 'writeUnchanged'],
+    })
     const size = alignUp(await sizeOfShown(node, args), sectorSize)
     images.push({ edge, start, size })
     start += size
