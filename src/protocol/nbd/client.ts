@@ -13,69 +13,20 @@ import {
   NBD_CMD_DISC,
   NBD_CMD_FLAG_PAYLOAD_LEN,
   NBD_CMD_READ,
-  NBD_EINVAL,
   NBD_REPLY_FLAG_DONE,
-  NBD_REPLY_TYPE_BLOCK_STATUS,
-  NBD_REPLY_TYPE_BLOCK_STATUS_EXT,
   NBD_REPLY_TYPE_FLAG_ERROR,
   NBD_REPLY_TYPE_NONE,
   NBD_REPLY_TYPE_OFFSET_HOLE,
   NBD_SUCCESS,
 } from '../../wire/nbd/constants.ts'
 import { errorOfValue } from '../../wire/nbd/errors.ts'
-import { compactLayout, compactStatus, extendedLayout, type Layout } from '../../wire/nbd/layout.ts'
-import {
-  type ChunkHeader,
-  type Cookie,
-  decodeU64,
-  type NbdRequest,
-} from '../../wire/nbd/transmission.ts'
+import { compactLayout, extendedLayout, type Layout } from '../../wire/nbd/layout.ts'
+import type { ChunkHeader, Cookie, NbdRequest } from '../../wire/nbd/transmission.ts'
+import { errorValueIn, holeOf, isStatus, statusOf } from './chunk-payloads.ts'
+import type { ClientRequest, ClientWishes, Pending } from './client-request.ts'
 import { ClientHandshake, type ExportFacts } from './handshake.ts'
 import { closeTimeoutMs, maxRequestsInFlight } from './limits.ts'
 import { type DataTarget, ReplyReader, type ReplySink } from './reply-reader.ts'
-import type { ClientTls } from './start-tls.ts'
-
-/** What is asked of the server. */
-export interface ClientRequest {
-  /** For messages: `read`, `write zeroes`. */
-  readonly name: string
-  readonly type: number
-  readonly flags: number
-  readonly offset: number
-  readonly length: number
-  /** Of a write. It is the connection's until the request has settled. */
-  readonly payload?: Uint8Array
-  /** Of a read, filled. It is the connection's until the request has settled. */
-  readonly target?: Uint8Array
-  /** Of a block status request: called with each run of the context with `contextId`. */
-  readonly onStatus?: (contextId: number, length: number, flags: number) => void
-}
-
-/** What is asked for in the handshake. */
-export interface ClientWishes {
-  readonly exportName: string
-  readonly contexts: readonly string[]
-  readonly tls?: ClientTls
-}
-
-/** A request under way. */
-interface Pending {
-  readonly request: ClientRequest
-  readonly cookie: Cookie
-  /** Taken away when the caller has given up: data is dropped from then on. */
-  target: Uint8Array | undefined
-  /** Bytes of a read that have come. */
-  received: number
-  /** The first error that the server told of. */
-  error: BlockError | undefined
-  /** The payload has left, so the caller may have its buffer back. */
-  sent: boolean
-  /** The server is done with it. */
-  answered: boolean
-  /** The caller has given up and hears this. */
-  abandoned: { readonly reason: unknown } | undefined
-  settle(error: unknown): void
-}
 
 export class NbdClient implements AsyncDisposable, ReplySink {
   readonly facts: ExportFacts
@@ -379,36 +330,24 @@ export class NbdClient implements AsyncDisposable, ReplySink {
   }
 
   #holeChunk(pending: Pending, payload: Uint8Array): void {
-    if (payload.length !== 12) throw this.#peer(`a hole chunk of ${payload.length} bytes`)
-    const view = viewOf(payload)
-    const length = view.getUint32(8)
-    const at = this.#account(pending, decodeU64(view, 0), length)
-    pending.target?.fill(0, at, at + length)
+    const hole = holeOf(payload) ?? this.#malformed('a hole', payload)
+    const at = this.#account(pending, hole.offset, hole.length)
+    pending.target?.fill(0, at, at + hole.length)
   }
 
   #errorChunk(pending: Pending, payload: Uint8Array): void {
-    if (payload.length < 6 || viewOf(payload).getUint16(4) > payload.length - 6) {
-      throw this.#peer(`an error chunk of ${payload.length} bytes`)
-    }
-    const value = viewOf(payload).getUint32(0) || NBD_EINVAL
+    const value = errorValueIn(payload) ?? this.#malformed('an error', payload)
     pending.error ??= this.#errorOf(pending.request, value)
   }
 
-  /** With extended headers a server may still choose the short form. */
   #statusChunk({ request }: Pending, type: number, payload: Uint8Array): void {
-    const view = viewOf(payload)
-    const layout = type === NBD_REPLY_TYPE_BLOCK_STATUS ? compactStatus : this.#layout.status
-    const { headSize, size } = layout
-    const count = (payload.length - headSize) / size
-    const told = type === layout.type && count >= 1 && layout.count(view, count) === count
-    if (!request.onStatus || !told) {
-      throw this.#peer(`a block status chunk of ${payload.length} bytes`)
-    }
-    for (let at = headSize; at < payload.length; at += size) {
-      const { length, flags } = layout.decode(view, at)
-      if (length === 0) throw this.#peer('a block status run of no length')
-      request.onStatus(view.getUint32(0), length, flags)
-    }
+    const wanted = request.onStatus && statusOf(this.#layout, type, payload)
+    const status = wanted ?? this.#malformed('a block status', payload)
+    for (const { length, flags } of status.runs) request.onStatus?.(status.contextId, length, flags)
+  }
+
+  #malformed(what: string, payload: Uint8Array): never {
+    throw this.#peer(`${what} chunk of ${payload.length} bytes that nobody understands`)
   }
 
   #nextSerial(): number {
@@ -429,10 +368,6 @@ export class NbdClient implements AsyncDisposable, ReplySink {
       errno: 'EIO',
     })
   }
-}
-
-function isStatus(type: number): boolean {
-  return type === NBD_REPLY_TYPE_BLOCK_STATUS || type === NBD_REPLY_TYPE_BLOCK_STATUS_EXT
 }
 
 const goodbye = { name: 'disconnect', type: NBD_CMD_DISC, flags: 0, offset: 0, length: 0 }

@@ -78,7 +78,7 @@ export const compactStatus: StatusLayout = {
   type: NBD_REPLY_TYPE_BLOCK_STATUS,
   headSize: 4,
   encodeHead: (view, at, contextId) => view.setUint32(at, contextId),
-  count: (_, found) => Math.floor(found),
+  count: (_, found) => found,
   size: 8,
   decode: (view, at) => ({ length: view.getUint32(at), flags: view.getUint32(at + 4) }),
   encode(view, at, length, flags) {
@@ -95,7 +95,7 @@ export const extendedStatus: StatusLayout = {
     view.setUint32(at, contextId)
     view.setUint32(at + 4, count)
   },
-  count: (view, found) => view.getUint32(4) || Math.floor(found),
+  count: (view, found) => view.getUint32(4) || found,
   size: 16,
   decode: (view, at) => ({ length: decodeU64(view, at), flags: decodeU64(view, at + 8) }),
   encode(view, at, length, flags) {
