@@ -1,10 +1,13 @@
 /** Images that commands make themselves: overlays, and targets of jobs. */
 import type { NodeOptions } from '../block/driver.ts'
+import { alignUp } from '../bytes/range.ts'
 import { createImage } from '../create-image.ts'
 import { BlockError } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { shownFilename } from '../graph/shown-filename.ts'
+
+const sectorSize = 512
 
 export interface WantedImage {
   readonly filename: string
@@ -27,7 +30,11 @@ export async function makeImage(
     )
   }
   const record = base && { backing_file: shownFilename(base), backing_fmt: base.driver }
-  await createImage(graph, { filename, format, options: { size, ...record } })
+  await createImage(graph, {
+    filename,
+    format,
+    options: { size: alignUp(size, sectorSize), ...record },
+  })
 }
 
 /** By the name of its format, or of the storage that it is without one. */

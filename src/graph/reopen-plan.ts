@@ -13,7 +13,7 @@ import {
   rootDefaults,
   takeCommonOptions,
 } from './node-options.ts'
-import { checkLoop, type GraphShape, type Move } from './shape.ts'
+import { checkCycle, checkLoop, type GraphShape, type Move } from './shape.ts'
 
 export type Drivers = readonly BlockDriver[]
 
@@ -78,6 +78,7 @@ function planChanges(
     (option) => !driver.changeable?.includes(option),
   )
   if (refused.length > 0) throw unchangeable(inOrder(refused)[0])
+  if (backing) checkCycle(node, 'backing', backing)
   for (const { edge, to } of moves) checkLoop(edge, to)
   for (const [role, edge] of children) {
     const reference = rest[role]

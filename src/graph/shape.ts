@@ -299,6 +299,11 @@ function checkFrozen(edge: Edge, to: BlockNode | undefined): void {
   )
 }
 
+/** Refuses a child that stands on its parent. */
+export function checkCycle(parent: BlockNode, role: string, child: BlockNode): void {
+  if (standsOn(child, parent)) throw loopError(parent.name, role, child)
+}
+
 export function checkLoop(edge: Edge, to: BlockNode): void {
   const { owner } = edge
   if (owner && standsOn(to, owner)) throw loopError(owner.name, edge.name, to)

@@ -113,6 +113,8 @@ function backupWork(
   }
 }
 
+const sectorSize = 512
+
 /** What a backup of one node to another needs. */
 export function checkBackup({
   source,
@@ -136,7 +138,9 @@ export function checkBackup({
 }
 
 export function checkSizes({ source, target }: Pick<BackupOptions, 'source' | 'target'>): void {
-  if (source.size !== target.size) {
+  // Sizes are counted in sectors; a target whose last one is shorter than the source's is too small.
+  const sectors = ({ size }: BlockNode) => Math.ceil(size / sectorSize)
+  if (sectors(source) !== sectors(target) || target.size < source.size) {
     throw new BlockError('INVALID_ARGUMENT', `Source and target image have different sizes`, {
       node: target.name,
       errno: 'EINVAL',

@@ -93,11 +93,41 @@ qsd.describe('nodes of jobs', () => {
     ])
   })
 
+  it('of a disk that ends within a sector, and of plain storage', async () => {
+    const odd = { driver: 'file', filename: 'odd.raw' }
+    const backup = (device: string, more: object) =>
+      command('drive-backup', { 'job-id': 'j', device, target: 'over0', sync: 'full', ...more })
+    await same([
+      command('blockdev-add', {
+        driver: 'raw',
+        'node-name': 'odd',
+        file: { ...odd, 'node-name': 'f' },
+      }),
+      backup('odd', { format: 'qcow2', sync: 'none' }),
+      ...[nodes, ...end],
+      backup('f', { 'auto-finalize': false }),
+      { until: 'pending' },
+      ...[nodes, ...end],
+    ])
+  })
+
   it('refuse formats without backing files where they need one', async () => {
     const steps: readonly Message[] = ['drive-backup', 'drive-mirror'].map((verb) =>
       command(verb, { ...waiting, target: 'over0', sync: 'none', format: 'raw' }),
     )
     expect(await pair.differences(steps)).toEqual([])
+    await same([
+      command('blockdev-mirror', { ...waiting, target: 'z', sync: 'full' }),
+      { until: 'ready' },
+    ])
+    const busy = command('drive-backup', {
+      ...named,
+      'job-id': 'k',
+      target: 'x',
+      sync: 'full',
+      format: 'y',
+    })
+    expect(await pair.differences([busy])).toEqual([])
   })
 
   it('take along who has come to use the disk below them', async () => {

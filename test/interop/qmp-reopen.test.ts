@@ -73,6 +73,12 @@ qsd.describe('blockdev-reopen', () => {
       reopen(qcow2('b')),
       reopen(qcow2('b', { backing: 'zz' })),
       reopen(qcow2('b', { backing: 'b' })),
+      reopen({
+        driver: 'qcow2',
+        'node-name': 'i',
+        file: { driver: 'file', filename: 'x' },
+        backing: 'i',
+      }),
       reopen(qcow2('b', { backing: { driver: 'null-co' } })),
       reopen(qcow2('b', { backing: 'a', 'l2-cache-size': 'x' })),
       reopen(qcow2('b', { backing: 'a', 'l2-cache-size': 3 << 20, 'cache-size': 1 << 20 })),

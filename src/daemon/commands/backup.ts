@@ -128,6 +128,7 @@ const toFile = action<DriveBackup>({
   async prepare(args, context) {
     const { graph } = context.daemon
     const source = graph.node(args.device)
+    source.blockers.check('backup-source')
     const target = await openTarget(context.daemon, source, args)
     try {
       return await prepared(args, source, target, context)

@@ -4,6 +4,7 @@ import type { Members, Value } from './spoilt.ts'
 
 const KiB = 1024
 
+/** Without `force-share`: such a node cannot be reopened in QEMU, not even as it is. */
 function common(names: Names): Record<string, Value> {
   const { random } = names
   return names.some(0.08, {
@@ -177,7 +178,5 @@ export function nodeOptions(names: Names, depth = 0): Members {
     ...made,
     ...(named ? { 'node-name': names.freshNode() } : {}),
     ...(made.driver === 'file' ? {} : common(names)),
-    // A node that is shared by force cannot be reopened in QEMU, not even as it is.
-    ...names.some(0.01, { 'force-share': () => names.flag() }),
   }
 }
