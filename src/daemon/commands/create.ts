@@ -1,6 +1,7 @@
 /** Making images: `blockdev-create`, whose work is a job. */
 import type { BlockDriver, ImageCreator, NodeOptions } from '../../block/driver.ts'
 import type { BlockLayer } from '../../block/layer.ts'
+import { allPermissions, type Permission } from '../../block/permission.ts'
 import { BlockError } from '../../errors.ts'
 import type { JobControl } from '../../job/work.ts'
 import { command } from '../command.ts'
@@ -191,7 +192,9 @@ async function create(
     )
   }
   try {
-    await (data === undefined ? write() : withStorage(daemon, data, () => {}, write))
+    // What is stored in it lies at its place: the image itself is written somewhere else.
+    const fixed = allPermissions.filter((each) => each !== 'resize')
+    await (data === undefined ? write() : withStorage(daemon, data, () => {}, write, fixed))
   } finally {
     control.advance(1)
   }
@@ -242,6 +245,7 @@ async function withStorage<T>(
   reference: Reference,
   prepare: () => T,
   work: (storage: BlockLayer, prepared: T) => Promise<void>,
+  shares: readonly Permission[] = allPermissions,
 ): Promise<void> {
   const named = typeof reference === 'string'
   const node = named ? daemon.graph.node(reference) : await daemon.graph.open(reference)
@@ -250,7 +254,7 @@ async function withStorage<T>(
     await using storage = daemon.graph.attach(node, {
       description: 'an unnamed block device',
       uses: ['consistentRead', 'write', 'resize'],
-      shares: ['consistentRead', 'write', 'writeUnchanged', 'resize'],
+      shares,
     })
     await work(storage, prepared)
     await storage.flush()
