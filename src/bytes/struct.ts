@@ -33,6 +33,12 @@ export const u32: Field<number> = {
   set: (_, view, at, value, little) => view.setUint32(at, value, little),
 }
 
+export const i32: Field<number> = {
+  size: 4,
+  get: (_, view, at, little) => view.getInt32(at, little),
+  set: (_, view, at, value, little) => view.setInt32(at, value, little),
+}
+
 /** Signed 64 bits as a number; decoding a value beyond ±2^53 throws `CORRUPT_IMAGE`. */
 export const i64: Field<number> = {
   size: 8,

@@ -1,108 +1,111 @@
-/** The NBD server and what it exports: `nbd-server-*`, `block-export-*`. */
+/** What the daemon exports, by whatever means: `block-export-*`. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Permission } from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
-import { type ShownBitmap, ShownBitmaps } from '../export/nbd/bitmaps.ts'
-import { allocationDepthContext, extentsThroughChain } from '../export/nbd/chain.ts'
-import type { NbdServer } from '../export/nbd/server.ts'
-import { Writethrough } from '../export/nbd/writethrough.ts'
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
-import { NBD_MAX_STRING } from '../wire/nbd/constants.ts'
-import { listenForNbd, type ServerLimits } from './nbd-listen.ts'
-import type { SocketAddress } from './schema/socket-address.ts'
+import type { BlockNode } from '../graph/node.ts'
+import { FuseExports } from './fuse-exports.ts'
+import { NbdExports } from './nbd-exports.ts'
 
-export interface NbdExportOptions {
+export type ExportType = 'nbd' | 'fuse'
+
+/** What every export has. */
+export interface ExportOptions {
   readonly id: string
   readonly nodeName: string
-  /** What clients ask for; the node's name unless given. */
-  readonly name?: string
-  readonly description?: string
   readonly writable?: boolean
   /** Every write is on stable storage before it is acknowledged. */
   readonly writethrough?: boolean
-  /** Offer the context `qemu:allocation-depth`. */
-  readonly allocationDepth?: boolean
-  /** Offered as contexts; they are busy while the export is there. */
-  /** Looked up when all else is known to be right. */
-  readonly bitmaps?: () => readonly ShownBitmap[]
+}
+
+/** The disk as an export uses it. */
+export interface ExportUse {
+  readonly node: BlockNode
+  /** Everything is shared, unless `attach` has said otherwise. */
+  readonly edge: Edge
+  readonly writable: boolean
+  readonly writethrough: boolean
+  /** Uses the disk for more, or shares less of it, from now on. */
+  attach(changed: {
+    readonly uses?: readonly Permission[]
+    readonly shares?: readonly Permission[]
+  }): Promise<void>
+}
+
+/** A way to export a disk, with the options of one export. */
+export interface ExportKind {
+  readonly type: ExportType
+  start(use: ExportUse): Promise<{
+    /** Ends it; `safe` throws `BUSY` while a client uses it. The disk is let go of afterwards. */
+    end(mode: 'safe' | 'hard'): Promise<void>
+  }>
 }
 
 export interface BlockExportInfo {
   readonly id: string
-  readonly type: 'nbd'
+  readonly type: ExportType
   readonly 'node-name': string
   readonly 'shutting-down': boolean
 }
 
 interface Export {
   readonly id: string
-  readonly name: string
+  readonly type: ExportType
   readonly edge: Edge
-  readonly bitmaps: ShownBitmaps
+  readonly end: (mode: 'safe' | 'hard') => Promise<void>
   removal?: Promise<void>
 }
+
+/** What the user of a disk is called in messages. */
+const description = 'an unnamed block device'
 
 /** Clients that have nothing to wait for are gone sooner: a node is free when the command returns. */
 const removalPatienceMs = 250
 
 export class ExportTable implements AsyncDisposable {
+  readonly nbd = new NbdExports()
+  readonly fuse: FuseExports
   readonly #graph: Graph
   readonly #onDeleted: (id: string) => void
   readonly #exports = new Map<string, Export>()
-  #server: NbdServer | undefined
+  /** Ids of those that are being started. */
+  readonly #starting = new Set<string>()
 
   /** `onDeleted` is called once for each export, when its node is free. */
   constructor(graph: Graph, onDeleted: (id: string) => void) {
     this.#graph = graph
     this.#onDeleted = onDeleted
+    this.fuse = new FuseExports(graph)
   }
 
-  get server(): NbdServer | undefined {
-    return this.#server
+  /** Ends its exports first, the newest before the others. */
+  async stopNbdServer(): Promise<void> {
+    this.nbd.runningServer()
+    const those = [...this.#exports.values()].filter(({ type }) => type === 'nbd')
+    for (const { id } of those.reverse()) await this.remove(id, 'hard')
+    await this.nbd.stop()
   }
 
-  async startServer(address: SocketAddress, limits: ServerLimits = {}): Promise<void> {
-    if (this.#server) throw invalid('NBD server already running')
-    this.#server = await listenForNbd(address, limits)
-  }
-
-  /** Ends the exports first, the newest before the others. */
-  async stopServer(): Promise<void> {
-    const server = this.#runningServer()
-    for (const { id } of [...this.#exports.values()].reverse()) await this.remove(id, 'hard')
-    this.#server = undefined
-    await server[Symbol.asyncDispose]()
-  }
-
-  async add(options: NbdExportOptions): Promise<void> {
-    const { id, nodeName, name = nodeName, writable = false } = options
+  async add(
+    { id, nodeName, writable = false, writethrough = false }: ExportOptions,
+    kind: ExportKind,
+  ): Promise<void> {
     this.#checkId(id)
     const node = this.#graph.nodes.get(nodeName)
     if (!node) throw invalid(`Cannot find device='' nor node-name='${nodeName}'`)
     if (writable && node.flags.readOnly) throw invalid('Cannot export read-only node as writable')
-    const uses: Permission[] = writable ? ['consistentRead', 'write'] : ['consistentRead']
-    const description = 'an unnamed block device'
-    let edge = this.#graph.attach(node, { description, uses })
-    let bitmaps: ShownBitmaps | undefined
+    const use = new Use(this.#graph, node, writable, writethrough)
+    this.#starting.add(id)
     try {
-      const server = this.#runningServer()
-      checkLength('export name', name)
-      checkLength('description', options.description)
-      if (server.exports.has(name)) throw invalid(`NBD server already has export named '${name}'`)
-      // The size is told to a client once, when it connects.
-      const shares: Permission[] = ['consistentRead', 'write', 'writeUnchanged']
-      const former = edge
-      edge = this.#graph.attach(node, { description, uses, shares })
-      await former[Symbol.asyncDispose]()
-      bitmaps = new ShownBitmaps(node, options.bitmaps?.() ?? [], writable)
-      server.addExport({ ...exportOf(edge, options, bitmaps), name, writable })
+      const { end } = await kind.start(use)
+      this.#exports.set(id, { id, type: kind.type, edge: use.edge, end })
     } catch (error) {
-      bitmaps?.release()
-      await edge[Symbol.asyncDispose]()
+      await use.edge[Symbol.asyncDispose]()
       throw error
+    } finally {
+      this.#starting.delete(id)
     }
-    this.#exports.set(id, { id, name, edge, bitmaps })
   }
 
   /**
@@ -125,9 +128,8 @@ export class ExportTable implements AsyncDisposable {
   async remove(id: string, mode: 'safe' | 'hard'): Promise<void> {
     const found = this.#exports.get(id)
     if (!found) throw invalid(`Export '${id}' is not found`)
-    const server = this.#runningServer()
     if (!found.removal) {
-      const removal = this.#remove(found, server, mode)
+      const removal = this.#remove(found, mode)
       found.removal = removal
       await removal.catch((error) => {
         found.removal = undefined
@@ -141,50 +143,61 @@ export class ExportTable implements AsyncDisposable {
 
   /** The newest first, as QEMU lists them. */
   list(): BlockExportInfo[] {
-    return [...this.#exports.values()].reverse().map(({ id, edge, removal }) => ({
+    return [...this.#exports.values()].reverse().map(({ id, type, edge, removal }) => ({
       id,
-      type: 'nbd',
+      type,
       'node-name': edge.node.name,
       'shutting-down': removal !== undefined,
     }))
   }
 
+  /** The oldest first, as QEMU's daemon does when it ends. */
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#server) await this.stopServer()
+    for (const id of [...this.#exports.keys()]) await this.remove(id, 'hard')
+    if (this.nbd.server) await this.nbd.stop()
   }
 
-  async #remove({ id, name, edge, bitmaps }: Export, server: NbdServer, mode: 'safe' | 'hard') {
-    await server.removeExport(name, { mode })
+  async #remove({ id, edge, end }: Export, mode: 'safe' | 'hard'): Promise<void> {
+    await end(mode)
     this.#exports.delete(id)
-    bitmaps.release()
     await edge[Symbol.asyncDispose]()
     this.#onDeleted(id)
   }
 
-  #runningServer(): NbdServer {
-    if (this.#server) return this.#server
-    throw invalid('NBD server not running')
-  }
-
   #checkId(id: string): void {
     if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(id)) throw invalid('Invalid block export id')
-    if (this.#exports.has(id)) throw invalid(`Block export id '${id}' is already in use`)
+    if (this.#exports.has(id) || this.#starting.has(id)) {
+      throw invalid(`Block export id '${id}' is already in use`)
+    }
   }
 }
 
-function checkLength(what: string, text = ''): void {
-  if (Buffer.byteLength(text) > NBD_MAX_STRING) throw invalid(`${what} '${text}' too long`)
-}
+class Use implements ExportUse {
+  readonly node: BlockNode
+  readonly writable: boolean
+  readonly writethrough: boolean
+  readonly #graph: Graph
+  readonly #uses: readonly Permission[]
+  #edge: Edge
 
-function exportOf(edge: Edge, options: NbdExportOptions, bitmaps: ShownBitmaps) {
-  return {
-    layer: options.writethrough ? new Writethrough(edge) : edge,
-    description: options.description,
-    contexts: [
-      ...(options.allocationDepth ? [allocationDepthContext(edge)] : []),
-      ...bitmaps.contexts,
-    ],
-    chainExtentAt: extentsThroughChain(edge),
+  constructor(graph: Graph, node: BlockNode, writable: boolean, writethrough: boolean) {
+    this.node = node
+    this.writable = writable
+    this.writethrough = writethrough
+    this.#graph = graph
+    this.#uses = writable ? ['consistentRead', 'write'] : ['consistentRead']
+    this.#edge = graph.attach(node, { description, uses: this.#uses })
+  }
+
+  get edge(): Edge {
+    return this.#edge
+  }
+
+  async attach({ uses = [], shares }: Parameters<ExportUse['attach']>[0]): Promise<void> {
+    const former = this.#edge
+    const all = [...this.#uses, ...uses]
+    this.#edge = this.#graph.attach(this.node, { description, uses: all, shares })
+    await former[Symbol.asyncDispose]()
   }
 }
 

@@ -23,6 +23,9 @@ export interface Libc {
   /** Takes the command as its second argument, after the number of the system call. */
   readonly syscall: Call
   readonly poll: Call
+  readonly eventfd: Call
+  readonly mount: Call
+  readonly umount2: Call
   /** Absent from musl before 1.2.5. */
   readonly preadv2?: Call
   readonly sync_file_range?: Call
@@ -88,6 +91,9 @@ function bind(koffi: Koffi): Libc {
     ioctl: libc.func('ioctl', 'int', ['int', 'ulong', 'void *']) as Call,
     ioctlNumber: libc.func('ioctl', 'int', ['int', 'ulong', 'ulong']) as Call,
     syscall: libc.func('syscall', 'long', ['long', 'int', 'int', 'void *', 'size_t']) as Call,
+    eventfd: libc.func('eventfd', 'int', ['uint', 'int']) as Call,
+    mount: libc.func('mount', 'int', ['void *', 'void *', 'void *', 'ulong', 'void *']) as Call,
+    umount2: libc.func('umount2', 'int', ['void *', 'int']) as Call,
     poll: libc.func('poll', 'int', ['void *', 'ulong', 'int']) as Call,
     preadv2: optional('preadv2', 'int64', ['int', 'uintptr_t', 'int', 'int64', 'int']),
     sync_file_range: optional('sync_file_range', 'int', ['int', 'int64', 'int64', 'uint']),

@@ -38,6 +38,17 @@ const F_SETPIPE_SZ = 1031
 
 /** poll(2) */
 const POLLIN = 1
+/** Milliseconds: a process that ends in a hurry waits for the threads of its pool. */
+const longestPoll = 1000
+
+/** eventfd(2) */
+const EFD_CLOEXEC = 0o2000000
+const EFD_NONBLOCK = 0o4000
+
+/** mount(2) */
+const MS_NOSUID = 2
+const MS_NODEV = 4
+const MNT_DETACH = 2
 
 /** preadv2(2): answer from the page cache or fail with EAGAIN. */
 const RWF_NOWAIT = 8
@@ -85,6 +96,7 @@ class KoffiSys implements Sys {
       cachedReads: libc.preadv2 !== undefined,
       ioctl: true,
       keyring: true,
+      fuse: true,
     }
   }
 
@@ -179,6 +191,33 @@ class KoffiSys implements Sys {
     return this.#libc.poll(this.#pollBytes, 1, 0) > 0
   }
 
+  async untilReadable(fds: readonly number[]): Promise<void> {
+    const polled = new Int32Array(fds.flatMap((fd) => [fd, POLLIN]))
+    const bytes = new Uint8Array(polled.buffer)
+    // Whatever it returns, who waits looks again.
+    await new Promise<void>((resolve) => {
+      this.#libc.poll.async(bytes, fds.length, longestPoll, () => resolve())
+    })
+  }
+
+  eventDescriptor(): number {
+    const fd = this.#libc.eventfd(0, EFD_CLOEXEC + EFD_NONBLOCK)
+    if (fd < 0) throw sysError('eventfd', this.#libc.errno())
+    return fd
+  }
+
+  mountFuse(target: string, options: string): void {
+    const type = cString('fuse')
+    const source = cString('/dev/fuse')
+    const flags = MS_NOSUID + MS_NODEV
+    const result = this.#libc.mount(source, cString(target), type, flags, cString(options))
+    if (result < 0) throw sysError('mount', this.#libc.errno())
+  }
+
+  async unmount(target: string): Promise<void> {
+    await this.#callInPool('umount2', this.#libc.umount2, cString(target), MNT_DETACH)
+  }
+
   growPipe(fd: number, length: number): void {
     this.#libc.fcntlNumber(fd, F_SETPIPE_SZ, length)
   }
@@ -233,4 +272,8 @@ class KoffiSys implements Sys {
     this.#flock[1] = BigInt(offset)
     this.#flock[2] = 1n
   }
+}
+
+function cString(text: string): Uint8Array {
+  return Buffer.from(`${text}\0`)
 }

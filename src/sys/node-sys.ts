@@ -22,6 +22,7 @@ export const nodeSys: Sys = {
     cachedReads: false,
     ioctl: false,
     keyring: false,
+    fuse: false,
   },
   seekData: () => {
     throw notSupported('lseek')
@@ -53,6 +54,18 @@ export const nodeSys: Sys = {
     throw notSupported('keyctl')
   },
   isReadable: () => false,
+  untilReadable: async () => {
+    throw notSupported('poll')
+  },
+  eventDescriptor: () => {
+    throw notSupported('eventfd')
+  },
+  mountFuse: () => {
+    throw notSupported('mount')
+  },
+  unmount: async () => {
+    throw notSupported('umount2')
+  },
   growPipe: () => {},
   alignedMemory(length, _alignment) {
     const pages = Math.max(1, Math.ceil(length / wasmPage))

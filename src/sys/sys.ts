@@ -25,6 +25,8 @@ export interface Supported {
   readonly cachedReads: boolean
   readonly ioctl: boolean
   readonly keyring: boolean
+  /** `mountFuse`, `unmount`, `untilReadable` and `eventDescriptor`. */
+  readonly fuse: boolean
 }
 
 export interface Sys {
@@ -72,6 +74,20 @@ export interface Sys {
 
   /** Whether a read would return at once, with bytes, the end or an error; false if unknown. */
   isReadable(fd: number): boolean
+
+  /**
+   * Settles when a read of one of them may return at once, or after a second. It keeps a thread of the
+   * pool until then; an event of one's own (`eventDescriptor`) among them ends it.
+   */
+  untilReadable(fds: readonly number[]): Promise<void>
+
+  /** A new descriptor that is readable once a number (8 bytes) is written to it, until it is read. */
+  eventDescriptor(): number
+
+  /** Mounts the file system behind an open `/dev/fuse` at `target`, without its set-user bits and devices. */
+  mountFuse(target: string, options: string): void
+  /** Takes a mount away from its place, now; it ends with its last user. Runs in the thread pool. */
+  unmount(target: string): Promise<void>
 
   /** Lets a pipe hold `length` bytes, where that is permitted; anything else stays as it is. */
   growPipe(fd: number, length: number): void

@@ -1,12 +1,8 @@
 /** What the options of `varve daemon` say, each as a step that is done in the order given. */
 
 import { addNode } from '../../daemon/commands/block.ts'
-import {
-  addExport,
-  blockExportOptions,
-  nbdServerMembers,
-  startNbdServer,
-} from '../../daemon/commands/nbd.ts'
+import { addExport, blockExportOptions } from '../../daemon/commands/exports.ts'
+import { nbdServerMembers, startNbdServer } from '../../daemon/commands/nbd.ts'
 import { addObject, objectOptions } from '../../daemon/commands/objects.ts'
 import { blockdevOptions } from '../../daemon/schema/blockdev-options.ts'
 import { check } from '../../daemon/schema/check.ts'

@@ -29,6 +29,9 @@ Serves disk images, and backs them up, under the command of QMP clients.
   --export [type=]nbd,id=<id>,node-name=<node-name>[,name=<export-name>]
            [,writable=on|off][,writethrough=on|off][,allocation-depth=on|off]
                          export a block node over NBD (requires --nbd-server)
+  --export [type=]fuse,id=<id>,node-name=<node-name>,mountpoint=<file>
+           [,growable=on|off][,writable=on|off][,allow-other=on|off|auto]
+                         show a block node as a regular file
 
   --monitor [chardev=]name[,mode=control][,pretty[=on|off]]
                          serve QMP to the clients of a character device

@@ -1,87 +1,10 @@
-/** The NBD server and block exports. */
+/** The NBD server. */
 import { BlockError } from '../../errors.ts'
 import { command } from '../command.ts'
-import { bitmapOrName } from '../schema/bitmap-types.ts'
 import { flatAddress, type SocketAddress, socketAddressLegacy } from '../schema/socket-address.ts'
-import {
-  bool,
-  empty,
-  enumeration,
-  list,
-  object,
-  optional,
-  required,
-  str,
-  uint32,
-  union,
-  type Value,
-} from '../schema/types.ts'
+import { bool, empty, object, optional, required, str, uint32 } from '../schema/types.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
-import { findNode } from './bitmaps.ts'
-
-const removeMode = enumeration('BlockExportRemoveMode', ['safe', 'hard'])
-const exportType = enumeration('BlockExportType', ['nbd'])
-const mode = optional(
-  removeMode,
-  '`safe` (unless given) fails while a client uses the export; `hard` disconnects them, after ' +
-    'their requests under way are answered, and does not wait long for that.',
-)
-
-export const nbdExportMembers = {
-  name: optional(str, 'Name that clients ask for; the node name unless given.'),
-  description: optional(str, 'A text for people, at most 4096 bytes.'),
-  bitmaps: optional(
-    list(bitmapOrName),
-    'Dirty bitmaps to show, as contexts `qemu:dirty-bitmap:NAME`: of the node or one below it by name.',
-  ),
-  'allocation-depth': optional(bool, 'Offer the context `qemu:allocation-depth`.'),
-}
-
-/** The options of `block-export-add` and of `--export`. */
-export const blockExportOptions = union(
-  'BlockExportOptions',
-  {
-    type: required(exportType, 'How to export.'),
-    id: required(str, 'Name of the export, for `block-export-del`.'),
-    'fixed-iothread': optional(bool, 'Of no effect: there is one event loop.'),
-    iothread: optional(str, 'Id of an `iothread` object; of no effect beyond that it must exist.'),
-    'node-name': required(str, 'The node to export.'),
-    writable: optional(bool, 'Whether clients may write.'),
-    writethrough: optional(bool, 'Put every write on stable storage before it is acknowledged.'),
-  },
-  'type',
-  () => ({ nbd: object('BlockExportOptionsNbd', nbdExportMembers) }),
-)
-
-const blockExportInfo = object('BlockExportInfo', {
-  id: required(str, 'Its name.'),
-  type: required(exportType, 'How it is exported.'),
-  'node-name': required(str, 'The node.'),
-  'shutting-down': required(bool, 'Whether it is being ended.'),
-})
-
-export async function addExport(
-  daemon: StorageDaemon,
-  options: Value<typeof blockExportOptions>,
-): Promise<void> {
-  const { iothread, bitmaps = [] } = options
-  if (iothread !== undefined && daemon.objects.get(iothread)?.type !== 'iothread') {
-    throw invalid(`iothread "${iothread}" not found`)
-  }
-  await daemon.exports.add({
-    id: options.id,
-    nodeName: options['node-name'],
-    name: options.name,
-    description: options.description,
-    writable: options.writable,
-    writethrough: options.writethrough,
-    allocationDepth: options['allocation-depth'],
-    bitmaps: () =>
-      bitmaps.map((each) =>
-        typeof each === 'string' ? each : { node: findNode(daemon, each.node), name: each.name },
-      ),
-  })
-}
+import { addExport, mode, nbdExportMembers } from './exports.ts'
 
 interface NbdServerArguments {
   readonly 'tls-creds'?: string
@@ -96,9 +19,9 @@ export async function startNbdServer(
   options: NbdServerArguments,
 ): Promise<void> {
   const { objects } = daemon
-  if (daemon.exports.server) throw invalid('NBD server already running')
+  if (daemon.exports.nbd.server) throw invalid('NBD server already running')
   const { 'tls-creds': credentials, 'tls-authz': authorisation } = options
-  await daemon.exports.startServer(address, {
+  await daemon.exports.nbd.start(address, {
     maxConnections: options['max-connections'],
     tls: credentials === undefined ? undefined : objects.tlsCredentials(credentials, 'server'),
     authorise: authorisation === undefined ? undefined : objects.authorisation(authorisation),
@@ -129,7 +52,7 @@ export const nbdCommands = [
     topic: 'NBD and exports',
     doc: 'Ends all exports, whatever clients do, and the server.',
     args: empty,
-    run: (_, { daemon }) => daemon.exports.stopServer(),
+    run: (_, { daemon }) => daemon.exports.stopNbdServer(),
   }),
   command({
     name: 'nbd-server-add',
@@ -165,29 +88,6 @@ export const nbdCommands = [
     features: ['deprecated'],
     args: object('NbdServerRemoveArg', { name: required(str, 'Id of the export.'), mode }),
     run: ({ name, mode = 'safe' }, { daemon }) => daemon.exports.requestRemoval(name, mode),
-  }),
-  command({
-    name: 'block-export-add',
-    topic: 'NBD and exports',
-    doc: 'Exports a node. Types other than `nbd` are not supported.',
-    args: blockExportOptions,
-    run: (options, { daemon }) => addExport(daemon, options),
-  }),
-  command({
-    name: 'block-export-del',
-    topic: 'NBD and exports',
-    doc: 'Ends an export. The event `BLOCK_EXPORT_DELETED` tells when its node is free.',
-    args: object('BlockExportDelArg', { id: required(str, 'The export.'), mode }),
-    run: ({ id, mode = 'safe' }, { daemon }) => daemon.exports.requestRemoval(id, mode),
-  }),
-  command({
-    name: 'query-block-exports',
-    topic: 'NBD and exports',
-    doc: 'Lists the exports, the newest first.',
-    args: empty,
-    returns: list(blockExportInfo),
-    concurrent: true,
-    run: (_, { daemon }) => daemon.exports.list(),
   }),
 ]
 

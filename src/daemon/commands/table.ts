@@ -8,6 +8,7 @@ import { blockGraphCommands } from './block-graph.ts'
 import { chardevCommands } from './chardevs.ts'
 import { commitCommands } from './commit.ts'
 import { createCommands } from './create.ts'
+import { exportCommands } from './exports.ts'
 import { externalSnapshotCommands } from './external-snapshots.ts'
 import { jobCommands } from './jobs.ts'
 import { mirrorCommands } from './mirror.ts'
@@ -37,6 +38,7 @@ const all: readonly Command[] = [
   ...mirrorCommands,
   ...backupCommands,
   ...nbdCommands,
+  ...exportCommands,
   ...objectCommands,
   ...qomCommands,
   ...chardevCommands,

@@ -1,0 +1,102 @@
+/** Disks that are shown as regular files. */
+import { realpath, stat } from 'node:fs/promises'
+import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { DescriptorWatch } from '../export/fuse/descriptor-watch.ts'
+import { DiskFile } from '../export/fuse/disk-file.ts'
+import { FuseSession, mount } from '../export/fuse/session.ts'
+import type { Graph } from '../graph/graph.ts'
+import { sys } from '../sys/current.ts'
+import type { ExportKind, ExportUse } from './exports.ts'
+
+export interface FuseExportOptions {
+  /** A regular file, which the disk covers while it is exported. */
+  readonly mountpoint: string
+  /** Writing behind the end makes the disk larger. */
+  readonly growable?: boolean
+  /** Whether other users may have rights to the file; `auto` (unless given) if the system permits it. */
+  readonly allowOther?: 'off' | 'on' | 'auto'
+}
+
+export class FuseExports {
+  readonly #graph: Graph
+  readonly #mountpoints = new Set<string>()
+  #watch: DescriptorWatch | undefined
+
+  constructor(graph: Graph) {
+    this.#graph = graph
+  }
+
+  export(options: FuseExportOptions): ExportKind {
+    return {
+      type: 'fuse',
+      start: (use) => this.#start(use, options),
+    }
+  }
+
+  async #start(use: ExportUse, { mountpoint, growable = false, ...rest }: FuseExportOptions) {
+    if (this.#mountpoints.has(mountpoint)) {
+      throw invalid(`There already is a FUSE export on '${mountpoint}'`)
+    }
+    this.#mountpoints.add(mountpoint)
+    try {
+      if (growable) await use.attach({ uses: ['resize'] })
+      const target = await regularFile(mountpoint)
+      const session = this.#mount(use, target, growable, rest.allowOther ?? 'auto')
+      return {
+        end: async () => {
+          this.#mountpoints.delete(mountpoint)
+          await session[Symbol.asyncDispose]()
+        },
+      }
+    } catch (error) {
+      this.#mountpoints.delete(mountpoint)
+      throw error
+    }
+  }
+
+  #mount(
+    { node, edge, writable, writethrough }: ExportUse,
+    target: string,
+    growable: boolean,
+    others: 'off' | 'on' | 'auto',
+  ): FuseSession {
+    let mounted: ReturnType<typeof mount>
+    try {
+      mounted = mount({ sys: sys(), target, allowOther: others })
+    } catch (error) {
+      if (error instanceof BlockError) throw error
+      const reason = strerror(errnoOf(error) ?? 'EIO')
+      throw new BlockError('IO', `Failed to mount FUSE session to export: ${reason}`, {
+        path: target,
+        cause: error,
+      })
+    }
+    const { fd, allowOther } = mounted
+    const attachForResize = () =>
+      this.#graph.attach(node, {
+        description: 'an unnamed block device',
+        uses: ['resize'],
+      })
+    const options = { edge, writable, growable, allowOther, writethrough, attachForResize }
+    this.#watch ??= new DescriptorWatch(sys())
+    return new FuseSession(
+      { sys: sys(), watch: this.#watch, target, allowOther: others },
+      fd,
+      new DiskFile(options),
+    )
+  }
+}
+
+/** The absolute path of a file that can be covered. */
+async function regularFile(mountpoint: string): Promise<string> {
+  const facts = await stat(mountpoint).catch((error) => {
+    const reason = strerror(errnoOf(error) ?? 'EIO')
+    throw new BlockError('IO', `Failed to stat '${mountpoint}': ${reason}`, { cause: error })
+  })
+  if (!facts.isFile()) throw invalid(`'${mountpoint}' is not a regular file`)
+  return await realpath(mountpoint)
+}
+
+function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}
