@@ -6,8 +6,8 @@
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, vi } from 'vitest'
-import { openDisk } from '../../src/disk.ts'
 import { type Outcome, peer } from '../peers.ts'
+import { contentOf } from '../support/disk-content.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { runOurs, runTheirs } from '../support/img.ts'
 import { realIo, varveIo } from '../support/io-tools.ts'
@@ -316,25 +316,6 @@ async function isKept(image: Made, file: string, lost: readonly Loss[]): Promise
 
 function blot(content: Buffer, lost: readonly Loss[]): void {
   for (const { offset, length } of lost) content.subarray(offset, offset + length).fill(0)
-}
-
-/** What is read at once: 32 sectors. */
-const pieceSize = 16 * 1024
-
-/** The disk, sector by sector where it has to be: what cannot be read is lost, and only that. */
-async function contentOf(file: string): Promise<Buffer> {
-  await using disk = await openDisk(file, { format: 'qcow2', readOnly: true, backing: 'allow' })
-  const content = Buffer.alloc(disk.size)
-  const read = async (from: number, step: number, failed: (at: number) => Promise<unknown>) => {
-    const end = Math.min(disk.size, from + 32 * step)
-    for (let at = from; at < end; at += step) {
-      await disk.read(at, content.subarray(at, at + step)).catch(() => failed(at))
-    }
-  }
-  const sectors = (at: number) =>
-    read(at, 512, async (sector) => content.fill(0xee, sector, sector + 512))
-  for (let at = 0; at < disk.size; at += 32 * pieceSize) await read(at, pieceSize, sectors)
-  return content
 }
 
 function must(

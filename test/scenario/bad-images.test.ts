@@ -100,6 +100,13 @@ async function imgRefuses(path: string): Promise<string> {
   return said
 }
 
+async function expectZeroes(path: string): Promise<void> {
+  await using disk = await openDisk(path, { format: 'qcow2', readOnly: true })
+  const content = Buffer.alloc(MiB, 1)
+  await disk.read(0, content)
+  expect(content.equals(Buffer.alloc(MiB))).toBe(true)
+}
+
 describe('claims that no image can keep', () => {
   /** Fields of the header: name, offset, bytes, value. */
   const claims: [string, number, 4 | 8, bigint][] = [
@@ -140,26 +147,29 @@ describe('claims that no image can keep', () => {
     expect(process.memoryUsage().rss - before).toBeLessThan(128 * MiB)
   })
 
-  test.each([
-    ['a refcount table', (bytes: Buffer) => bytes.writeBigUInt64BE(2n ** 45n, 48)],
-    [
-      'snapshots',
-      (bytes: Buffer) => bytes.writeUInt32BE(3, 60) + bytes.writeBigUInt64BE(2n ** 44n, 64),
-    ],
-  ])('%s behind the end: the disk can be read, and nothing else', async (_, claim) => {
+  test('a refcount table behind the end: the disk can be read, and nothing else', async () => {
     const path = await create(newName())
     const bytes = readFileSync(path)
-    claim(bytes)
+    bytes.writeBigUInt64BE(2n ** 45n, 48)
     writeFileSync(path, bytes)
-    {
-      await using disk = await openDisk(path, { format: 'qcow2', readOnly: true })
-      const content = Buffer.alloc(MiB, 1)
-      await disk.read(0, content)
-      expect(content.equals(Buffer.alloc(MiB))).toBe(true)
-    }
+    await expectZeroes(path)
     const error = await openingFails(path, { readOnly: false })
     expect(error.code).toBe('CORRUPT_IMAGE')
     expect(isClear(error)).toBe(true)
+  })
+
+  test('snapshots behind the end: they cannot be listed or changed, the disk is as it was', async () => {
+    const path = await create(newName())
+    const bytes = readFileSync(path)
+    bytes.writeUInt32BE(3, 60)
+    bytes.writeBigUInt64BE(2n ** 44n, 64)
+    writeFileSync(path, bytes)
+    await expectZeroes(path)
+    await using disk = await openDisk(path, { format: 'qcow2' })
+    await disk.write(0, Buffer.alloc(MiB, 1))
+    const { snapshots } = disk.node.layer
+    const error = await failureOf(async () => snapshots?.create({ name: 'new' }, { signal }))
+    expect(error.code).toBe('CORRUPT_IMAGE')
   })
 
   test.each([0, 1, 4, 71, 100, 104])('a header of %d bytes', async (length) => {

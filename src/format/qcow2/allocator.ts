@@ -104,7 +104,18 @@ export class Allocator {
     this.#frees.add(offset, count, reason)
   }
 
-  /** Takes a reference off each cluster of a run, whose former references are gone for good. */
+  /**
+   * Whether metadata lies there. Tables that move are guarded no more before their clusters are freed,
+   * so what referred to this cluster was broken.
+   */
+  isMetadata(cluster: number): boolean {
+    return this.#metadata.covers(cluster * this.#clusterSize, 1)
+  }
+
+  /**
+   * Takes a reference off each cluster of a run, whose former references are gone for good. Metadata
+   * keeps its last one.
+   */
   async lower(run: FreedRun): Promise<void> {
     const first = Math.floor(run.offset / this.#clusterSize)
     for (let cluster = first; cluster < first + run.count; cluster++) {
@@ -112,11 +123,9 @@ export class Allocator {
       const { layout } = this.#refcounts
       const count = block ? layout.get(block.view, cluster % layout.entries) : 0
       if (!block || count === 0 || count > layout.max) throw this.#wrongCount(cluster, count)
+      if (count === 1 && this.isMetadata(cluster)) continue
       this.#refcounts.set(block, cluster, count - 1)
-      if (count === 1) {
-        this.#noteFree(cluster)
-        this.#metadata.forget(cluster)
-      }
+      if (count === 1) this.#noteFree(cluster)
     }
   }
 

@@ -6,7 +6,7 @@ import { readPlace } from './encryption/place.ts'
 import type { Qcow2Image } from './image.ts'
 import { readL1Table } from './l1-references.ts'
 import { entrySize, highOf, l1Fault, lowOf, offsetOf } from './l2-table.ts'
-import { readSnapshotTable } from './snapshot-table.ts'
+import { scanSnapshotTable } from './snapshot-table.ts'
 
 /** Begins anew. What the tables change afterwards they tell themselves. */
 export async function guardMetadata(image: Qcow2Image): Promise<void> {
@@ -25,10 +25,11 @@ export async function guardMetadata(image: Qcow2Image): Promise<void> {
 }
 
 async function guardSnapshots(image: Qcow2Image): Promise<void> {
-  const { guard, header, file, faults } = image
+  const { guard, header, file } = image
   const kinds = ['snapshot-table', 'inactive-l1', 'inactive-l2'] as const
   if (header.current.nbSnapshots === 0 || !kinds.some((kind) => guard.guards(kind))) return
-  const { snapshots, length } = await readSnapshotTable(file, header.current, faults)
+  // Those that are lost keep nobody from the disk; snapshots are refused by whoever changes them.
+  const { snapshots, length } = await scanSnapshotTable(file, header.current)
   guard.add('snapshot-table', header.current.snapshotsOffset, length)
   for (const { l1TableOffset, l1Size } of snapshots) {
     guard.add('inactive-l1', l1TableOffset, l1Size * entrySize)

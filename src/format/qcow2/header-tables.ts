@@ -99,9 +99,10 @@ export function refuseLostTables(
 ): void {
   for (const { table, error, readable } of tableFaults(header, fileSize, faults)) {
     const none = table === 'refcounts' && header.refcountTableClusters === 0
+    const needed = table === 'L1' || (table === 'refcounts' && !readOnly)
     const refused = check
       ? readOnly && !readable && table !== 'snapshots'
-      : !readOnly || table === 'L1' || none || !readable
+      : needed || none || !readable
     if (refused) throw error
   }
 }

@@ -66,7 +66,7 @@ describe('the guard of metadata', () => {
     expect(some.covers(512, 512)).toBe(false)
     some.remove('active-l1', 1024, 512)
     expect(some.covers(1535, 1)).toBe(true)
-    some.forget(2)
+    some.remove('snapshot-table', 1024, 512)
     expect(some.covers(1024, 512)).toBe(false)
   })
 
@@ -117,4 +117,43 @@ describe('an image whose tables lie where its data is said to be', () => {
     expect(tableAfter).toEqual(tableBefore)
     await expect(openImage(file)).rejects.toMatchObject({ code: 'CORRUPT_IMAGE' })
   })
+
+  // Without the mark of sole ownership an entry is not written in place, but given up.
+  for (const [how, flag] of [
+    ['plain', 0n],
+    ['compressed', 1n << 62n],
+  ] as const) {
+    it(`keeps a table whose cluster a ${how} entry gives up`, async () => {
+      const clusterSize = 4096
+      const file = await newImage({ size: 1024 * 1024, cluster_size: clusterSize })
+      const { layer, image } = await openImage(file)
+      const data = new Uint8Array(16 * clusterSize).fill(1)
+      await layer.write(0, data, plainWriteIo)
+      await layer.flush(plainIo)
+      const l1 = image.header.current.l1TableOffset
+      const l2 = image.l2Tables.offsetAt(0)
+      await layer[Symbol.asyncDispose]()
+      const entry = new Uint8Array(8)
+      new DataView(entry.buffer).setBigUint64(0, flag | BigInt(l1))
+      for (const index of [0, 1]) await file.write(l2 + 8 * index, entry, plainWriteIo)
+
+      const again = (await openImage(file)).layer
+      const work = async (step: () => unknown) => {
+        await step()
+        await again.flush(plainIo)
+      }
+      await work(() => again.discard(0, clusterSize, plainIo))
+      await work(() => again.write(clusterSize, data.subarray(0, clusterSize), plainWriteIo))
+      const more = new Uint8Array(64 * clusterSize).fill(2)
+      await work(() => again.write(32 * clusterSize, more, plainWriteIo))
+      await again[Symbol.asyncDispose]()
+
+      const { layer: found, image: checked } = await openImage(file)
+      const content = new Uint8Array(data.length - clusterSize)
+      await found.read(clusterSize, content, plainIo)
+      expect(content.every((byte) => byte === 1)).toBe(true)
+      expect((await checked.check('none')).corruptions).toBe(0)
+      await found[Symbol.asyncDispose]()
+    })
+  }
 })

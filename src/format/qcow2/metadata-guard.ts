@@ -90,11 +90,6 @@ export class MetadataGuard {
     this.#marks.delete(first, count, bit)
   }
 
-  /** A cluster is free, so whatever was there is there no more. */
-  forget(cluster: number): void {
-    this.#marks.delete(cluster, 1)
-  }
-
   clear(): void {
     this.#marks.clear()
   }

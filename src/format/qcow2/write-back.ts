@@ -237,11 +237,12 @@ export class WriteBack {
 
   /** Gives the space of clusters that are about to become free back to the file system. */
   async #discard({ offset, count, reason }: FreedRun): Promise<void> {
-    const { file, refcounts, discards, header } = this.#parts
+    const { file, refcounts, discards, header, allocator } = this.#parts
     if (!discards.has(reason)) return
     const clusterSize = 2 ** header.current.clusterBits
     for (let index = 0; index < count; index++) {
-      if ((await refcounts.get(Math.floor(offset / clusterSize) + index)) !== 1) continue
+      const cluster = Math.floor(offset / clusterSize) + index
+      if (allocator.isMetadata(cluster) || (await refcounts.get(cluster)) !== 1) continue
       const at = offset + index * clusterSize
       const length = Math.min(clusterSize, file.size - at)
       // A hint: a file system that cannot do it keeps the space, which is then reused.

@@ -43,7 +43,7 @@ export async function changeRefcountWidth(
   bits: number,
   report: (current: number, total: number) => void,
 ): Promise<void> {
-  const { file, faults, header, allocator, layout, refcounts, writeBack } = image
+  const { file, faults, header, allocator, guard, layout, refcounts, writeBack } = image
   const old = header.current
   const request = { file, faults, header: old, state: header }
   const stored = await readStoredCounts(request)
@@ -60,7 +60,11 @@ export async function changeRefcountWidth(
   })
   await refcounts.reload()
   allocator.reset()
-  for (const offset of blocks) allocator.free(hostOffset(offset), 1, 'other')
+  for (const offset of blocks) {
+    guard.remove('refcount-block', offset, layout.clusterSize)
+    allocator.free(hostOffset(offset), 1, 'other')
+  }
+  guard.remove('refcount-table', oldTable.offset, oldTable.bytes.length)
   allocator.free(oldTable.offset, oldTable.bytes.length / layout.clusterSize, 'other')
   await writeBack.finish()
 }
