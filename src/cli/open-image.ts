@@ -3,6 +3,7 @@ import type { NodeOptions } from '../block/driver.ts'
 import { credentialsFor } from '../block/tls-objects.ts'
 import { drivers } from '../drivers.ts'
 import { BlockError, inContext } from '../errors.ts'
+import type { Edge } from '../graph/edge.ts'
 import { optionsOfFilename } from '../graph/filename.ts'
 import { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
@@ -188,7 +189,24 @@ function storageOptions(options: NodeOptions): NodeOptions {
   return { ...options, ...optionsOfFilename(options.filename, drivers) }
 }
 
-/** Opens a backing file that is only looked at. Errors are not put into context. */
+/** Uses an image that was opened. Who keeps others out may be in the way only now: as if not opened. */
+export function attachImage(
+  graph: Graph,
+  node: BlockNode,
+  filename: string,
+  needs: Parameters<Graph['attach']>[1],
+): Edge {
+  try {
+    return graph.attach(node, needs)
+  } catch (error) {
+    throw inContext(`Could not open '${filename}'`, error)
+  }
+}
+
+/**
+ * Opens a backing file that is only looked at, whoever writes to it meanwhile. Errors are not put into
+ * context.
+ */
 export async function openBacking(
   graph: Graph,
   filename: string,
@@ -196,7 +214,7 @@ export async function openBacking(
 ): Promise<BlockNode> {
   checkDriver(format)
   const options = format === undefined ? {} : { driver: format }
-  return await graph.openFile(filename, options, { readOnly: true, noIo: true })
+  return await graph.openFile(filename, options, { readOnly: true, noIo: true, forceShare: true })
 }
 
 function imageOptions(text: string, impliedKey: string | undefined, io: NamedIo): NodeOptions {

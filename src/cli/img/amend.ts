@@ -4,7 +4,7 @@ import { neverAborted } from '../../block/layer.ts'
 import { drivers } from '../../drivers.ts'
 import { BlockError } from '../../errors.ts'
 import type { NamedIo } from '../command.ts'
-import { imageGraph, openImage } from '../open-image.ts'
+import { attachImage, imageGraph, openImage } from '../open-image.ts'
 import { Arguments, imageOpts, object } from './arguments.ts'
 import {
   type CreateValue,
@@ -49,7 +49,7 @@ export const amend: ImgCommand = async (words, io) => {
   }
   const options = parseAmendOptions(node.driver, offered, optionList, io)
   progress.start()
-  await using edge = graph.attach(node, {
+  await using edge = attachImage(graph, node, filename, {
     description: 'img amend',
     uses: ['consistentRead', 'write', 'resize'],
   })

@@ -4,6 +4,7 @@ import { BlockError, strerror } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
 import {
+  attachImage,
   type CacheMode,
   cacheMode,
   type ImageRequest,
@@ -93,7 +94,7 @@ export const bench: ImgCommand = async (words, io) => {
     )
   }
   const node = await openImage(graph, request, io)
-  await using edge = graph.attach(node, {
+  await using edge = attachImage(graph, node, filename, {
     description: 'img bench',
     uses: load.write ? ['consistentRead', 'write'] : ['consistentRead'],
   })

@@ -4,7 +4,7 @@ import { neverAborted } from '../../block/layer.ts'
 import { BlockError, inContext, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
-import { imageGraph, openImage } from '../open-image.ts'
+import { attachImage, imageGraph, openImage } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object, output } from './arguments.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
@@ -60,12 +60,18 @@ export const check: ImgCommand = async (words, io) => {
     },
     io,
   )
-  await using _edge = graph.attach(node, {
+  // What has nothing to check is told of before who else uses it.
+  if (!node.layer.check) throw notChecked()
+  await using _edge = attachImage(graph, node, filename, {
     description: 'img check',
     uses: repair === 'none' ? ['consistentRead'] : ['consistentRead', 'write', 'resize'],
   })
   const shown = args.has('q') ? 'nothing' : json ? 'json' : 'text'
   return await checkNode(node, filename, repair, shown, io)
+}
+
+function notChecked(): CommandFailure {
+  return new CommandFailure('This image format does not support checks', notOffered)
 }
 
 function parseRepair(text: string): Repair {
@@ -105,7 +111,7 @@ async function runCheck(
   io: NamedIo,
 ): Promise<CheckResult> {
   const { check } = node.layer
-  if (!check) throw new CommandFailure('This image format does not support checks', notOffered)
+  if (!check) throw notChecked()
   try {
     const result = await check.run({ repair, signal: neverAborted })
     for (const message of result.messages) io.stderr.write(`${message}\n`)

@@ -1,10 +1,11 @@
 /** `img convert`: copies one image or several into a new or an existing one, in any format. */
+import { allPermissions } from '../../block/permission.ts'
 import { alignUp } from '../../bytes/range.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { backingOf } from '../../graph/status.ts'
 import type { NamedIo } from '../command.ts'
-import { imageGraph, openImage } from '../open-image.ts'
+import { attachImage, imageGraph, openImage } from '../open-image.ts'
 import { type ConvertArguments, parseConvertArguments } from './convert-arguments.ts'
 import { bitmapsToCopy, checkDriver, copyBitmaps } from './convert-bitmaps.ts'
 import { runPipeline } from './convert-pipeline.ts'
@@ -55,10 +56,10 @@ async function openSources(
     const { imageOpts, format, sourceCache: cache, forceShare } = args
     const node = await openImage(graph, { filename, imageOpts, format, cache, forceShare }, io)
     // Nobody writes to it meanwhile, this command itself as the least: a raw file could be its own target.
-    const edge = graph.attach(node, {
+    const edge = attachImage(graph, node, filename, {
       description: 'img convert',
       uses: ['consistentRead'],
-      shares: ['consistentRead', 'writeUnchanged'],
+      shares: forceShare ? allPermissions : ['consistentRead', 'writeUnchanged'],
     })
     const size = alignUp(await sizeOfShown(node, args), sectorSize)
     images.push({ edge, start, size })
@@ -88,7 +89,7 @@ async function copy(
   node: BlockNode,
   { io, progress }: { readonly io: NamedIo; readonly progress: Progress },
 ): Promise<void> {
-  await using target = graph.attach(node, {
+  await using target = attachImage(graph, node, args.target, {
     description: 'img convert',
     uses: ['write'],
     shares: ['consistentRead'],

@@ -2,7 +2,7 @@
 import type { Preallocation } from '../../block/layer.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
-import { imageGraph, openImage } from '../open-image.ts'
+import { attachImage, imageGraph, openImage } from '../open-image.ts'
 import { Arguments, imageOpts, object } from './arguments.ts'
 import { diskSize } from './block-status.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
@@ -45,7 +45,7 @@ export const resize: ImgCommand = async (words, io) => {
     },
     io,
   )
-  await using edge = graph.attach(node, {
+  await using edge = attachImage(graph, node, args.rest[0], {
     description: 'img resize',
     uses: ['consistentRead', 'resize'],
   })

@@ -6,7 +6,7 @@ import { BlockError, errnoOf, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { snapshotNode } from '../../graph/snapshot-node.ts'
 import type { NamedIo } from '../command.ts'
-import { imageGraph, openImage } from '../open-image.ts'
+import { attachImage, imageGraph, openImage } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object } from './arguments.ts'
 import { CommandFailure, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
@@ -37,11 +37,12 @@ export const snapshot: ImgCommand = async (words, io) => {
   }
   await using graph = imageGraph(io)
   const node = await openImage(graph, request, io)
-  await using _edge = graph.attach(node, {
-    description: 'img snapshot',
-    uses: readOnly ? ['consistentRead'] : ['consistentRead', 'write', 'resize'],
-  })
   const image = snapshotNode(node)
+  const changes = !readOnly && image.layer.snapshots !== undefined
+  await using _edge = attachImage(graph, node, request.filename, {
+    description: 'img snapshot',
+    uses: changes ? ['consistentRead', 'write', 'resize'] : ['consistentRead'],
+  })
   if (action === 'l') await list(image, io)
   else if (action) await actionsByOption[action](image, args.value(action) ?? '')
   return 0
