@@ -29,6 +29,8 @@ export interface Libc {
   /** Absent from musl before 1.2.5. */
   readonly preadv2?: Call
   readonly sync_file_range?: Call
+  /** Of glibc. */
+  readonly malloc_trim?: Call
   /** The errno of the last synchronous call. */
   errno(): number
   /** Address of the first byte. */
@@ -97,6 +99,7 @@ function bind(koffi: Koffi): Libc {
     poll: libc.func('poll', 'int', ['void *', 'ulong', 'int']) as Call,
     preadv2: optional('preadv2', 'int64', ['int', 'uintptr_t', 'int', 'int64', 'int']),
     sync_file_range: optional('sync_file_range', 'int', ['int', 'int64', 'int64', 'uint']),
+    malloc_trim: optional('malloc_trim', 'int', ['size_t']),
     errno: koffi.errno as () => number,
     address: koffi.address,
   }

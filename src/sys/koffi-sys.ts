@@ -134,6 +134,14 @@ class KoffiSys implements Sys {
     )
   }
 
+  async returnFreeMemory(): Promise<void> {
+    const { malloc_trim } = this.#libc
+    if (!malloc_trim) return
+    await this.#pool.pass(
+      () => new Promise<void>((resolve) => malloc_trim.async(0, () => resolve())),
+    )
+  }
+
   readCached(fd: number, target: Uint8Array, offset: number): number {
     const { preadv2 } = this.#libc
     if (target.length === 0) return 0

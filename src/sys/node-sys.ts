@@ -37,6 +37,7 @@ export const nodeSys: Sys = {
     throw notSupported('fallocate')
   },
   startWriteback: async () => {},
+  returnFreeMemory: async () => {},
   readCached: () => notOffered,
   shareLock: () => {
     throw notSupported('fcntl')

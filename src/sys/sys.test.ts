@@ -64,6 +64,10 @@ for (const [name, sys] of implementations) {
       await s.startWriteback(fd, 0, MiB)
     })
 
+    it('gives back free memory, or does not, and never fails', async () => {
+      await Promise.all([s.returnFreeMemory(), s.returnFreeMemory()])
+    })
+
     it('refuses by errno what it cannot do', async () => {
       const fd = open()
       const calls: [boolean, () => unknown][] = [

@@ -47,6 +47,9 @@ export const slabLength = 256 * KiB
 /** Bytes of unused slabs and buffers that a server keeps. */
 export const maxPooledBytes = 16 * MiB
 
+/** Bytes that are freed before the server asks for them to be given back to the system. */
+export const muchFreed = 128 * MiB
+
 /** Bytes of data of one option. Longer ones are dropped and answered with NBD_REP_ERR_TOO_BIG. */
 export const maxOptionLength = 64 * KiB
 

@@ -19,12 +19,13 @@ import {
 } from 'node:net'
 import { dirname } from 'node:path'
 import { BlockError, systemError } from '../../errors.ts'
+import { sys } from '../../sys/current.ts'
 import type { Authorise } from '../../tls/accept.ts'
 import { checkEndpoint, type TlsCredentials } from '../../tls/credentials.ts'
 import { Connection } from './connection.ts'
 import { type ExportOptions, NbdExport } from './export.ts'
 import { IdlePoll } from './idle-poll.ts'
-import { defaultMaxConnections, maxWaitingConnections } from './limits.ts'
+import { defaultMaxConnections, maxWaitingConnections, muchFreed } from './limits.ts'
 import { SlabPool } from './slab.ts'
 
 /** Messages say which client came or went: its export, and what it did wrong if it did. */
@@ -58,6 +59,9 @@ export class NbdServer implements AsyncDisposable {
   readonly #waiting = new Set<Socket>()
   readonly #listeners = new Set<() => void>()
   #shuttingDown = false
+  /** What had been freed when memory was given back; the last time that it is. */
+  #freed = 0
+  #givingBack = Promise.resolve()
   #closed: Promise<void> | undefined
 
   private constructor(server: Server, options: NbdServerOptions) {
@@ -130,6 +134,7 @@ export class NbdServer implements AsyncDisposable {
     for (const connection of this.#connections) connection.shutDown()
     await this.#until(() => this.#connections.size === 0)
     await closed
+    await this.#givingBack
   }
 
   #arrived(socket: Socket): void {
@@ -167,8 +172,16 @@ export class NbdServer implements AsyncDisposable {
     this.#connections.delete(connection)
     clients.publish({ event: 'gone', export: connection.export?.name, violation })
     for (const listener of [...this.#listeners]) listener()
+    this.#giveBackMemory()
     this.#options.onClientGone?.(this.#connections.size, connection.export !== undefined)
     this.#admit()
+  }
+
+  /** What slow readers of long replies have cost is not kept when they leave. */
+  #giveBackMemory(): void {
+    if (this.#pool.freed - this.#freed < muchFreed) return
+    this.#freed = this.#pool.freed
+    this.#givingBack = this.#givingBack.then(() => sys().returnFreeMemory())
   }
 
   /** A place is free: whoever has waited longest gets it. */

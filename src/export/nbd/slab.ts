@@ -31,6 +31,8 @@ export class SlabPool {
   /** Free slabs by length. */
   readonly #free = new Map<number, Slab[]>()
   #pooled = 0
+  /** Bytes of slabs that were freed, ever. */
+  freed = 0
 
   /** Bytes of all free slabs. */
   get pooled(): number {
@@ -55,6 +57,7 @@ export class SlabPool {
     if (slab.holders > 0) return
     // The collector does not come by while a server is idle, and would leave gigabytes.
     if (length > maxKeptLength || this.#pooled + length > maxPooledBytes) {
+      this.freed += length
       giveBack(slab.bytes)
       return
     }
