@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 export const root = path.resolve(import.meta.dirname, '..')
 
 /** A launcher of ours: `varve('img')` is `bin/varve-img`. */
-export function varve(tool: 'img' | 'nbd' | 'io' | 'snap'): string {
+export function varve(tool: 'img' | 'nbd' | 'io' | 'snap' | 'storage-daemon'): string {
   return path.join(root, 'bin', `varve-${tool}`)
 }
 
@@ -37,10 +37,10 @@ export async function run(program: string, args: readonly string[]): Promise<Fin
   return { seconds, peakMemory, stdout: stdout() }
 }
 
-/** Starts a server that listens on a Unix socket; resolves once the socket is there. */
-export async function serve(program: string, args: readonly string[], socket: string) {
+/** Starts a server; resolves once the file is there by which it can be told, its Unix socket or its pidfile. */
+export async function serve(program: string, args: readonly string[], sign: string) {
   const child = spawn(program, args, { stdio: ['ignore', 'inherit', 'inherit'] })
-  for (let tries = 0; !(await exists(socket)); tries++) {
+  for (let tries = 0; !(await exists(sign)); tries++) {
     if (child.exitCode !== null || tries > 500) throw new Error(`${program} did not start`)
     await sleep(10)
   }

@@ -11,6 +11,7 @@ import { run } from './process.ts'
 import { backupLatency } from './rows/backup-latency.ts'
 import { compress } from './rows/compress.ts'
 import { convert } from './rows/convert.ts'
+import { fuse } from './rows/fuse.ts'
 import { img } from './rows/img.ts'
 import { jobs } from './rows/jobs.ts'
 import { nbd } from './rows/nbd.ts'
@@ -27,6 +28,7 @@ const rows: readonly Row[] = [
   backupLatency,
   nbd,
   nbdTls,
+  fuse,
   qcow2Write,
   snap,
 ]
