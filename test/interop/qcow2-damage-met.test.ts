@@ -2,16 +2,16 @@
  * Damage of every kind, met by reads: `varve io` and the real qemu-io fail the same requests, say the
  * same on standard error, and exit alike. VARVE_LONG=1 takes every kind of image.
  */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, vi } from 'vitest'
 import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
-import { runTheirs } from '../support/img.ts'
 import { type Result, realIo, varveIo } from '../support/io-tools.ts'
 import { Anatomy } from '../support/qcow2-anatomy.ts'
 import { type Damage, damages } from '../support/qcow2-damages.ts'
-import { type Flavour, flavours, makeFlavour } from '../support/qcow2-flavours.ts'
+import { type Flavour, flavours } from '../support/qcow2-flavours.ts'
+import { gallery } from '../support/qcow2-gallery.ts'
 import { Random, runSeed } from '../support/random.ts'
 
 const qemu = peer('qemu-img', 'qemu-io')
@@ -49,26 +49,7 @@ const refusedByUs: readonly { readonly why: string; readonly titles: RegExp }[] 
   },
 ]
 
-const made = new Map<Flavour, Promise<Buffer>>()
-
-function imageOf(flavour: Flavour): Promise<Buffer> {
-  const known = made.get(flavour) ?? make(flavour)
-  made.set(flavour, known)
-  return known
-}
-
-async function make(flavour: Flavour): Promise<Buffer> {
-  const file = join(folder, flavour.name.replaceAll(' ', '-'))
-  const checked = (run: (args: readonly string[]) => Promise<Result>) => {
-    return async (args: readonly string[]) => {
-      const { status, stdout, stderr } = await run(args)
-      expect(status, `${args.join(' ')}: ${stdout}${stderr}`).toBe(0)
-    }
-  }
-  const img = checked((args) => runTheirs(folder, args))
-  await makeFlavour(flavour, file, { img, io: checked(realIo) }, new Random(seed))
-  return readFileSync(file)
-}
+const imageOf = gallery(folder, seed)
 
 qemu.describe(`damage that is met by reads (VARVE_SEED=${seed})`, () => {
   for (const [index, damage] of damages.entries()) {

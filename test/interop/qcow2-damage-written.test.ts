@@ -9,11 +9,11 @@ import { expect, vi } from 'vitest'
 import { peer } from '../peers.ts'
 import { contentOf, unreadable } from '../support/disk-content.ts'
 import { scratchFolder } from '../support/folder.ts'
-import { runTheirs } from '../support/img.ts'
 import { type Result, realIo, varveIo } from '../support/io-tools.ts'
 import { Anatomy } from '../support/qcow2-anatomy.ts'
 import { type Damage, damages, type Loss } from '../support/qcow2-damages.ts'
-import { type Flavour, flavours, makeFlavour } from '../support/qcow2-flavours.ts'
+import { type Flavour, flavours } from '../support/qcow2-flavours.ts'
+import { gallery, pathOf } from '../support/qcow2-gallery.ts'
 import { Random, runSeed } from '../support/random.ts'
 
 const qemu = peer('qemu-img', 'qemu-io')
@@ -63,26 +63,7 @@ const differences: readonly {
 const shared =
   /name one|names (another|data|noise)|in place of (data|an L2)|of noise|points elsewhere|refcount of zero|block full of noise|names the L1 table/
 
-const made = new Map<Flavour, Promise<Buffer>>()
-
-function imageOf(flavour: Flavour): Promise<Buffer> {
-  const known = made.get(flavour) ?? make(flavour)
-  made.set(flavour, known)
-  return known
-}
-
-async function make(flavour: Flavour): Promise<Buffer> {
-  const file = join(folder, flavour.name.replaceAll(' ', '-'))
-  const checked = (run: (args: readonly string[]) => Promise<Result>) => {
-    return async (args: readonly string[]) => {
-      const { status, stdout, stderr } = await run(args)
-      expect(status, `${args.join(' ')}: ${stdout}${stderr}`).toBe(0)
-    }
-  }
-  const img = checked((args) => runTheirs(folder, args))
-  await makeFlavour(flavour, file, { img, io: checked(realIo) }, new Random(seed))
-  return readFileSync(file)
-}
+const imageOf = gallery(folder, seed)
 
 qemu.describe(`damage that is met by writes (VARVE_SEED=${seed})`, () => {
   for (const [index, damage] of damages.entries()) {
@@ -145,7 +126,7 @@ async function compare(flavour: Flavour, damage: Damage, random: Random): Promis
 }
 
 function dataFileOf(flavour: Flavour): string {
-  return join(folder, `${flavour.name.replaceAll(' ', '-')}.data`)
+  return `${pathOf(folder, flavour)}.data`
 }
 
 async function shownBy(file: string): Promise<Buffer | undefined> {

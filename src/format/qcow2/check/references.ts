@@ -10,7 +10,6 @@ import { BlockError } from '../../../errors.ts'
 import { readPlace } from '../encryption/place.ts'
 import { type Faults, hex64 } from '../faults.ts'
 import type { Header } from '../header.ts'
-import type { HeaderState } from '../header-state.ts'
 import type { ImageFile } from '../image-file.ts'
 import { entrySize, highOf, isCopied, L2Layout, lowOf, offsetOf } from '../l2-table.ts'
 import { type EntryFault, type Snapshot, scanSnapshotTable } from '../snapshot-table.ts'
@@ -18,6 +17,7 @@ import { countBitmaps, mendBitmaps } from './bitmaps.ts'
 import type { Counts } from './counts.ts'
 import { L2Walk, type SharedTable } from './l2-walk.ts'
 import { l1Reserved, type MendedL1, mendL1Entry, mendMisledL1, reservedL1 } from './mend.ts'
+import type { ReferenceOptions } from './reference-options.ts'
 import { Findings, maxMessages, type Report, type Room } from './report.ts'
 import { Tally } from './tally.ts'
 
@@ -25,25 +25,6 @@ export interface CheckedImage {
   readonly file: ImageFile
   readonly header: Header
   readonly faults: Faults
-}
-
-export interface ReferenceOptions {
-  /** Refcounts as the image has them, which the flags of entries are held against. */
-  readonly stored: Counts
-  /** Entries that contradict the format are made harmless; then the header may have to change. */
-  readonly mend: HeaderState | undefined
-  /** Where refcount blocks lie. */
-  readonly blocks: Iterable<number>
-  /** What was found without mending anything: tells tables from what is taken for one by mistake. */
-  readonly before?: References
-  /**
-   * Everything is told as qemu-img tells it: L1 entries are followed however broken they are, and
-   * references are told instead of counted when there are more than a refcount can say, which is
-   * this number.
-   */
-  readonly most?: number
-  /** Bitmaps that cannot be understood are passed over. */
-  readonly anyBitmaps?: boolean
 }
 
 /** An L1 table as it was found. */
