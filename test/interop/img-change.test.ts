@@ -1,5 +1,5 @@
 /** `img resize`, `img rebase -u` and `img check` against the real ones. */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { viewOf } from '../../src/bytes/view.ts'
 import { peer } from '../peers.ts'
@@ -25,6 +25,13 @@ async function equalAndSound(image: string): Promise<void> {
 }
 
 qemu.describe('img resize', () => {
+  it.each([1, 511, 512, 513, 5000])('makes an empty file %d bytes long', async (size) => {
+    await pair.prepare('qemu-img', 'create', '-q', '-f', 'raw', 'empty.raw', '0')
+    await pair.same(`resize -f raw empty.raw ${size}`)
+    const sizes = [pair.ours, pair.theirs].map((at) => statSync(`${at}/empty.raw`).size)
+    expect(sizes[0]).toBe(sizes[1])
+  })
+
   it.each([
     'resize b.qcow2 2M',
     'resize b.qcow2 +1M',

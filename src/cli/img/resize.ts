@@ -52,12 +52,16 @@ export const resize: ImgCommand = async (words, io) => {
   const before = diskSize(node)
   const size = change.relative ? before + change.sign * change.bytes : change.bytes
   checkSize(size, before, args.has('shrink'), preallocation, io)
+  // As in QEMU, which tries the first sector of what was an empty file.
+  const least = before === 0 && node.driver === 'raw' ? smallestFile : 0
   if (node.layer.sizeIsGiven) await checkGiven(edge, size)
-  else await edge.truncate(size, { preallocation })
+  else await edge.truncate(Math.max(size, least), { preallocation })
   await edge.flush()
   if (!args.has('q')) io.stdout.write('Image resized.\n')
   return 0
 }
+
+const smallestFile = 512
 
 /** A device may have got the size already, by other means. */
 async function checkGiven(device: Edge, size: number): Promise<void> {
