@@ -45,8 +45,8 @@ const lines: readonly (readonly [string, string])[] = [
 /** The work stands still for a while where the source has had its share. */
 function askedLine(option: string): string {
   const convert = `$IMG convert ${option} -r 8M many b`
-  // Where the work is by then is the program's choice.
-  return `(${convert} & sleep 0.7; kill -USR1 $!; wait $!) 2>&1 | tr "\r()" "\n[]" | tail -n 2 | tr -d 0-9.`
+  // The target is made when the signal is waited for; where the work is by then is the program's choice.
+  return `rm -f b; (${convert} & until [ -s b ]; do sleep 0.1; done; kill -USR1 $!; wait $!) 2>&1 | tr "\r()" "\n[]" | tail -n 2 | tr -d 0-9.`
 }
 
 qemu.describe('as processes', () => {
