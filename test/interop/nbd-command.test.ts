@@ -288,7 +288,10 @@ qemuNbd.describe('--list', () => {
     const other = join(folder, 'listed-qemu')
     const qemu = spawn('qemu-nbd', ['-t', '-r', '-k', other, '-f', 'raw', image])
     while (!existsSync(other)) await sleep(10)
-    expect(await ours(['-L', '-k', other])).toEqual(await theirs(['-L', '-k', other]))
+    // The socket is there a moment before it is listened on.
+    let listed = await theirs(['-L', '-k', other])
+    while (listed.status !== 0) listed = await theirs(['-L', '-k', other])
+    expect(await ours(['-L', '-k', other])).toEqual(listed)
     qemu.kill()
     await once(qemu, 'exit')
   })
