@@ -3,7 +3,8 @@ import { realpath, stat } from 'node:fs/promises'
 import { BlockError, errnoOf, strerror } from '../errors.ts'
 import { DescriptorWatch } from '../export/fuse/descriptor-watch.ts'
 import { DiskFile } from '../export/fuse/disk-file.ts'
-import { FuseSession, mount } from '../export/fuse/session.ts'
+import { mountFuse, type OthersMay } from '../export/fuse/mount.ts'
+import { FuseSession } from '../export/fuse/session.ts'
 import type { Graph } from '../graph/graph.ts'
 import { sys } from '../sys/current.ts'
 import type { ExportKind, ExportUse } from './exports.ts'
@@ -14,7 +15,7 @@ export interface FuseExportOptions {
   /** Writing behind the end makes the disk larger. */
   readonly growable?: boolean
   /** Whether other users may have rights to the file; `auto` (unless given) if the system permits it. */
-  readonly allowOther?: 'off' | 'on' | 'auto'
+  readonly allowOther?: OthersMay
 }
 
 export class FuseExports {
@@ -41,7 +42,7 @@ export class FuseExports {
     try {
       if (growable) await use.attach({ uses: ['resize'] })
       const target = await regularFile(mountpoint)
-      const session = this.#mount(use, target, growable, rest.allowOther ?? 'auto')
+      const session = await this.#mount(use, target, growable, rest.allowOther ?? 'auto')
       return {
         end: async () => {
           this.#mountpoints.delete(mountpoint)
@@ -54,36 +55,19 @@ export class FuseExports {
     }
   }
 
-  #mount(
+  async #mount(
     { node, edge, writable, writethrough }: ExportUse,
     target: string,
     growable: boolean,
-    others: 'off' | 'on' | 'auto',
-  ): FuseSession {
-    let mounted: ReturnType<typeof mount>
-    try {
-      mounted = mount({ sys: sys(), target, allowOther: others })
-    } catch (error) {
-      if (error instanceof BlockError) throw error
-      const reason = strerror(errnoOf(error) ?? 'EIO')
-      throw new BlockError('IO', `Failed to mount FUSE session to export: ${reason}`, {
-        path: target,
-        cause: error,
-      })
-    }
-    const { fd, allowOther } = mounted
+    others: OthersMay,
+  ): Promise<FuseSession> {
+    const mounted = await mountFuse(sys(), target, others)
+    const { allowOther } = mounted
     const attachForResize = () =>
-      this.#graph.attach(node, {
-        description: 'an unnamed block device',
-        uses: ['resize'],
-      })
+      this.#graph.attach(node, { description: 'an unnamed block device', uses: ['resize'] })
     const options = { edge, writable, growable, allowOther, writethrough, attachForResize }
     this.#watch ??= new DescriptorWatch(sys())
-    return new FuseSession(
-      { sys: sys(), watch: this.#watch, target, allowOther: others },
-      fd,
-      new DiskFile(options),
-    )
+    return new FuseSession(sys(), this.#watch, mounted, new DiskFile(options))
   }
 }
 

@@ -45,6 +45,19 @@ const longestPoll = 1000
 const EFD_CLOEXEC = 0o2000000
 const EFD_NONBLOCK = 0o4000
 
+/** socketpair(2), recvmsg(2), cmsg(3) */
+const AF_UNIX = 1
+const SOCK_STREAM = 1
+const SOCK_CLOEXEC = 0o2000000
+const MSG_CLOEXEC = 0x40000000
+const SOL_SOCKET = 1
+const SCM_RIGHTS = 1
+
+/** fcntl(2) */
+const F_GETFL = 3
+const F_SETFL = 4
+const O_NONBLOCK = 0o4000
+
 /** mount(2) */
 const MS_NOSUID = 2
 const MS_NODEV = 4
@@ -211,6 +224,32 @@ class KoffiSys implements Sys {
   eventDescriptor(): number {
     const fd = this.#libc.eventfd(0, EFD_CLOEXEC + EFD_NONBLOCK)
     if (fd < 0) throw sysError('eventfd', this.#libc.errno())
+    return fd
+  }
+
+  socketPair(): readonly [number, number] {
+    const pair = new Int32Array(2)
+    const bytes = new Uint8Array(pair.buffer)
+    const result = this.#libc.socketpair(AF_UNIX, SOCK_STREAM + SOCK_CLOEXEC, 0, bytes)
+    if (result < 0) throw sysError('socketpair', this.#libc.errno())
+    return [pair[0], pair[1]]
+  }
+
+  async receiveDescriptor(socket: number): Promise<number | undefined> {
+    // One byte, and a control message: its length, level and type, and one descriptor.
+    const byte = new Uint8Array(8)
+    const control = new Int32Array(6)
+    const iovec = new BigUint64Array([this.#libc.address(byte), 1n])
+    // struct msghdr: name and its length, vectors and their number, control and its length, flags.
+    const addresses = [this.#libc.address(iovec), this.#libc.address(control)]
+    const message = new BigUint64Array([0n, 0n, addresses[0], 1n, addresses[1], 24n, 0n])
+    const bytes = new Uint8Array(message.buffer)
+    const length = await this.#callInPool('recvmsg', this.#libc.recvmsg, socket, bytes, MSG_CLOEXEC)
+    const [, , level, type, fd] = control
+    // Looked at here, so that the buffers live as long as the call.
+    if (length !== 1 || byte.length + iovec.length === 0) return undefined
+    if (level !== SOL_SOCKET || type !== SCM_RIGHTS) return undefined
+    this.#libc.fcntlNumber(fd, F_SETFL, this.#libc.fcntlNumber(fd, F_GETFL, 0) | O_NONBLOCK)
     return fd
   }
 

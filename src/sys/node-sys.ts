@@ -61,6 +61,12 @@ export const nodeSys: Sys = {
   eventDescriptor: () => {
     throw notSupported('eventfd')
   },
+  socketPair: () => {
+    throw notSupported('socketpair')
+  },
+  receiveDescriptor: async () => {
+    throw notSupported('recvmsg')
+  },
   mountFuse: () => {
     throw notSupported('mount')
   },

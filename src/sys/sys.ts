@@ -25,7 +25,7 @@ export interface Supported {
   readonly cachedReads: boolean
   readonly ioctl: boolean
   readonly keyring: boolean
-  /** `mountFuse`, `unmount`, `untilReadable` and `eventDescriptor`. */
+  /** `mountFuse` and `unmount`, `untilReadable`, `eventDescriptor`, `socketPair` and `receiveDescriptor`. */
   readonly fuse: boolean
 }
 
@@ -89,6 +89,15 @@ export interface Sys {
 
   /** A new descriptor that is readable once a number (8 bytes) is written to it, until it is read. */
   eventDescriptor(): number
+
+  /** Two stream sockets that are connected with each other. */
+  socketPair(): readonly [number, number]
+
+  /**
+   * Takes the descriptor that comes with the next byte of a socket, and makes it non-blocking; undefined
+   * when the other end has closed. Waits in the thread pool.
+   */
+  receiveDescriptor(socket: number): Promise<number | undefined>
 
   /** Mounts the file system behind an open `/dev/fuse` at `target`, without its set-user bits and devices. */
   mountFuse(target: string, options: string): void

@@ -2,14 +2,19 @@
  * Disks as regular files: what programs find when they use them, as with Debian's qemu-storage-daemon,
  * and what the disks hold afterwards.
  */
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import {
+  chownSync,
   closeSync,
   constants,
   existsSync,
+  mkdtempSync,
   openSync,
   readFileSync,
   readSync,
+  rmSync,
+  statSync,
   writeFileSync,
   writeSync,
 } from 'node:fs'
@@ -25,6 +30,7 @@ import { Random, seedNote } from '../support/random.ts'
 import { until } from '../support/until.ts'
 
 const uses = fileURLToPath(new URL('../support/file-uses.py', import.meta.url))
+const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const folder = scratchFolder('fuse')
 const tools = peer('qemu-storage-daemon', 'qemu-img', 'python3', 'mke2fs', 'e2fsck')
 const MiB = 1024 * 1024
@@ -195,4 +201,35 @@ describe.skipIf(!able || !tools.path)('a FUSE export', () => {
     closeSync(fd)
     await until(() => readFileSync(join(cwd, 'disk.raw'))[MiB] === 'x'.charCodeAt(0))
   })
+})
+
+/** Anybody who is not root; to him the helper has to be there, and the device open. */
+const somebody = { uid: 65_534, gid: 65_534 }
+const helped = able && peer('fusermount3').path && (statSync('/dev/fuse').mode & 0o006) === 0o006
+
+it.skipIf(!helped)('takes no root where fusermount3 is', async () => {
+  const cwd = mkdtempSync('/tmp/varve-fuse-')
+  try {
+    for (const name of ['disk', 'shown']) writeFileSync(join(cwd, name), Buffer.alloc(1024, name))
+    for (const name of ['', 'disk', 'shown']) chownSync(join(cwd, name), 65_534, 65_534)
+    const daemon = spawn(
+      process.execPath,
+      [
+        ...[main, 'daemon', '--blockdev', 'driver=file,node-name=d,filename=disk'],
+        ...['--export', 'type=fuse,id=e,node-name=d,mountpoint=shown', '--pidfile', 'pid'],
+      ],
+      { cwd, stdio: 'inherit', ...somebody },
+    )
+    const ended = once(daemon, 'close')
+    await until(() => existsSync(join(cwd, 'pid')))
+    const read = () => execFileSync('cat', ['shown'], { cwd, encoding: 'utf8', ...somebody })
+    expect(read()).toMatch(/^diskdisk/)
+    // Others may not, not even root.
+    expect(() => readFileSync(join(cwd, 'shown'))).toThrow('EACCES')
+    daemon.kill('SIGTERM')
+    await ended
+    expect(read()).toMatch(/^shownshown/)
+  } finally {
+    rmSync(cwd, { recursive: true, force: true })
+  }
 })

@@ -4,7 +4,7 @@
  *
  * A request that the kernel takes back has no answer to wait for; what it does to the disk is done.
  */
-import { closeSync, constants, openSync, readSync, writeSync } from 'node:fs'
+import { closeSync, readSync, writeSync } from 'node:fs'
 import { constants as system } from 'node:os'
 import type { Completion } from '../../block/layer.ts'
 import { BlockError, errnoOf } from '../../errors.ts'
@@ -30,6 +30,7 @@ import {
 import type { DescriptorWatch } from './descriptor-watch.ts'
 import type { DiskFile } from './disk-file.ts'
 import { dataStart, maxInFlight, maxPages, maxTransfer, sectorSize } from './limits.ts'
+import type { Mount } from './mount.ts'
 
 /** The kernel may rely on attributes for so long, as with QEMU. */
 const attributeSeconds = 1
@@ -48,65 +49,21 @@ const wantedFlags =
 
 type Header = ReturnType<typeof inHeader.decode>
 
-export interface Mounting {
-  readonly sys: Sys
-  readonly watch: DescriptorWatch
-  /** An absolute path, of a regular file. */
-  readonly target: string
-  /** Whether users other than ours may use the file; `auto`: if that is permitted. */
-  readonly allowOther: 'on' | 'off' | 'auto'
-}
-
-/** Opens `/dev/fuse` and mounts it; whether others may use it is known afterwards. */
-export function mount({ sys, target, allowOther }: Omit<Mounting, 'watch'>): {
-  readonly fd: number
-  readonly allowOther: boolean
-} {
-  if (!sys.supported.fuse) {
-    throw new BlockError('UNSUPPORTED', 'FUSE exports need the C library; install koffi', {
-      errno: 'ENOTSUP',
-    })
-  }
-  const fd = openSync('/dev/fuse', constants.O_RDWR | constants.O_NONBLOCK)
-  const attempt = (others: boolean) => {
-    const options = [
-      `fd=${fd}`,
-      `rootmode=${constants.S_IFREG.toString(8)}`,
-      `user_id=${process.getuid?.() ?? 0}`,
-      `group_id=${process.getgid?.() ?? 0}`,
-      'default_permissions',
-      ...(others ? ['allow_other'] : []),
-      `max_read=${maxTransfer}`,
-    ]
-    sys.mountFuse(target, options.join(','))
-    return { fd, allowOther: others }
-  }
-  try {
-    if (allowOther !== 'auto') return attempt(allowOther === 'on')
-    try {
-      return attempt(true)
-    } catch {
-      return attempt(false)
-    }
-  } catch (error) {
-    closeSync(fd)
-    throw error
-  }
-}
-
 export class FuseSession implements AsyncDisposable {
-  readonly #mounting: Mounting
+  readonly #sys: Sys
+  readonly #watch: DescriptorWatch
+  readonly #mount: Mount
   readonly #file: DiskFile
-  readonly #fd: number
   /** Buffers that no request has; as many as there have been requests at a time. */
   readonly #spare: Uint8Array[] = []
   readonly #inFlight = new Set<Promise<void>>()
   #ended = false
 
-  /** Takes over the descriptor of `mount`. */
-  constructor(mounting: Mounting, fd: number, file: DiskFile) {
-    this.#mounting = mounting
-    this.#fd = fd
+  /** Takes over the mount. */
+  constructor(sys: Sys, watch: DescriptorWatch, mount: Mount, file: DiskFile) {
+    this.#sys = sys
+    this.#watch = watch
+    this.#mount = mount
     this.#file = file
     this.#resume()
   }
@@ -121,27 +78,26 @@ export class FuseSession implements AsyncDisposable {
    * answered as long as the kernel writes out what it has kept.
    */
   async [Symbol.asyncDispose](): Promise<void> {
-    const { sys, target } = this.#mounting
     // Somebody may have unmounted it.
-    if (!this.#ended) await sys.unmount(target).catch(() => {})
+    if (!this.#ended) await this.#mount.unmount().catch(() => {})
     this.#end()
     await Promise.all(this.#inFlight)
-    closeSync(this.#fd)
+    closeSync(this.#mount.fd)
   }
 
   #resume(): void {
-    this.#mounting.watch.add(this.#fd, () => this.#receiveAll())
+    this.#watch.add(this.#mount.fd, () => this.#receiveAll())
   }
 
   #end(): void {
     this.#ended = true
-    this.#mounting.watch.delete(this.#fd)
+    this.#watch.delete(this.#mount.fd)
   }
 
   #receiveAll(): void {
-    while (!this.#ended && this.#mounting.sys.isReadable(this.#fd)) {
+    while (!this.#ended && this.#sys.isReadable(this.#mount.fd)) {
       if (this.#inFlight.size >= maxInFlight) {
-        this.#mounting.watch.delete(this.#fd)
+        this.#watch.delete(this.#mount.fd)
         return
       }
       const buffer = this.#spare.pop() ?? new Uint8Array(dataStart + maxTransfer)
@@ -155,7 +111,7 @@ export class FuseSession implements AsyncDisposable {
   /** The length of the next request; undefined where there is none. */
   #receive(buffer: Uint8Array): number | undefined {
     try {
-      const length = readSync(this.#fd, buffer)
+      const length = readSync(this.#mount.fd, buffer)
       if (length >= inHeader.size) return length
       this.#end()
     } catch (error) {
@@ -286,7 +242,7 @@ export class FuseSession implements AsyncDisposable {
   /** The kernel takes an answer whole and at once. */
   #send(whole: Uint8Array): void {
     try {
-      writeSync(this.#fd, whole)
+      writeSync(this.#mount.fd, whole)
     } catch {
       // The request was taken back, or the file system with it.
     }
