@@ -222,13 +222,6 @@ class Mirror {
         this.ground.thaw()
         const to = pivots && replaces === source ? target : source
         const moves = this.ground.others(filter).map((edge) => ({ edge, to }))
-        // Those who have come to use the disk below the filter meanwhile go along.
-        const late = to === target ? this.ground.others(source) : []
-        for (const edge of late) {
-          if (edge.owner !== filter && !chainOf(target).includes(edge.owner as BlockNode)) {
-            moves.push({ edge, to })
-          }
-        }
         if (pivots && replaces !== source) {
           moves.push(...this.ground.others(replaces).map((edge) => ({ edge, to: target })))
         }

@@ -1,4 +1,4 @@
-/** Nodes that jobs put into the graph or make as targets: what they are called, who may take them away, who goes along. */
+/** Nodes that jobs put into the graph or make as targets: what they are called, and who may take them away. */
 import { cpSync } from 'node:fs'
 import { afterEach, beforeAll, beforeEach, expect, it } from 'vitest'
 import { peer } from '../peers.ts'
@@ -128,20 +128,5 @@ qsd.describe('nodes of jobs', () => {
       format: 'y',
     })
     expect(await pair.differences([busy])).toEqual([])
-  })
-
-  it('take along who has come to use the disk below them', async () => {
-    await same([
-      command('blockdev-mirror', { 'job-id': 'j', device: 'top', target: 'z', sync: 'full' }),
-      { until: 'ready' },
-    ])
-    // QEMU tells of every moment in which the job stands still.
-    const steps = [
-      command('blockdev-add', { driver: 'raw', file: 'top', 'node-name': 'late' }),
-      command('job-complete', { id: 'j' }),
-    ]
-    expect(await pair.differences(steps)).toEqual([])
-    for (const side of [0, 1] as const) await pair.alone(side, [{ until: 'gone' }])
-    await same([nodes])
   })
 })
