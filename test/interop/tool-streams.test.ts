@@ -7,7 +7,7 @@ import { execFile, execFileSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { expect, it } from 'vitest'
+import { beforeAll, expect, it } from 'vitest'
 import { peer } from '../peers.ts'
 import { comparable } from '../support/cli-random/programs.ts'
 import { scratchFolder } from '../support/folder.ts'
@@ -50,6 +50,11 @@ function askedLine(option: string): string {
 }
 
 qemu.describe('as processes', () => {
+  // No line needs what another one changes.
+  beforeAll(() => {
+    for (const whose of ['o', 'q']) makeImages(join(folder, whose))
+  })
+
   it.each(lines)('%s', { timeout: 60_000 }, async (_, line) => {
     const [ours, theirs] = await Promise.all([
       run(line, join(folder, 'o'), ourTool('img'), ourTool('io')),
@@ -60,7 +65,6 @@ qemu.describe('as processes', () => {
 })
 
 async function run(line: string, cwd: string, img: string, io: string) {
-  makeImages(cwd)
   const env = { ...process.env, IMG: img, IO: io, LC_ALL: 'C' }
   return await new Promise((resolve) => {
     const child = execFile('sh', ['-c', line], { cwd, env }, (_, stdout, stderr) =>
