@@ -82,6 +82,7 @@ export async function startArchiveBackup(
     throw error
   }
   job = jobs.start({ ...options, type: 'backup' }, archiveWork(writer, parts, fleecing, cleanUp))
+  for (const { disk } of parts) disk.join(job)
   return { job, uuid, streams: () => writer.status.streams, spill: () => fleecing?.usage }
 }
 

@@ -75,6 +75,7 @@ export async function prepareBackup(
     await PreservedDisk.preserve(graph, [disk])
     job = jobs.create({ ...options, type: 'backup' }, backupWork(disk, fleecing, options))
     const created = job
+    disk.join(created)
     return { job: created, abort: () => created.cancel() }
   } catch (error) {
     await disk?.drop()

@@ -44,13 +44,19 @@ export class JobGround {
   #thaw = () => {}
   #keepsWritable = false
   #filter: BlockNode | undefined
-  /** The job, once there is one: it stands still while its nodes are drained. */
-  job: Job | undefined
+  #job: Job | undefined
+  readonly #drains: JobDrain[] = []
 
   constructor(graph: Graph, id: string, type: JobType) {
     this.graph = graph
     this.#id = id
     this.#type = type
+  }
+
+  /** The job, once there is one: it stands still while its nodes are drained, also if they are by now. */
+  set job(job: Job) {
+    this.#job = job
+    for (const drain of this.#drains) drain.join(job)
   }
 
   get filter(): BlockNode | undefined {
@@ -83,13 +89,15 @@ export class JobGround {
     shares?: readonly Permission[],
     as: JobChild | 'device' = 'main node',
   ): void {
+    const drain = new JobDrain(() => this.#job)
+    this.#drains.push(drain)
     const edge = this.graph.attach(node, {
       description: as === 'device' ? unnamedDevice : jobUser(this.#type, this.#id),
       name: as === 'device' ? undefined : as,
       uses,
       shares,
       stays: true,
-      drain: drainOf(() => this.job),
+      drain,
     })
     this.#edges.add(edge)
     this.#releases.push(() => edge[Symbol.asyncDispose]())
@@ -191,23 +199,36 @@ export class JobGround {
 }
 
 /** A job stands still while what it uses is drained. There may be none yet when a drain begins. */
-export function drainOf(job: () => Job | undefined): DrainHandler {
-  let drains = 0
+export class JobDrain implements DrainHandler {
+  readonly #job: () => Job | undefined
+  #drains = 0
   /** Of them, those that the job was told of. */
-  const held: Job[] = []
-  return {
-    async begin() {
-      drains++
-      const present = job()
-      if (!present) return
-      held.push(present)
-      await present.hold()
-    },
-    // It goes on when no more drains are left than it was told of.
-    end() {
-      drains--
-      if (held.length > drains) held.pop()?.letGo()
-    },
+  readonly #held: Job[] = []
+
+  constructor(job: () => Job | undefined) {
+    this.#job = job
+  }
+
+  async begin(): Promise<void> {
+    this.#drains++
+    const present = this.#job()
+    if (!present) return
+    this.#held.push(present)
+    await present.hold()
+  }
+
+  /** The job goes on when no more drains are left than it was told of. */
+  end(): void {
+    this.#drains--
+    if (this.#held.length > this.#drains) this.#held.pop()?.letGo()
+  }
+
+  /** A job that has been made in the middle of drains waits for their end before it does anything. */
+  join(job: Job): void {
+    while (this.#held.length < this.#drains) {
+      this.#held.push(job)
+      void job.hold()
+    }
   }
 }
 

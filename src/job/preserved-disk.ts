@@ -15,7 +15,7 @@ import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { runCopyLoop, statusOf } from './copy-loop.ts'
 import type { Fleecing } from './fleecing.ts'
-import { drainOf } from './ground.ts'
+import { JobDrain } from './ground.ts'
 import type { Job } from './job.ts'
 import type { SyncBitmap } from './sync-bitmap.ts'
 import type { JobControl } from './work.ts'
@@ -51,6 +51,7 @@ export class PreservedDisk {
   readonly #broken = new AbortController()
   /** The job's own use of the filter, once that is in place. */
   #edge: Edge | undefined
+  readonly #drain: JobDrain
   #dropped = false
   #unblock: (() => void)[] = []
 
@@ -92,6 +93,7 @@ export class PreservedDisk {
     this.source = options.source
     this.filter = filter
     this.layer = layer
+    this.#drain = new JobDrain(options.job)
     this.#options = options
     layer.onBroken = (error) => this.#broken.abort(error instanceof CopyError ? error.cause : error)
   }
@@ -174,6 +176,11 @@ export class PreservedDisk {
     await this.#graph.dropFilter(this.filter)
   }
 
+  /** The job has been made: it waits for drains that have begun before. */
+  join(job: Job): void {
+    this.#drain.join(job)
+  }
+
   #begin(): void {
     const { bitmap, sync } = this.#options
     const { copy } = this.layer
@@ -184,8 +191,8 @@ export class PreservedDisk {
 
   /** Stands still while the node is drained: the copying is the layer's, not the edge's. */
   #attach(): void {
-    const { description, job } = this.#options
-    const drain = drainOf(job)
+    const { description } = this.#options
+    const drain = this.#drain
     this.#edge = this.#graph.attach(this.filter, {
       description,
       name: 'main node',

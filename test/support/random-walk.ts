@@ -282,6 +282,8 @@ export class Walk {
     const target = this.#name('mirror')
     const sync = this.#random.pick(['full', 'full', 'top', 'none'])
     const chain = this.#chain()
+    // A job that ends meanwhile gives the guest another disk, of which that is not the right backing file.
+    const device = this.#random.pick([chain[0], chain[0], this.#guest.node.name])
     // What is not copied shows through a backing file that is the same.
     const backing = sync === 'top' ? (chain[1] ?? null) : sync === 'none' ? chain[0] : null
     const options = await this.#images.qcow2(target, this.#guest.size, backing)
@@ -289,7 +291,7 @@ export class Walk {
       return await this.#images.forget(target)
     }
     const started = await this.#job('blockdev-mirror', {
-      device: this.#random.pick([chain[0], chain[0], this.#guest.node.name]),
+      device,
       target,
       sync,
       ...(this.#random.chance(0.5) && { 'copy-mode': 'write-blocking' }),
