@@ -35,9 +35,9 @@ export class CopyOnRead extends Filter {
 
   override read(offset: number, target: Uint8Array, io: Io): Completion {
     const run = this.next.extentAt(offset, target.length, io)
-    if (!(run instanceof Promise) && isHere(run) && run.length >= target.length) {
-      return this.next.read(offset, target, io)
-    }
+    // What was asked here is asked again; if it fails, it is told there.
+    if (run instanceof Promise) run.catch(() => {})
+    else if (isHere(run) && run.length >= target.length) return this.next.read(offset, target, io)
     return this.#copyAndRead(offset, target, io)
   }
 

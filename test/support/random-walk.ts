@@ -236,12 +236,13 @@ export class Walk {
     if (this.#chain().length > 5) return
     const name = this.#name('overlay')
     const [below] = this.#chain()
+    // The image itself, or the filter of a job above it, which refuses. Of now: what is recorded in the overlay is
+    // this backing file, and a job that ends meanwhile gives the guest another disk.
+    const node = this.#random.pick([below, below, this.#guest.node.name])
     const known = this.#random.chance(0.5)
     if (known) await this.#verify()
     const options = await this.#images.qcow2(name, this.#guest.size, below)
     await this.#attempt('blockdev-add', { ...options, backing: null })
-    // The image itself, or the filter of a job above it, which refuses.
-    const node = this.#random.pick([below, below, this.#guest.node.name])
     if (!(await this.#attempt('blockdev-snapshot', { node, overlay: name }))) {
       await this.#remove(name)
     } else if (known) this.#frozen.set(below, this.#model.content)
