@@ -67,14 +67,19 @@ qemuNbd.it(`qemu-nbd takes our long requests, and our data (${seedNote})`, async
   await expect(layer.read(size - 512, new Uint8Array(1024), plainIo)).resolves.toBeUndefined()
 })
 
-olderNbd.it('an older qemu-nbd gets structured replies from us, and short requests', async () => {
-  const { link, layer } = await openTheirs(olderNbd.path ?? '')
-  await using _ = layer
-  expect(link.extended).toBe(process.env.PATH?.startsWith(process.env.VARVE_QEMU10 ?? '-') ?? false)
-  await layer.writeZeroes(0, 70 * MiB, plainZeroIo)
-  const first = await layer.extentAt(0, size, plainIo)
-  expect(first.kind).toBe('zero')
-})
+olderNbd.it(
+  'the qemu-nbd of the system gets structured replies from us, and short requests, where it is older',
+  async () => {
+    const { link, layer } = await openTheirs(olderNbd.path ?? '')
+    await using _ = layer
+    // CI runs this suite once more with the newer one in front of it.
+    const { PATH = '', VARVE_QEMU10: newer = '' } = process.env
+    expect(link.extended).toBe(PATH.split(':').includes(newer))
+    await layer.writeZeroes(0, 70 * MiB, plainZeroIo)
+    const first = await layer.extentAt(0, size, plainIo)
+    expect(first.kind).toBe('zero')
+  },
+)
 
 class Watched extends MemoryLayer {
   longest = 0
