@@ -51,7 +51,6 @@ async function switchOne(shape: GraphShape, node: BlockNode, readOnly: boolean):
   if (readOnly) {
     checkNobodyWrites(node)
     await switchLayer(node, readOnly)
-    await checkNobodyCame(node)
   }
   const before = node.flags
   node.setFlags({ ...before, readOnly })
@@ -74,16 +73,6 @@ function checkNobodyWrites(node: BlockNode): void {
     `Read-only block node '${node.name}' cannot support read-write users`,
     { node: node.name, errno: 'EACCES' },
   )
-}
-
-/** A job may have begun to write to the node while its layer was switched; its requests wait for the drain's end. */
-async function checkNobodyCame(node: BlockNode): Promise<void> {
-  try {
-    checkNobodyWrites(node)
-  } catch (error) {
-    await switchLayer(node, false)
-    throw error
-  }
 }
 
 /** Bitmaps are stored as long as the image can be written to, and marked as in use as soon as it can. */

@@ -57,6 +57,7 @@ export class FuseSession implements AsyncDisposable {
   /** Buffers that no request has; as many as there have been requests at a time. */
   readonly #spare: Uint8Array[] = []
   readonly #inFlight = new Set<Promise<void>>()
+  /** The kernel has let go of the file system: it has been unmounted, here or by somebody else. */
   #ended = false
 
   /** Takes over the mount. */
@@ -66,11 +67,6 @@ export class FuseSession implements AsyncDisposable {
     this.#mount = mount
     this.#file = file
     this.#resume()
-  }
-
-  /** Whether the kernel has let go of the file system: somebody has unmounted it. */
-  get ended(): boolean {
-    return this.#ended
   }
 
   /**
