@@ -85,6 +85,11 @@ export interface Abilities {
    */
   extend?(end: number, io: Io): Promise<void>
   /**
+   * Has storage keep space for a range inside the layer, holes included, whose bytes stay as they are.
+   * Present where that can be asked for; not all storage does it.
+   */
+  occupy?(offset: number, length: number, io: Io): Promise<void>
+  /**
    * Stores what the layer shows of a range through its backing file, in whole clusters; a guest
    * sees no change. The graph's edges have it, for all layers.
    */

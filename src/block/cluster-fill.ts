@@ -3,7 +3,6 @@
  * as few and as large requests as possible. Where tables and page cache answer at once, so does
  * this: no promise is made for a small write into a new cluster.
  */
-import type { ByteRange } from '../bytes/range.ts'
 import { SpareBuffers } from '../bytes/spare-buffers.ts'
 import { isZero } from '../bytes/zero.ts'
 import type { Allocation, ClusterMap } from './cluster-map.ts'
@@ -33,6 +32,7 @@ export class ClusterFill {
     }
     const before = offset - guest.offset
     if (this.#isAlone(allocation, offset, data.length, io)) {
+      if (data.length < guest.length) allocation.leftOut?.()
       return host.layer.write(host.offset + before, data, io)
     }
     const small = guest.length <= maxJoinedWrite && data.length < guest.length / 2
@@ -52,20 +52,16 @@ export class ClusterFill {
   }
 
   /** Reading what is overwritten too is cheaper than reading twice. */
-  #joinSmall(
-    { guest, host, zeroed }: Allocation,
-    before: number,
-    data: Uint8Array,
-    io: WriteIo,
-  ): Completion {
+  #joinSmall(allocation: Allocation, before: number, data: Uint8Array, io: WriteIo): Completion {
+    const { guest } = allocation
     const joined = this.#spare.take(guest.length)
     let done: Completion
     try {
       const read = this.#view.read(guest.offset, joined, io)
       done =
         read instanceof Promise
-          ? read.then(() => writeJoined(joined, host, zeroed, before, data, io))
-          : writeJoined(joined, host, zeroed, before, data, io)
+          ? read.then(() => writeJoined(joined, allocation, before, data, io))
+          : writeJoined(joined, allocation, before, data, io)
     } catch (error) {
       this.#spare.giveBack(joined)
       throw error
@@ -80,15 +76,16 @@ export class ClusterFill {
     data: Uint8Array,
     io: WriteIo,
   ): Promise<void> {
-    const { guest, host, zeroed } = allocation
+    const { guest, host } = allocation
     const before = offset - guest.offset
     const dataEnd = offset + data.length
     const after = guest.offset + guest.length - dataEnd
     if (this.#isAlone(allocation, offset, data.length, io)) {
+      if (data.length < guest.length) allocation.leftOut?.()
       await host.layer.debugEvent?.('write_aio')
       await host.layer.write(host.offset + before, data, io)
     } else if (guest.length <= maxJoinedWrite) {
-      await this.#joinInSteps(guest, host, zeroed, before, data, io)
+      await this.#joinInSteps(allocation, before, data, io)
     } else {
       await this.#writeAround(guest.offset, host, host.offset, before, io)
       await host.layer.debugEvent?.('write_aio')
@@ -98,13 +95,12 @@ export class ClusterFill {
   }
 
   async #joinInSteps(
-    guest: ByteRange,
-    host: HostRange,
-    zeroed: boolean,
+    allocation: Allocation,
     before: number,
     data: Uint8Array,
     io: WriteIo,
   ): Promise<void> {
+    const { guest, host } = allocation
     const joined = this.#spare.take(guest.length)
     const dataEnd = before + data.length
     try {
@@ -112,7 +108,7 @@ export class ClusterFill {
       await this.#view.read(guest.offset, joined.subarray(0, before), io)
       await this.#view.read(guest.offset + dataEnd, joined.subarray(dataEnd), io)
       await host.layer.debugEvent?.('write_aio')
-      await writeJoined(joined, host, zeroed, before, data, io)
+      await writeJoined(joined, allocation, before, data, io)
     } finally {
       this.#spare.giveBack(joined)
     }
@@ -137,15 +133,16 @@ export class ClusterFill {
 /** One write of the data and its surroundings; zeroes at either end are left out if possible. */
 function writeJoined(
   joined: Uint8Array,
-  host: HostRange,
-  zeroed: boolean,
+  allocation: Allocation,
   before: number,
   data: Uint8Array,
   io: WriteIo,
 ): Completion {
+  const { host, zeroed } = allocation
   joined.set(data, before)
   const dataEnd = before + data.length
   const start = zeroed && isZero(joined.subarray(0, before)) ? before : 0
   const end = zeroed && isZero(joined.subarray(dataEnd)) ? dataEnd : joined.length
+  if (end - start < joined.length) allocation.leftOut?.()
   return host.layer.write(host.offset + start, joined.subarray(start, end), io)
 }

@@ -107,6 +107,8 @@ export interface Allocation {
   readonly host: HostRange
   /** `host` reads as zeroes already, so zeroes around the data need not be written. */
   readonly zeroed: boolean
+  /** Zeroes around the data were left out: space for all of `host` is to be taken some time. */
+  leftOut?(): void
   link(io: Io): Completion
   abandon(): Completion
 }

@@ -239,6 +239,16 @@ export class Edge implements BlockLayer {
     return extend
   }
 
+  get occupy(): BlockLayer['occupy'] {
+    if (!this.#node.layer.occupy) return undefined
+    const occupy = async (offset: number, length: number, io: Io): Promise<void> => {
+      if (this.#gate) return this.#gate.then(() => occupy(offset, length, io))
+      if (!this.#writable) this.#checkUnchanged({ unchanged: true })
+      await this.#node.occupy(offset, length, io)
+    }
+    return occupy
+  }
+
   truncate(size: number, io?: Partial<ResizeIo>): Completion {
     if (this.#gate) return this.#gate.then(() => this.truncate(size, io))
     if (!this.#resizable) this.#refuse('resize')

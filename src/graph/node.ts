@@ -324,6 +324,15 @@ export class BlockNode implements AsyncDisposable {
     await this.#flow.changing(everything, io.signal, () => this.layer.extend?.(end, io))
   }
 
+  /** See `BlockLayer.occupy`; for layers that have it. */
+  async occupy(offset: number, length: number, io: Io): Promise<void> {
+    this.#checkOpen()
+    this.#checkWritable()
+    this.#checkRange(offset, length)
+    const { layer } = this
+    if (layer.occupy) await this.#flow.passing(layer.occupy(offset, length, io))
+  }
+
   /** The first run of one status at `offset`; see `BlockLayer.extentAt`. `length` is above 0. */
   extentAt(offset: number, length: number, io: Partial<Io> = plainIo): Extent | Promise<Extent> {
     this.#checkOpen()

@@ -4,6 +4,7 @@ import { mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, it } from 'vitest'
 import { peer } from '../peers.ts'
+import { difference } from '../support/cli-random/left-behind.ts'
 import { ours, theirs } from '../support/cli-random/programs.ts'
 import { scratchFolder } from '../support/folder.ts'
 
@@ -40,6 +41,24 @@ qemu.describe('the disk size of a qcow2 image', () => {
       sizes.push({ created, ...(onlyCreated.includes(option) ? {} : later) })
     }
     expect(sizes[1]).toEqual(sizes[0])
+  })
+
+  it.each(options)('a cluster with %s has its space when part of it is written', async (option) => {
+    const folders = ['o', 'q'].map((whose) => join(folder, `parts-${whose}`))
+    for (const cwd of folders) {
+      mkdirSync(cwd, { recursive: true })
+      const run = cwd.endsWith('q') ? theirs : ours
+      await run('img', cwd, ['create', '-q', '-f', 'qcow2', '-o', option, 'i', '8M'])
+      const writes = [
+        'write 0 1k',
+        'write -P 0 1M 3k',
+        'write 3M 300k',
+        'write 6M 1',
+        'discard 1M 2M',
+      ]
+      await run('io', cwd, [...writes.flatMap((line) => ['-c', line]), 'i'])
+    }
+    expect(await difference('i', folders[0], folders[1], ['map'])).toBe(undefined)
   })
 })
 

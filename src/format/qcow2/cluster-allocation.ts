@@ -40,6 +40,11 @@ export class ClusterAllocation implements Allocation {
     this.host = { layer, offset, length: guest.length, writable: true }
   }
 
+  leftOut(): void {
+    const { offset, length } = this.host
+    this.#image.file.leftOut.add(offset, length)
+  }
+
   link(): void {
     this.#link(this.guest)
   }

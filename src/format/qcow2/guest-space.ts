@@ -60,6 +60,7 @@ export class ImageSpace implements GuestSpace {
   }
 
   free(offset: HostOffset, count: number, reason: FreeReason): void {
+    this.#file.leftOut.drop(offset, count * this.#file.clusterSize)
     this.#allocator.free(offset, count, reason)
   }
 

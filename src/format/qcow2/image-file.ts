@@ -14,6 +14,7 @@ import {
 import { alignUp, MiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import type { Faults } from './faults.ts'
+import { LeftOut } from './left-out.ts'
 import { maxHostOffset } from './limits.ts'
 
 /** Smallest and largest step in which the file grows. */
@@ -28,6 +29,7 @@ export class ImageFile {
   /** Everything from here on has never been written by anybody. */
   #untouched: number
   #growing: Promise<void> | undefined
+  readonly leftOut = new LeftOut()
 
   constructor(layer: BlockLayer, clusterSize: number, faults: Faults) {
     this.layer = layer
@@ -95,8 +97,24 @@ export class ImageFile {
     if (end > this.#size && this.layer.capabilities.resize) await this.#truncate(end)
   }
 
+  /** Takes the space of what was left out so far. What cannot have it stays sparse. */
+  async occupyLeftOut(): Promise<void> {
+    const { layer, leftOut } = this
+    for (const { offset, length } of leftOut.take()) {
+      const inside = Math.min(length, this.#size - offset)
+      if (inside <= 0) continue
+      try {
+        await layer.occupy?.(offset, inside, plainIo)
+      } catch (error) {
+        if (!(error instanceof BlockError)) throw error
+        return
+      }
+    }
+  }
+
   /** Gives back the space behind the last cluster that was used. */
   async trim(): Promise<void> {
+    await this.occupyLeftOut()
     const end = alignUp(this.#untouched, this.clusterSize)
     if (end < this.#size && this.layer.capabilities.resize) await this.#truncate(end)
   }

@@ -173,6 +173,15 @@ export class FileLayer implements BlockLayer {
     }
   }
 
+  /** A range inside the file, which would become longer otherwise. */
+  async occupy(offset: number, length: number, io: Io): Promise<void> {
+    this.#checkWritable(offset + length)
+    io.signal.throwIfAborted()
+    if (this.#options.kind === 'device') return
+    await reserve(this.#file, offset, length)
+    this.#holes.forget()
+  }
+
   async #setSize(size: number): Promise<void> {
     try {
       await this.#file.during((fd) => ftruncate(fd, size))
