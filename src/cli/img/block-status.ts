@@ -34,22 +34,22 @@ export async function blockStatus(
   start: number,
   length: number,
 ): Promise<BlockStatus> {
-  if (start >= node.size) return behindEnd(node, start, length)
-  let left = Math.min(length, node.size - start)
+  let left = length
   let image = node
   for (let depth = 0; ; depth++) {
+    if (start >= image.size) return behindEnd(image, start, left, depth)
     const inside = Math.min(left, image.size - start)
     const run = await image.extentAt(start, inside, plainIo)
     left = Math.min(inside, run.length)
     if (run.kind !== 'backing') return await describe(placed(run, image), left, depth)
     const backing = backingOf(image)
-    if (!backing || start >= backing.size) {
+    if (!backing || start >= diskSize(backing)) {
       // What cannot have a backing file does not say that it reads as zeroes.
       const zero = backing !== undefined || image.layer.capabilities.backing
       const status = { start, length: left, depth, present: false, zero, data: false }
       return { ...status, encoded: false, ...placeOf(run) }
     }
-    left = Math.min(left, backing.size - start)
+    left = Math.min(left, diskSize(backing) - start)
     image = backing
   }
 }
@@ -63,8 +63,8 @@ function placed<Run extends Extent>(run: Run, { driver, layer }: BlockNode): Run
 }
 
 /** The rest of the last sector of a file that ends within it. */
-function behindEnd(node: BlockNode, start: number, length: number): BlockStatus {
-  const status = { start, length, depth: 0, present: true, zero: true, data: false, encoded: false }
+function behindEnd(node: BlockNode, start: number, length: number, depth: number): BlockStatus {
+  const status = { start, length, depth, present: true, zero: true, data: false, encoded: false }
   return { ...status, offset: start, filename: node.layer.image?.filename }
 }
 
