@@ -92,7 +92,6 @@ async function copy(
   await using target = attachImage(graph, node, args.target, {
     description: 'img convert',
     uses: ['write'],
-    shares: ['consistentRead'],
   })
   const backingSize = backingOf(node)?.size ?? 0
   const created = !args.existing && node.layer.capabilities.zeroInit

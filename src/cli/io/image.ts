@@ -182,7 +182,7 @@ export class OpenedImage implements AsyncDisposable {
   }
 
   async truncate(size: number, preallocation: Preallocation): Promise<void> {
-    await this.#edge.truncate(size, { preallocation })
+    await this.#opened.resizing().truncate(size, { preallocation })
   }
 
   /** Runs of what this image has, or leaves to its backing file; neighbours of a kind joined. */
@@ -266,7 +266,7 @@ export class OpenedImage implements AsyncDisposable {
   }
 
   async #fillLastSector(end: number): Promise<void> {
-    if (end > this.node.size) await this.#edge.truncate(this.size)
+    if (end > this.node.size) await this.#opened.resizing().truncate(this.size)
   }
 
   async #allocationAt(offset: number, length: number): Promise<AllocationRun> {

@@ -15,6 +15,8 @@ import type { ImageSettings } from './image.ts'
 export interface Opened extends AsyncDisposable {
   readonly node: BlockNode
   readonly edge: Edge
+  /** The same for other sizes of the disk. Who writes needs no permission for that until it comes to it; then it is kept. */
+  resizing(): Edge
   /** Options set by `reopen -o`. */
   readonly options: Readonly<Record<string, string>>
 }
@@ -39,9 +41,19 @@ export async function openGraph(
     const node = settings.snapshot ? await addOverlay(graph, opened, settings.readOnly) : opened
     const edge = graph.attach(node, {
       description: 'the tool',
-      uses: settings.readOnly ? ['consistentRead'] : ['consistentRead', 'write', 'resize'],
+      uses: settings.readOnly ? ['consistentRead'] : ['consistentRead', 'write'],
     })
-    return { node, edge, options, [Symbol.asyncDispose]: () => graph[Symbol.asyncDispose]() }
+    let resizing: Edge | undefined
+    return {
+      node,
+      edge,
+      resizing: () => {
+        resizing ??= graph.attach(node, { description: 'the tool', uses: ['resize'] })
+        return resizing
+      },
+      options,
+      [Symbol.asyncDispose]: () => graph[Symbol.asyncDispose](),
+    }
   } catch (error) {
     await graph[Symbol.asyncDispose]()
     throw error
