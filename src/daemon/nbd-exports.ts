@@ -4,6 +4,7 @@ import { extentsThroughChain } from '../export/chain-extents.ts'
 import { type ShownBitmap, ShownBitmaps } from '../export/nbd/bitmaps.ts'
 import { allocationDepthContext } from '../export/nbd/chain.ts'
 import type { NbdServer } from '../export/nbd/server.ts'
+import { endsWithinSector, inWholeSectors } from '../export/nbd/whole-sectors.ts'
 import { Writethrough } from '../export/nbd/writethrough.ts'
 import type { Edge } from '../graph/edge.ts'
 import { NBD_MAX_STRING } from '../wire/nbd/constants.ts'
@@ -62,11 +63,15 @@ export class NbdExports {
     checkLength('description', description)
     if (server.exports.has(name)) throw invalid(`NBD server already has export named '${name}'`)
     // The size is told to a client once, when it connects.
-    await use.attach({ shares: ['consistentRead', 'write', 'writeUnchanged'] })
+    await use.attach({
+      uses: writable && endsWithinSector(node) ? ['resize'] : [],
+      shares: ['consistentRead', 'write', 'writeUnchanged'],
+    })
     const { edge } = use
     const bitmaps = new ShownBitmaps(node, options.bitmaps?.() ?? [], writable)
     try {
-      const layer = writethrough ? new Writethrough(edge) : edge
+      const disk = inWholeSectors(edge)
+      const layer = writethrough ? new Writethrough(disk) : disk
       const contexts = [...depthOf(edge, options), ...bitmaps.contexts]
       const chainExtentAt = extentsThroughChain(edge)
       server.addExport({ layer, description, contexts, chainExtentAt, name, writable })

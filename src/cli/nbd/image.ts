@@ -1,6 +1,7 @@
 /** The one place where `varve nbd` opens its image. */
 import type { Permission } from '../../block/permission.ts'
 import { BlockError } from '../../errors.ts'
+import { endsWithinSector } from '../../export/nbd/whole-sectors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
@@ -36,7 +37,9 @@ export async function openServedImage(settings: NbdArguments, io: NamedIo): Prom
 
 async function attach(graph: Graph, settings: NbdArguments, io: NamedIo): Promise<Edge> {
   const node = await openNode(graph, settings, io)
-  const uses: Permission[] = settings.readOnly ? ['consistentRead'] : ['consistentRead', 'write']
+  const uses: Permission[] = ['consistentRead']
+  if (!settings.readOnly) uses.push('write')
+  if (!settings.readOnly && endsWithinSector(node)) uses.push('resize')
   return graph.attach(node, {
     description: 'the NBD export',
     uses,

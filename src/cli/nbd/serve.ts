@@ -7,6 +7,7 @@ import { ShownBitmaps } from '../../export/nbd/bitmaps.ts'
 import { allocationDepthContext } from '../../export/nbd/chain.ts'
 import type { ExportOptions } from '../../export/nbd/export.ts'
 import { NbdServer, type NbdServerOptions } from '../../export/nbd/server.ts'
+import { inWholeSectors } from '../../export/nbd/whole-sectors.ts'
 import { Writethrough } from '../../export/nbd/writethrough.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
@@ -74,7 +75,7 @@ function exportOf(settings: NbdArguments, edge: Edge): ExportOptions {
   return {
     name: exportName,
     description,
-    layer: cache?.writethrough ? new Writethrough(edge) : edge,
+    layer: cache?.writethrough ? new Writethrough(inWholeSectors(edge)) : inWholeSectors(edge),
     writable: !readOnly,
     // With room for one client alone nobody has a use for several connections.
     multiConn: shared !== 1,

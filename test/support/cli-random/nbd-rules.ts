@@ -13,10 +13,6 @@ const rules: readonly Rule[] = [
     applies: (_, ours, theirs) => theirs.server.status === 1 && ours.server.status === 1,
   },
   {
-    why: 'the size is not rounded up to sectors, docs/cli/nbd.md',
-    applies: (line) => line.words.includes('odd') || line.words.includes('file:odd'),
-  },
-  {
     why: 'behind a window of raw it loses sight of backing files: what they have is a hole to it',
     applies: (line) => line.words.includes('-o'),
   },
