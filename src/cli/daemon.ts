@@ -10,6 +10,7 @@ import { type Step, steps } from './daemon/options.ts'
 import { Pidfile } from './daemon/pidfile.ts'
 import { usage } from './daemon/usage.ts'
 import { OptionParser } from './getopt.ts'
+import { programName, versionLine } from './program-name.ts'
 import { reportRefusedClients } from './refused-clients.ts'
 
 // A job's writes to a slow disk must not take all threads from guests of other disks. Node's four are
@@ -38,7 +39,8 @@ class CommandLineError extends Error {}
 
 /** Runs with the arguments behind `daemon`; resolves to the exit status. */
 export async function run(args: string[], shared: CliIo): Promise<number> {
-  const io: NamedCliIo = Object.assign(Object.create(shared), { program: 'varve-storage-daemon' })
+  const program = programName('varve-storage-daemon', shared)
+  const io: NamedCliIo = Object.assign(Object.create(shared), { program })
   try {
     const plan = readArguments(args)
     if (plan.answer !== undefined) return await answer(plan.answer, io)
@@ -80,7 +82,7 @@ async function answer(what: NonNullable<Plan['answer']>, io: NamedCliIo): Promis
   if (what === 'help') io.stdout.write(usage(io.program))
   else {
     const { version } = await import('./version.ts')
-    io.stdout.write(`${io.program} version ${version}\n`)
+    io.stdout.write(versionLine(io.program, 'qemu-storage-daemon', version, 'version '))
   }
   return 0
 }

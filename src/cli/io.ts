@@ -16,9 +16,8 @@ import { runLine, Session } from './io/session.ts'
 import { usage } from './io/usage.ts'
 import { addImageObject } from './object-option.ts'
 import { objectTables } from './object-tables.ts'
+import { programName, versionLine } from './program-name.ts'
 import { version } from './version.ts'
-
-const program = 'varve-io'
 
 /** As qemu-io has it, whatever the program is called: scripts wait for it. */
 const prompt = 'qemu-io> '
@@ -53,7 +52,7 @@ export async function run(args: string[], cli: PlainIo): Promise<number> {
   } catch (thrown) {
     const error = firstFailure(thrown)
     if (!(error instanceof CommandError || error instanceof BlockError)) throw error
-    const prefix = error instanceof BlockError ? `${program}: ` : ''
+    const prefix = error instanceof BlockError ? `${io.program}: ` : ''
     if (error.message !== '') io.stderr.write(`${prefix}${error.message}\n`)
     return 1
   }
@@ -63,7 +62,7 @@ export async function run(args: string[], cli: PlainIo): Promise<number> {
 function named(cli: PlainIo): NamedIo {
   const { secrets, throttleGroups, tls } = objectTables()
   return Object.create(cli, {
-    program: { value: program },
+    program: { value: programName('varve-io', cli) },
     secrets: { value: secrets },
     throttleGroups: { value: throttleGroups },
     tls: { value: tls },
@@ -85,18 +84,18 @@ function parseCommandLine(args: readonly string[], io: NamedIo): CommandLine | n
   const lines: string[] = []
   for (let option = parser.next(); option; option = parser.next()) {
     if (option.kind === 'error') {
-      io.stderr.write(`${program}: ${option.message}\n`)
-      io.stdout.write(usage(program))
+      io.stderr.write(`${io.program}: ${option.message}\n`)
+      io.stdout.write(usage(io.program))
       return 1
     }
     const { name, argument = '' } = option
     if (name === 'c') lines.push(argument)
-    else if (name === 'h') return print(io, usage(program))
-    else if (name === 'V') return print(io, `${program} version ${version}\n`)
+    else if (name === 'h') return print(io, usage(io.program))
+    else if (name === 'V') return print(io, versionLine(io.program, 'qemu-io', version, 'version '))
     else accept(name, argument, options, io)
   }
   if (parser.rest.length > 1) {
-    io.stdout.write(usage(program))
+    io.stdout.write(usage(io.program))
     return 1
   }
   return {
@@ -128,7 +127,7 @@ function imageOf(
   io: NamedIo,
 ): ImageSettings | undefined {
   const imageOpts = options.has('image-opts')
-  if (imageOpts && options.has('f')) throw failure('--image-opts and -f are mutually exclusive')
+  if (imageOpts && options.has('f')) throw failure('--image-opts and -f are mutually exclusive', io)
   if (filename === undefined) return undefined
   return { ...settingsFromOptions(options, io), filename, imageOpts, format: options.get('f') }
 }
@@ -138,7 +137,7 @@ function print(io: NamedIo, text: string): number {
   return 0
 }
 
-function failure(message: string): CommandError {
+function failure(message: string, { program }: NamedIo): CommandError {
   return new CommandError(`${program}: ${message}`, 'stderr')
 }
 

@@ -9,12 +9,13 @@ import { serve } from './nbd/serve.ts'
 import { checkTlsArguments } from './nbd/tls-objects.ts'
 import { usage } from './nbd/usage.ts'
 import { objectTables } from './object-tables.ts'
+import { programName, versionLine } from './program-name.ts'
 
 /** Runs with the arguments behind `nbd`; resolves to the exit status. */
 export async function run(args: string[], shared: CliIo): Promise<number> {
   // Not a copy: that would make the streams which nobody has asked for yet.
   const io: NamedCliIo = Object.assign(Object.create(shared), {
-    program: 'varve-nbd',
+    program: programName('varve-nbd', shared),
     ...objectTables(),
   })
   try {
@@ -30,7 +31,7 @@ async function dispatch(args: readonly string[], io: NamedCliIo): Promise<number
   if (settings.mode === 'help') return print(io, usage(io.program))
   if (settings.mode === 'version') {
     const { version } = await import('./version.ts')
-    return print(io, `${io.program} ${version}\n`)
+    return print(io, versionLine(io.program, 'qemu-nbd', version, ''))
   }
   checkTlsArguments(settings)
   if (settings.mode === 'list') return await list(settings, io)

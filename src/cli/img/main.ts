@@ -3,6 +3,7 @@ import { BlockError, firstFailure } from '../../errors.ts'
 import type { NamedIo, PlainCommand } from '../command.ts'
 import { OptionParser } from '../getopt.ts'
 import { objectTables } from '../object-tables.ts'
+import { programName, versionLine } from '../program-name.ts'
 import { CommandFailure, HelpRequest, messageOf, usageFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 
@@ -29,7 +30,7 @@ const commands: Readonly<Record<string, () => Promise<ImgCommand>>> = {
 export const img: PlainCommand = async (args, shared) => {
   // Not a copy: that would make the streams which nobody has asked for yet.
   const io: NamedIo = Object.assign(Object.create(shared), {
-    program: 'varve-img',
+    program: programName('varve-img', shared),
     ...objectTables(),
   })
   try {
@@ -46,7 +47,7 @@ async function run(args: readonly string[], io: NamedIo): Promise<number> {
   if (name === undefined || name === 'help') return await showHelp(io)
   if (name === 'version') {
     const { version } = await import('../version.ts')
-    io.stdout.write(`${io.program} version ${version}\n`)
+    io.stdout.write(versionLine(io.program, 'qemu-img', version, 'version '))
     return 0
   }
   const load = Object.hasOwn(commands, name) ? commands[name] : undefined
