@@ -11,7 +11,9 @@ import { imgLine } from '../support/cli-random/img-lines.ts'
 import { ioLine } from '../support/cli-random/io-lines.ts'
 import { nbdLine } from '../support/cli-random/nbd-lines.ts'
 import type { Tool } from '../support/cli-random/programs.ts'
-import { Trial } from '../support/cli-random/trial.ts'
+import { remoteLine } from '../support/cli-random/remote-lines.ts'
+import { runRemote } from '../support/cli-random/remote-trial.ts'
+import { type Finding, Trial } from '../support/cli-random/trial.ts'
 import { makeWorld } from '../support/cli-random/world.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { Random, runSeed } from '../support/random.ts'
@@ -27,6 +29,9 @@ const firstSeed = VARVE_LONG || VARVE_SEED ? runSeed : 20
 const linesOfWorld = 25
 const shortRun = { worlds: 3 }
 
+/** What a long run divides its time among. */
+const kinds = 4
+
 const folder = scratchFolder('cli-random')
 const cwd = process.cwd()
 
@@ -38,7 +43,18 @@ qemu.describe('random command lines', () => {
   afterAll(() => process.chdir(cwd))
 
   const timeout = ((seconds ?? 0) + 60) * 1000
-  it.each(['img', 'io', 'nbd'] as const)(`of %s (VARVE_SEED=${firstSeed})`, { timeout }, runAll)
+  it.each(['img', 'io', 'nbd'] as const)(
+    `of %s (VARVE_SEED=${firstSeed})`,
+    { timeout },
+    async (tool) => {
+      await runAll(tool, plain(tool), shortRun.worlds)
+    },
+  )
+  it(`of img and io with an image behind a server (VARVE_SEED=${firstSeed})`, {
+    timeout,
+  }, async () => {
+    await runAll('remote', remote, 1)
+  })
 })
 
 /** By program. */
@@ -48,19 +64,29 @@ const draw = {
   nbd: (random: Random) => nbdLine(random, `${folder}/socket`),
 }
 
-async function runAll(tool: Tool): Promise<void> {
-  const end = Date.now() + ((seconds ?? 0) * 1000) / 3
-  const trial = new Trial(`${folder}/${tool}`, `${folder}/pool`)
-  for (let world = 0; seconds ? Date.now() < end : world < shortRun.worlds; world++) {
+/** Draws a line, runs it, and tells what differed. */
+type Step = (trial: Trial, random: Random) => Promise<Finding | undefined>
+
+const plain =
+  (tool: Tool): Step =>
+  async (trial, random) =>
+    await trial.run(tool, draw[tool](random), random.pick(['o', 'q']))
+
+const remote: Step = async (trial, random) =>
+  await runRemote(trial, remoteLine(random), random.pick(['o', 'q']))
+
+async function runAll(name: string, draw: Step, worlds: number): Promise<void> {
+  const end = Date.now() + ((seconds ?? 0) * 1000) / kinds
+  const trial = new Trial(`${folder}/${name}`, `${folder}/pool`)
+  for (let world = 0; seconds ? Date.now() < end : world < worlds; world++) {
     const seed = firstSeed + world
     const random = new Random(seed)
     trial.renew()
     for (let step = 0; step < linesOfWorld; step++) {
-      const line = draw[tool](random)
-      const finding = await trial.run(tool, line, random.pick(['o', 'q']))
+      const finding = await draw(trial, random)
       if (!finding) continue
-      const { ours, theirs, files } = finding
-      const note = `VARVE_SEED=${seed}, line ${step}: ${tool} ${line.join(' ')}`
+      const { tool, args, ours, theirs, files } = finding
+      const note = `VARVE_SEED=${seed}, line ${step}: ${tool} ${args.join(' ')}`
       expect({ ...ours, files }, note).toEqual({ ...theirs, files: undefined })
     }
   }

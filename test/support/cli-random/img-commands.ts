@@ -102,6 +102,8 @@ const bitmapName: Value = (random, { file }) =>
     ...(random.chance(0.4) ? ['b0', 'new', 'nosuch', '', 'é', 'n'.repeat(1030)] : []),
   ])
 
+const blockSizes = ['512', '1000', '1k', '4k', '64k', '100k', '1M', '2M', '4M', '0', '-1', '4G']
+
 export const commands: Readonly<Record<string, Command>> = {
   amend: {
     imageOpts: true,
@@ -280,9 +282,12 @@ export const commands: Readonly<Record<string, Command>> = {
     options: [sourceFormat, shared, object, { short: 'O', value: value.format, chance: 0.4 }],
     operands: (random, subject) => {
       const words = [`if=${named(random, subject)[0]}`, `of=${target(random)}`]
-      if (random.chance(0.5)) words.push(`bs=${random.chance(0.8) ? '4k' : value.size(random)}`)
-      if (random.chance(0.4)) words.push(`count=${value.size(random)}`)
+      if (random.chance(0.6))
+        words.push(`bs=${random.chance(0.8) ? random.pick(blockSizes) : value.size(random)}`)
+      if (random.chance(0.4))
+        words.push(`count=${random.chance(0.5) ? value.count(random) : value.size(random)}`)
       if (random.chance(0.4)) words.push(`skip=${value.count(random)}`)
+      if (random.chance(0.1)) words.push('bs=1', 'count=700')
       if (random.chance(0.05)) words.push(random.pick(['seek=1', 'bs', 'bs=', '=', 'if=', 'x=y']))
       return random.shuffled(words)
     },

@@ -1,6 +1,7 @@
 /** Random command lines for qemu-img, spelled in all the ways that getopt knows. */
 import type { Random } from '../random.ts'
 import { type Command, commands, type Option, type Subject } from './img-commands.ts'
+import { secretWords } from './secrets.ts'
 import * as value from './values.ts'
 
 const longNames = [
@@ -32,7 +33,7 @@ export function imgLine(random: Random): string[] {
     if (at >= 0 && random.chance(0.8)) words.splice(at, words[at] === '-f' ? 2 : 1)
   }
   const needsKey = subject.file.secret || words.join().includes('secret=k')
-  if (needsKey && random.chance(0.9)) words.unshift(...value.secretObject)
+  if (needsKey && random.chance(0.9)) words.unshift(...secretWords(random))
   if (random.chance(0.01)) words.push(`--${random.pick(longNames)}`)
   const all = random.chance(0.85) ? [...words, ...operands] : [...operands, ...words]
   const line = [name, ...value.mangled(random, all)]

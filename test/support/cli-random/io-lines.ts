@@ -1,5 +1,6 @@
 /** Random command lines for qemu-io: options of the program, and commands that work on an image. */
 import type { Random } from '../random.ts'
+import { secretWords } from './secrets.ts'
 import * as value from './values.ts'
 import { strangers, type WorldFile } from './world.ts'
 
@@ -285,7 +286,7 @@ export function ioLine(random: Random): string[] {
   }
   const image = imageOf(random, file)
   words.push(...programOptions(random, file, image.opts))
-  if (file.secret && random.chance(0.95)) words.unshift(...value.secretObject)
+  if (file.secret && random.chance(0.95)) words.unshift(...secretWords(random))
   return value.mangled(random, [...words, ...image.words])
 }
 

@@ -16,10 +16,9 @@ export function unfit(tool: Tool, args: readonly string[]): string | undefined {
 }
 
 /** What is asked of a file that a command has left, besides what it shows. */
-export function judgesFor(tool: Tool, command: string): readonly Judge[] {
+export function judgesFor(command: string): readonly Judge[] {
   // How much of an image is copied or zeroed in it is decided in other units.
-  const coarse =
-    tool === 'io' || ['rebase', 'commit', 'convert', 'resize', 'amend'].includes(command)
+  const coarse = ['rebase', 'commit', 'convert', 'resize', 'amend'].includes(command)
   return coarse ? ['info', 'check'] : ['info', 'check', 'map']
 }
 
@@ -106,11 +105,6 @@ const rules: readonly Rule[] = [
   {
     why: 'an image with a data file has no place for the state of a machine',
     applies: (line) => line.some((word) => /^(w|write|r|read) .*-\w*b/.test(word)),
-  },
-  {
-    why: 'a raw file that ends within a sector has a row of its own in maps',
-    applies: (line, _, theirs) =>
-      line.includes('map') && /"zero": true, "data": false, "offset"/.test(theirs.stdout),
   },
   {
     why: 'offsets below zero are refused at once, not taken for large ones',

@@ -52,9 +52,7 @@ export class Trial {
     const same = JSON.stringify(mine) === JSON.stringify(other)
     // Of what could not be made qemu-img leaves less; docs/cli/img.md.
     const files =
-      same && mine.status === 0
-        ? await this.#filesOf([...touched], judgesFor(tool, args[0]))
-        : undefined
+      same && mine.status === 0 ? await this.#filesOf([...touched], judgesFor(args[0])) : undefined
     const alike = (same && files === undefined) || reason !== undefined
     const [from, to] = leader === 'o' && alike ? folders : folders.toReversed()
     bring([...touched], from, to)

@@ -1,8 +1,7 @@
 /** What random command lines are made of: sizes, file names, formats, and what is nearly one. */
 import type { Random } from '../random.ts'
+import { escaped } from './secrets.ts'
 import { files, strangers, type WorldFile } from './world.ts'
-
-export const secretObject = ['--object', 'secret,id=k,data=geheim']
 
 const sizes = [
   ...['0', '1', '511', '512', '513', '4096', '65536', '65537', '100000', '1048576', '1572864'],
@@ -84,7 +83,9 @@ export function spelled(random: Random, { name, format: driver }: WorldFile): st
 }
 
 /** As `--image-opts` wants it. */
-export function optionString(random: Random, { name, format: driver, secret }: WorldFile): string {
+export function optionString(random: Random, file: WorldFile): string {
+  const { format: driver, secret } = file
+  const name = escaped(file.name)
   const key = secret === 'luks' ? ',key-secret=k' : secret === 'own' ? `,encrypt.key-secret=k` : ''
   const sound = [
     `driver=${driver},file.filename=${name}${key}`,

@@ -44,6 +44,18 @@ export const files: readonly WorldFile[] = [
   { name: 'orphan', format: 'qcow2' },
   { name: 'unsaid', format: 'qcow2' },
   { name: 'byjson', format: 'qcow2' },
+  { name: 'large', format: 'qcow2' },
+  { name: 'tiny', format: 'qcow2', snapshots: ['one'] },
+  { name: 'extlarge', format: 'qcow2' },
+  { name: 'extover', format: 'qcow2' },
+  { name: 'onodd', format: 'qcow2' },
+  { name: 'oldover', format: 'qcow2' },
+  { name: 'top', format: 'qcow2' },
+  { name: 'onzstd', format: 'qcow2' },
+  { name: 'state', format: 'qcow2', snapshots: ['ram', 'plain'] },
+  { name: 'a,b', format: 'qcow2' },
+  { name: 'a b', format: 'raw' },
+  { name: 'one', format: 'qcow2' },
   { name: 'l', format: 'luks', secret: 'luks' },
   { name: 'enc', format: 'qcow2', secret: 'own' },
   { name: 'aes', format: 'qcow2', secret: 'own' },
@@ -126,6 +138,33 @@ create -f qcow2 -b a -F qcow2 unsaid
 rebase -u -b a -F qcow2 unsaid
 create -f qcow2 byjson 1M
 rebase -u -b json:{"driver":"qcow2","file":{"driver":"file","filename":"a"}} -F qcow2 byjson
+create -f qcow2 -o cluster_size=2M large 5M
+io qcow2 large|write -P 1 0 3k|write -P 2 1900k 300k|write -z 4M 1M
+create -f qcow2 -o cluster_size=512,refcount_bits=2 tiny 70k
+io qcow2 tiny|write -P 1 0 3k|write -P 2 60k 1k|write -z 10k 5k
+snapshot -c one tiny
+io qcow2 tiny|write -P 3 1k 1k
+create -f qcow2 -o extended_l2=on,cluster_size=2M extlarge 3M
+io qcow2 extlarge|write -P 1 0 3k|write -P 2 1900k 300k|write -z 64k 64k
+create -f qcow2 -b a -F qcow2 -o extended_l2=on extover 1500k
+io qcow2 extover|write -P 1 3k 3k|write -z 8k 4k|write -c -P 5 64k 64k|discard 128k 6k
+create -f qcow2 -b odd -F raw onodd
+create -f qcow2 -b r -F raw -o compat=0.10 oldover 900k
+io qcow2 oldover|write -P 3 300k 10k|write -P 4 890k 10k
+create -f qcow2 -b oldover -F qcow2 -o cluster_size=512 top 700k
+io qcow2 top|write -P 5 100k 3k|write -z 20k 3k|write -z 310k 1k
+create -f qcow2 -b zstd -F qcow2 -o compression_type=zstd,cluster_size=2M onzstd 3M
+io qcow2 onzstd|write -c -P 5 0 2M
+create -f qcow2 state 1M
+io qcow2 state|write -P 1 0 10k|write -b -P 9 0 200k
+snapshot -c ram state
+io qcow2 state|write -P 2 64k 10k
+snapshot -c plain state
+create -f qcow2 a,b 300k
+io qcow2 a,b|write -P 1 0 10k
+create -f raw a\\ b 100k
+create -f qcow2 -o refcount_bits=1 one 1M
+io qcow2 one|write -P 1 0 100k
 create --object ${secret} -f luks -o key-secret=k,iter-time=10 l 256k
 create --object ${secret} -f qcow2 -o encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10 enc 256k
 create --object ${secret} -f qcow2 -o encrypt.format=aes,encrypt.key-secret=k aes 256k
@@ -160,6 +199,8 @@ export function makeWorld(folder: string, { encrypted = true } = {}): void {
   const path = (name: string) => join(folder, name)
   writeFileSync(path('odd'), Buffer.alloc(1000, 0x41))
   writeFileSync(path('text'), 'no image at all\n')
+  writeFileSync(path('key'), 'geheim')
+  writeFileSync(path('key64'), 'Z2VoZWlt\n')
   mkdirSync(path('dir'))
   symlinkSync('nowhere', path('dangling'))
   symlinkSync('a', path('link'))
@@ -183,6 +224,12 @@ export const stoodStill = 'Unable to get accurate CPU usage'
 /** Places in the header, as specified. */
 const incompatibleFeatures = 72
 const refcountTableOffset = 48
+const snapshotsOffset = 64
+
+/** Places in an entry of the snapshot table. */
+const vmClock = 24
+const vmStateSize = 32
+const snapshotHead = 40
 
 function spoil(path: (name: string) => string): void {
   const change = (name: string, edit: (bytes: Buffer) => void) => {
@@ -195,6 +242,13 @@ function spoil(path: (name: string) => string): void {
   // The clusters are the header, refcount table, refcount block, L1, L2, and four of data.
   change('leaky', (bytes) => bytes.writeUInt16BE(3, refcounts(bytes) + 2 * 6))
   change('broken', (bytes) => bytes.writeUInt16BE(0, refcounts(bytes) + 2 * 6))
+  // As savevm leaves it: 3 KiB of a machine's state, and half a second of its clock.
+  change('state', (bytes) => {
+    const entry = Number(bytes.readBigUInt64BE(snapshotsOffset))
+    bytes.writeBigUInt64BE(500_000_000n, entry + vmClock)
+    bytes.writeUInt32BE(3072, entry + vmStateSize)
+    bytes.writeBigUInt64BE(3072n, entry + snapshotHead)
+  })
   change('unknown', (bytes) => bytes.writeUInt8(0x80, incompatibleFeatures))
   change('dirty', (bytes) => bytes.writeUInt8(1, incompatibleFeatures + 7))
   change('marked', (bytes) => bytes.writeUInt8(2, incompatibleFeatures + 7))
