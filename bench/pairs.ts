@@ -5,6 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { run } from './process.ts'
+import { warm } from './warm.ts'
 
 export interface Comparison {
   readonly name: string
@@ -25,6 +26,8 @@ export interface PairOptions {
   readonly runs: number
   /** Seconds of rest before each run; 0 without. */
   readonly rest?: number
+  /** Files that are read whole before each run, so that both sides find them in the page cache. */
+  readonly cached?: readonly string[]
   /** Each returns its figure. */
   readonly ours: () => Promise<number>
   readonly peer: () => Promise<number>
@@ -44,6 +47,7 @@ export async function comparePairs(options: PairOptions): Promise<Comparison> {
       await run('sync', [])
       await sleep(options.rest * 1000)
     }
+    for (const file of options.cached ?? []) await warm(file)
     return await work()
   }
   for (let round = -1; round < options.runs; round++) {

@@ -33,6 +33,7 @@ export const convert: Row = {
         higherIsBetter: false,
         runs,
         rest,
+        cached: [from[1]],
         ours: () => time(varve('img')),
         peer: () => time('qemu-img'),
       })

@@ -27,6 +27,7 @@ export const jobs: Row = {
           higherIsBetter: false,
           runs,
           rest,
+          cached: [path.join(folder, `source.${format}`)],
           ours: () => measure(path.join(root, 'bin', 'varve-storage-daemon')),
           peer: () => measure('qemu-storage-daemon'),
         })

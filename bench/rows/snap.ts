@@ -30,18 +30,21 @@ export const snap: Row = {
     const size = `${mebibytes} MiB of RAM, half of it zero`
     yield await comparePairs({
       ...{ name: `save ${size}; cat > file`, unit: 's', higherIsBetter: false, runs, rest },
+      cached: [capture],
       // Both write a new file: giving back the space of the former one takes longer than either.
       ours: () => afresh(image, `cat ${capture} | ${save}`),
       peer: () => afresh(copy, `cat ${capture} | cat > ${copy}`),
     })
     yield await comparePairs({
       ...{ name: `load ${size}; cat file`, unit: 's', higherIsBetter: false, runs, rest },
+      cached: [capture, image],
       ours: () => shell(`${varve('snap')} load ${image} | cat > /dev/null`),
       peer: () => shell(`cat ${capture} | cat > /dev/null`),
     })
     yield await comparePairs({
       ...{ name: `until the guest may run, --postcopy=0; cat file`, unit: 's' },
       ...{ higherIsBetter: false, runs, rest },
+      cached: [capture, image],
       ours: () => untilRun(image),
       peer: () => shell(`cat ${capture} | cat > /dev/null`),
     })
