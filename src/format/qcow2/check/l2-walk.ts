@@ -7,7 +7,6 @@ import { viewOf } from '../../../bytes/view.ts'
 import { hex64 } from '../faults.ts'
 import {
   clusterOf,
-  countRun,
   highOf,
   isCopied,
   kind,
@@ -17,6 +16,7 @@ import {
   setEntry,
 } from '../l2-table.ts'
 import type { Counts } from './counts.ts'
+import { EntryRuns } from './entry-runs.ts'
 import { judgeEntry } from './l2-judgement.ts'
 import { mendL2Entry, mendMisled, mendPlace, mendSubclusters, unalignedL2Table } from './mend.ts'
 import type { CheckedImage } from './references.ts'
@@ -61,8 +61,7 @@ export class L2Walk {
   /** Of the table that is looked at. */
   #findings: Findings
   #copiedFaults: Findings
-  /** The table that is looked at: one after the other is read into it. */
-  readonly #table: Uint8Array
+  readonly #runs: EntryRuns
 
   constructor(
     image: CheckedImage,
@@ -80,7 +79,7 @@ export class L2Walk {
     this.#room = room
     this.#findings = new Findings(room)
     this.#copiedFaults = new Findings(room)
-    this.#table = new Uint8Array(layout.clusterSize)
+    this.#runs = new EntryRuns(layout.clusterSize, layout.clusterSize)
   }
 
   async walk(offset: number, shared: SharedTable): Promise<void> {
@@ -101,7 +100,7 @@ export class L2Walk {
     if (offset % clusterSize !== 0) this.#findings.corruption(unalignedL2Table(offset))
     // There reads as zeroes what is not there.
     if (offset >= this.#image.file.size) return
-    const bytes = this.#table
+    const bytes = this.#runs.table
     await this.#image.file.read(offset, bytes, plainIo)
     const view = viewOf(bytes)
     let mended = false
@@ -111,7 +110,7 @@ export class L2Walk {
       const high = highOf(view, word)
       const low = lowOf(view, word)
       if (high === 0 && low === 0 && !extended) continue
-      const run = extended || external ? 0 : this.#soundRun(view, index, high, low)
+      const run = extended || external ? 0 : this.#soundRun(index, high, low)
       if (run > 0) {
         shared.used += run
         expected = this.#countRun(high, low, run, shared, expected)
@@ -154,13 +153,13 @@ export class L2Walk {
    * How many entries from `index` on are plain data in consecutive clusters that have one reference
    * each: nearly all of most images, so they are gone through in one go.
    */
-  #soundRun(view: DataView, index: number, high: number, low: number): number {
+  #soundRun(index: number, high: number, low: number): number {
     const { clusterSize, entries } = this.#layout
     const first = offsetOf(high, low) / clusterSize
     if (!isCopied(high) || (high & reservedHigh) !== 0 || !Number.isInteger(first)) return 0
     const limit = Math.min(entries - index, this.#tally.clusters - first)
     if (first === 0 || limit <= 0) return 0
-    const run = countRun(view, index, limit, high, low, clusterSize)
+    const run = this.#runs.length(index, limit, high, low)
     if (this.#mends && this.#tally.isFixed(first * clusterSize, run * clusterSize)) return 0
     return this.#stored.areOne(first, run) ? run : 0
   }
