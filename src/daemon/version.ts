@@ -13,5 +13,3 @@ export const qmpVersion = {
   qemu: { micro: 0, minor: 2, major: 7 },
   package: `varve ${version}`,
 } as const
-
-export const daemonVersion: string = version

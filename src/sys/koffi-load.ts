@@ -60,7 +60,7 @@ function has64Bits(): boolean {
  */
 function loadKoffi(): Koffi {
   const { arch } = process
-  const require = createRequire(import.meta.url)
+  const require = createRequire(import.meta.filename)
   const ways = [
     () => require(`@koromix/koffi-linux-${arch}/linux_${arch}/koffi.node`),
     () => createRequire(require.resolve('koffi'))(`@koromix/koffi-linux-${arch}`),
