@@ -234,8 +234,9 @@ async function preallocate(
     const map = new Qcow2Map(image, {})
     const { preallocation, dataFile } = options
     await map.place(0, context, takeSpace(preallocation, dataFile !== undefined))
-    // What is in those clusters deciphers to anything but zeroes.
-    if (options.encryption) await map.zero(0, options.size, plainZeroIo)
+    // What is in those clusters deciphers to anything but zeroes. Where there is a backing file they
+    // consist of subclusters that wait for being written, and show it.
+    if (options.encryption && !options.backing) await map.zero(0, options.size, plainZeroIo)
   } finally {
     await image.close()
   }
