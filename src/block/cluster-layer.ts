@@ -8,7 +8,6 @@
  * still reading or writing it.
  */
 import { alignDown, alignUp } from '../bytes/range.ts'
-import { BlockError } from '../errors.ts'
 import type {
   BackingLink,
   CompressedWriter,
@@ -22,20 +21,20 @@ import type {
 import { withoutHidden } from './cipher-layer.ts'
 import { ClusterFill } from './cluster-fill.ts'
 import type { Allocation, ClusterMap } from './cluster-map.ts'
+import { ClusterResize } from './cluster-resize.ts'
 import { ClusterView } from './cluster-view.ts'
 import { ClusterZeroes, wholeUnits } from './cluster-zeroes.ts'
-import {
-  type BlockLayer,
-  type Capabilities,
-  type Completion,
-  type Extent,
-  type HostRange,
-  type Io,
-  type Limits,
-  plainWriteIo,
-  type ResizeIo,
-  type WriteIo,
-  type ZeroIo,
+import type {
+  BlockLayer,
+  Capabilities,
+  Completion,
+  Extent,
+  HostRange,
+  Io,
+  Limits,
+  ResizeIo,
+  WriteIo,
+  ZeroIo,
 } from './layer.ts'
 import { RangeLock } from './range-lock.ts'
 import { vmStateIn } from './vm-state.ts'
@@ -59,15 +58,17 @@ export class ClusterLayer implements BlockLayer {
   readonly #fill: ClusterFill
   readonly #view: ClusterView
   readonly #zeroes: ClusterZeroes
+  readonly #resize: ClusterResize
 
   /** Takes over `map` and disposes it; `backing` belongs to the graph. */
   constructor(map: ClusterMap, backing: BlockLayer | undefined) {
     this.#map = map
     this.#view = new ClusterView(map, backing)
     this.#fill = new ClusterFill(map, this.#view)
-    this.#zeroes = new ClusterZeroes(map, this.#view, (offset, source, io) =>
-      this.#writeRuns(offset, source, io),
-    )
+    const write = (offset: number, source: Uint8Array, io: WriteIo) =>
+      this.#writeRuns(offset, source, io)
+    this.#zeroes = new ClusterZeroes(map, this.#view, write)
+    this.#resize = new ClusterResize(map, this.#view, this.#zeroes, write)
     this.capabilities = capabilitiesOf(map)
     const switchMap = map.setReadOnly?.bind(map)
     if (switchMap) {
@@ -166,21 +167,7 @@ export class ClusterLayer implements BlockLayer {
   }
 
   async truncate(size: number, io: ResizeIo): Promise<void> {
-    await this.#alone(io, async () => {
-      const before = this.#map.size
-      const taken = (io.preallocation ?? 'off') !== 'off'
-      if (size < before && taken) throw shrinkingPreallocation()
-      await this.#map.truncate(size, io)
-      // Neither what the last cluster held behind the former end, from before the disk was cut off
-      // there, nor what the backing file holds behind it was part of this disk.
-      const shown = taken ? 0 : (this.#view.backing?.size ?? 0)
-      const stale = Math.max(alignUp(before, this.#map.clusterSize), shown)
-      const end = Math.min(size, stale)
-      if (end > before) {
-        const zeroIo = { ...plainWriteIo, signal: io.signal, mayUnmap: false, fastOnly: false }
-        await this.#zeroes.write(before, end - before, zeroIo)
-      }
-    })
+    await this.#alone(io, () => this.#resize.to(size, io))
   }
 
   extentAt(offset: number, length: number, io: Io): Extent | Promise<Extent> {
@@ -329,10 +316,4 @@ async function linkAfter(
   }
   await allocation.link(io)
   return length
-}
-
-function shrinkingPreallocation(): BlockError {
-  return new BlockError('INVALID_ARGUMENT', "Preallocation can't be used for shrinking an image", {
-    errno: 'EINVAL',
-  })
 }

@@ -68,7 +68,11 @@ export interface ClusterMap extends AsyncDisposable {
   readEncoded?(offset: number, target: Uint8Array, io: Io): Completion
   /** Stores one whole cluster compressed, or plainly where that is no smaller. */
   writeEncoded?(offset: number, source: Uint8Array, io: WriteIo): Completion
-  truncate(size: number, io: ResizeIo): Completion
+  /**
+   * `endsBlank`: the disk ends within a cluster that reads as zeroes and of which nothing is stored.
+   * Not said where there are subclusters.
+   */
+  truncate(size: number, io: ResizeIo, endsBlank: boolean): Completion
   /** Begins or ceases to be writable; runs alone. When it rejects everything is as before. */
   setReadOnly?(readOnly: boolean, io: Io): Promise<void>
   /** See `BlockLayer.reread`. */

@@ -36,7 +36,7 @@ export class ClusterView {
         const mapped = this.#map.map(offset + at, target.length - at, io)
         const run = mapped instanceof Promise ? await mapped : mapped
         const length = Math.min(run.length, target.length - at)
-        const done = this.#readRun(run, offset + at, target.subarray(at, at + length), io)
+        const done = this.readRun(run, offset + at, target.subarray(at, at + length), io)
         if (done instanceof Promise) {
           // It may fail while the next run is looked up, before anybody waits for it.
           done.catch(() => {})
@@ -55,7 +55,8 @@ export class ClusterView {
     }
   }
 
-  #readRun(run: Extent, offset: number, target: Uint8Array, io: Io): Completion {
+  /** Fills `target`, of the run's length at most, with what the run reads as at its beginning. */
+  readRun(run: Extent, offset: number, target: Uint8Array, io: Io): Completion {
     const watcher = run.kind === 'data' ? hostOf(run).layer : this.#map
     const event = watcher.debugEvent && readEvents[run.kind]
     const held = event && watcher.debugEvent?.(event)
@@ -96,7 +97,7 @@ export class ClusterView {
     const part = target.subarray(0, inside)
     const run = this.mapNow(offset, inside, io)
     return run && run.length >= inside
-      ? this.#readRun(run, offset, part, io)
+      ? this.readRun(run, offset, part, io)
       : this.readRuns(offset, part, io)
   }
 

@@ -58,7 +58,7 @@ export class ClusterZeroes {
   /** Where to begin for zeroes from `offset` on. */
   async #startOf(offset: number, io: Io): Promise<number> {
     const start = alignDown(offset, this.#map.subclusterSize)
-    return (await this.#isBlank(start, offset, start, io)) ? start : offset
+    return (await this.isBlank(start, offset, start, io)) ? start : offset
   }
 
   /** Where to end for zeroes up to `offset`. */
@@ -66,14 +66,14 @@ export class ClusterZeroes {
     const { subclusterSize, size } = this.#map
     const end = Math.min(size, alignUp(offset, subclusterSize))
     const start = alignDown(offset, subclusterSize)
-    return (await this.#isBlank(offset, end, start, io)) ? end : offset
+    return (await this.isBlank(offset, end, start, io)) ? end : offset
   }
 
   /**
    * Whether the bytes from `from` to `to`, of the subcluster at `start`, read as zeroes without being
    * stored in this image. Bytes of a backing file would be read for a copy of them, if not for this.
    */
-  async #isBlank(from: number, to: number, start: number, io: Io): Promise<boolean> {
+  async isBlank(from: number, to: number, start: number, io: Io): Promise<boolean> {
     if (from === to || !this.#marks) return false
     const { kind } = await this.#map.map(start, 1, io)
     if (kind === 'zero') return true

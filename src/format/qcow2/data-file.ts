@@ -6,6 +6,8 @@
  * beginning, and whatever reads as zeroes is zeroes there.
  */
 import { type BlockLayer, type Io, plainIo, type ZeroIo } from '../../block/layer.ts'
+import { alignUp } from '../../bytes/range.ts'
+import { cryptMethod } from './encryption/place.ts'
 import { extensionType, textOf } from './extensions.ts'
 import type { Header } from './header.ts'
 import { incompatible } from './header.ts'
@@ -29,9 +31,27 @@ export function dataFileName(header: Header): string | undefined {
   return found && textOf(found.data)
 }
 
-/** Makes a data file as long as the disk, so that every cluster can be written in place. */
-export async function lengthenDataFile(file: BlockLayer, size: number): Promise<void> {
-  if (file.size < size && file.capabilities.resize) await file.truncate(size, plainIo)
+/**
+ * How long a data file has to be for a disk of `size` bytes: as long as that, so that every cluster
+ * can be written in place. Enciphered, it has all of the last cluster, for zeroes are not simply what
+ * lies behind its end: a program that makes the disk larger, and looks at nothing else, would show
+ * what they decipher to.
+ */
+export function dataFileLength({ clusterBits, cryptMethod: method }: Header, size: number): number {
+  return method === cryptMethod.none ? size : alignUp(size, 2 ** clusterBits)
+}
+
+/** Makes a data file as long as the disk needs it. */
+export async function lengthenDataFile(file: BlockLayer, header: Header): Promise<void> {
+  const length = dataFileLength(header, header.size)
+  if (file.size < length && file.capabilities.resize) await file.truncate(length, plainIo)
+}
+
+/** How far clusters of the disk can be written: a device may end with the disk. */
+export function dataFileEnd({ dataFile, header }: Qcow2Image): number {
+  const { size } = header.current
+  const inside = Math.min(dataFile?.size ?? 0, dataFileLength(header.current, size))
+  return Math.max(size, inside)
 }
 
 /**

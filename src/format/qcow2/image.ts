@@ -1,6 +1,6 @@
 /** An open image: its parts put together, and what needs several of them. */
 import type { CheckResult } from '../../block/abilities.ts'
-import type { BlockLayer, Io } from '../../block/layer.ts'
+import type { BlockLayer, ResizeIo } from '../../block/layer.ts'
 import { Allocator } from './allocator.ts'
 import { CompressedClusters } from './compressed.ts'
 import { Corruption } from './corruption.ts'
@@ -120,7 +120,7 @@ export class Qcow2Image {
     const faults = new Faults(settings.name, layer.image?.filename)
     const header = await readHeader(layer, settings, faults)
     const dataFile = await openDataFile(header)
-    if (dataFile && !settings.readOnly) await lengthenDataFile(dataFile, header.size)
+    if (dataFile && !settings.readOnly) await lengthenDataFile(dataFile, header)
     const file = new ImageFile(layer, 2 ** header.clusterBits, faults)
     const state = new HeaderState(header)
     if (!settings.check) await refuseLongExtra(file, header, faults)
@@ -207,7 +207,7 @@ export class Qcow2Image {
     } else {
       const settings = { ...this.#settings, readOnly }
       await prepareWriting(this.header, this.file, this.faults, settings)
-      if (this.dataFile) await lengthenDataFile(this.dataFile, this.header.current.size)
+      if (this.dataFile) await lengthenDataFile(this.dataFile, this.header.current)
       await this.reload()
       await guardMetadata(this)
     }
@@ -286,7 +286,7 @@ export class Qcow2Image {
     }
   }
 
-  async resize(size: number, io: Io): Promise<void> {
+  async resize(size: number, io: ResizeIo): Promise<void> {
     await resizeImage(this, size, io)
   }
 

@@ -20,7 +20,7 @@ import { alignDown, alignUp } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { backingLink } from './backing-link.ts'
 import { ClusterAllocation } from './cluster-allocation.ts'
-import { giveBackEnciphered, zeroDataFile } from './data-file.ts'
+import { dataFileEnd, giveBackEnciphered, zeroDataFile } from './data-file.ts'
 import { EntryChanges } from './entry-changes.ts'
 import { entryFault, writeSignal } from './entry-signals.ts'
 import type { Qcow2Image } from './image.ts'
@@ -124,6 +124,8 @@ export class Qcow2Map implements ClusterMap {
 
   async zero(offset: number, length: number, io: ZeroIo): Promise<void> {
     const { layout } = this.#image
+    if (offset % layout.subclusterSize !== 0)
+      throw new TypeError(`${offset} is within a subcluster`)
     // The disk's last cluster and subcluster may be cut off by its end; they are zeroed whole.
     const lastCluster = alignDown(this.size - 1, layout.clusterSize)
     const toTheEnd = offset <= lastCluster && offset + length >= this.size
@@ -183,22 +185,38 @@ export class Qcow2Map implements ClusterMap {
     if (!stored) await this.#writePlain(offset, source, io)
   }
 
-  async truncate(size: number, io: ResizeIo): Promise<void> {
+  async truncate(size: number, io: ResizeIo, endsBlank: boolean): Promise<void> {
     const before = this.size
     const { preallocation = 'off' } = io
     await this.#change(() => this.#image.resize(size, io))
     const { raw, space } = this.#image
     if (size <= before || (!raw && preallocation === 'off')) return
+    const behind = alignUp(before, this.clusterSize)
     try {
-      await this.place(alignUp(before, this.clusterSize), io, takeSpace(preallocation, raw))
+      // In a raw data file every cluster of the disk has its place already.
+      const lacksPlace = !raw && (endsBlank || (await this.#storesNothing(before, behind, io)))
+      const start = lacksPlace ? alignDown(before, this.clusterSize) : behind
+      await this.place(start, io, takeSpace(preallocation, raw))
     } catch (error) {
       // All or nothing. What fails now leaves the disk larger, which harms nobody.
       await this.#image.resize(before, plainIo).catch(() => {})
       throw error
     }
-    if (space.enciphered) {
-      await this.zero(before, size - before, { ...plainZeroIo, signal: io.signal })
+    // Nothing but a mark says "zeroes" at once; version 2 has none, and keeps what was enciphered.
+    if (space.enciphered && this.zeroClusters && size > behind) {
+      await this.zero(behind, size - behind, { ...plainZeroIo, signal: io.signal })
     }
+  }
+
+  /** Whether no subcluster of the one cluster in which `from` and `to` lie has data. */
+  async #storesNothing(before: number, behind: number, io: Io): Promise<boolean> {
+    if (!this.#image.layout.extended || before === behind) return false
+    for (let at = alignDown(before, this.clusterSize); at < behind; ) {
+      const run = await this.map(at, behind - at, io)
+      if (run.kind === 'data' || run.kind === 'encoded') return false
+      at += run.length
+    }
+    return true
   }
 
   /** Gives every cluster from `offset` on its place; `fill` prepares it. */
@@ -333,8 +351,7 @@ export class Qcow2Map implements ClusterMap {
     const { coverage } = this.#image.layout
     const first = l1Index * coverage + index * this.clusterSize
     const wanted = run.count === count ? reached.end : run.count * this.clusterSize
-    // A data file ends where the disk does.
-    const end = this.#image.dataFile ? Math.min(wanted, this.size - first) : wanted
+    const end = this.#image.dataFile ? Math.min(wanted, dataFileEnd(this.#image) - first) : wanted
     return new ClusterAllocation(this.#image, {
       table,
       index,

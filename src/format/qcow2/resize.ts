@@ -8,8 +8,9 @@
  * Shrinking: clusters behind the new end are let go of first, and the size is written when that is
  * on stable storage. A crash in between leaves the old size, and zeroes where data was given up.
  */
-import type { Io } from '../../block/layer.ts'
+import type { BlockLayer, Io, ResizeIo } from '../../block/layer.ts'
 import { alignUp, maxDiskSize } from '../../bytes/range.ts'
+import { dataFileLength } from './data-file.ts'
 import { l1SizeFor } from './header.ts'
 import type { Qcow2Image } from './image.ts'
 import { entrySize } from './l2-table.ts'
@@ -19,7 +20,7 @@ import { ownTable } from './own-table.ts'
 const sectorSize = 512
 
 /** Runs alone. `size` is a multiple of 512 bytes. */
-export async function resizeImage(image: Qcow2Image, size: number, io: Io): Promise<void> {
+export async function resizeImage(image: Qcow2Image, size: number, io: ResizeIo): Promise<void> {
   checkNewSize(image, size)
   const header = image.header.current
   const before = header.size
@@ -27,7 +28,7 @@ export async function resizeImage(image: Qcow2Image, size: number, io: Io): Prom
   await dropBehind(image, alignUp(Math.min(size, before), image.layout.clusterSize), io)
   const { dataFile } = image
   if (size > before) {
-    if (dataFile) await dataFile.truncate(size, io)
+    if (dataFile) await resizeDataFile(image, dataFile, size, io)
     await growL1(image, l1SizeFor(size, header))
   } else {
     await image.writeBack.flushChanges()
@@ -41,11 +42,21 @@ export async function resizeImage(image: Qcow2Image, size: number, io: Io): Prom
   }
   if (size < before) {
     await shortenFile(image)
-    if (dataFile) await dataFile.truncate(size, io)
+    if (dataFile) await resizeDataFile(image, dataFile, size, io)
   }
 }
 
-function checkNewSize(image: Qcow2Image, size: number): void {
+/** A file has no clusters to be given a place; whoever makes the disk larger fills what it gains. */
+async function resizeDataFile(image: Qcow2Image, file: BlockLayer, size: number, io: ResizeIo) {
+  const length = dataFileLength(image.header.current, size)
+  // Other programs may have made it longer than the disk.
+  const { preallocation = 'off' } = length > file.size ? io : {}
+  const suited = preallocation === 'metadata' ? 'off' : preallocation
+  await file.truncate(length, { ...io, preallocation: suited })
+}
+
+/** Refuses what the disk cannot be, before anything is changed. */
+export function checkNewSize(image: Qcow2Image, size: number): void {
   const header = image.header.current
   const { version, nbSnapshots } = header
   if (size % sectorSize !== 0) {
