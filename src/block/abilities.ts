@@ -288,6 +288,11 @@ export interface AmendOptions extends Io {
   readonly force?: boolean
   /** Bytes done and to do. */
   readonly onProgress?: (current: number, total: number) => void
+  /**
+   * Changes the size of the disk, where that is one of the options: for a caller who holds a node, the
+   * node's own `truncate`, which takes the node's bitmaps along. The layer's own by default.
+   */
+  readonly resize?: (size: number) => Completion
 }
 
 /** Changes options of an existing image. Runs alone. */

@@ -90,7 +90,6 @@ export class ClusterLayer implements BlockLayer {
         this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, () => reopenMap(options, io))
     }
     this.image = map.abilities.image
-    this.amend = map.abilities.amend
     this.check = map.abilities.check
     this.backingLink = map.abilities.backingLink
     const { stateArea, abilities } = map
@@ -100,7 +99,11 @@ export class ClusterLayer implements BlockLayer {
       this.vmState = vmStateIn(stateArea, this, () => !map.readOnly, alone)
     }
     this.bitmaps = map.abilities.bitmaps
-    const { makeEmpty } = abilities
+    const { amend, makeEmpty } = abilities
+    if (amend) {
+      const resize = (io: Io) => (size: number) => this.truncate(size, io)
+      this.amend = { run: (options) => amend.run({ resize: resize(options), ...options }) }
+    }
     if (makeEmpty) this.makeEmpty = (io) => this.#alone(io, () => makeEmpty(io))
     const encode = map.writeEncoded?.bind(map)
     if (encode) {

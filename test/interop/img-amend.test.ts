@@ -126,6 +126,25 @@ qemu.describe('img amend', () => {
     await pair.same('amend -o size=1M r.qcow2')
   })
 
+  it('makes a disk larger by zeroes, whatever a backing file has there', async () => {
+    await prepare(
+      `${create} b.qcow2 2M`,
+      'qemu-io -c write_-P_9_0_2M b.qcow2',
+      `${create} -b b.qcow2 -F qcow2 a.qcow2 80k`,
+      'qemu-img bitmap --add -g 512 a.qcow2 bits',
+      `${create} -b b.qcow2 -F qcow2 -o extended_l2=on e.qcow2 80k`,
+      `${create} -o data_file=d,data_file_raw=on r.qcow2 80k`,
+    )
+    for (const image of ['a.qcow2', 'e.qcow2']) {
+      for (const size of ['200k', '1M', '80k', '20M']) {
+        await pair.same(`amend -o size=${size} ${image}`)
+        await alike(image)
+      }
+    }
+    await pair.same('amend -o size=300k r.qcow2')
+    await alike('r.qcow2')
+  })
+
   it('leaves the backing file to rebase', async () => {
     await prepare(`${create} b.qcow2 1M`, `${create} -b b.qcow2 -F qcow2 a.qcow2 1M`)
     await pair.same('amend -o backing_file=b.qcow2 a.qcow2')

@@ -57,6 +57,7 @@ export const amend: ImgCommand = async (words, io) => {
     await node.layer.amend?.run({
       options,
       force: args.has('force'),
+      resize: (size) => edge.truncate(size),
       signal: neverAborted,
       onProgress: (current, total) => progress.reach(total === 0 ? 1 : current / total),
     })

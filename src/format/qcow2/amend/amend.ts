@@ -7,6 +7,7 @@ import type { AmendOptions, ImageAmend } from '../../../block/abilities.ts'
 import { cryptMethod } from '../encryption/place.ts'
 import { backingFormat, compatible, incompatible } from '../header.ts'
 import type { Qcow2Image } from '../image.ts'
+import { checkNewSize } from '../resize.ts'
 import { forgetRawDataFile, hasRawDataFile, renameDataFile } from './data-file.ts'
 import { type Amendment, parseAmendment } from './options.ts'
 import { changeRefcountWidth, checkRefcountWidth } from './refcount-width.ts'
@@ -35,7 +36,11 @@ async function amendImage(image: Qcow2Image, options: AmendOptions): Promise<voi
   if (wanted.keyslots) {
     await image.encryption?.amend({ ...options, options: wanted.keyslots })
   }
-  if (wanted.size !== undefined) await image.resize(wanted.size, options)
+  if (wanted.size !== undefined) {
+    checkNewSize(image, wanted.size)
+    // Not of the tables alone: what is gained must not show what a backing file has there.
+    await options.resize!(wanted.size)
+  }
   if (version < header.current.version) await downgrade(image, options)
 }
 
