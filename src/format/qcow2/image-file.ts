@@ -55,10 +55,10 @@ export class ImageFile {
   }
 
   /** Reads as much as the file has; zeroes behind its end. */
-  async read(offset: number, target: Uint8Array, io: Io): Promise<void> {
+  read(offset: number, target: Uint8Array, io: Io): Completion {
     const inside = Math.min(target.length, Math.max(0, this.#size - offset))
     if (inside < target.length) target.fill(0, inside)
-    if (inside > 0) await this.layer.read(offset, target.subarray(0, inside), io)
+    if (inside > 0) return this.layer.read(offset, target.subarray(0, inside), io)
   }
 
   async write(offset: number, source: Uint8Array): Promise<void> {

@@ -2,7 +2,6 @@
  * What one L2 table refers to: counted, and its broken entries told or mended. Each table is walked
  * once, however many L1 tables lead to it.
  */
-import { plainIo } from '../../../block/layer.ts'
 import { viewOf } from '../../../bytes/view.ts'
 import { hex64 } from '../faults.ts'
 import {
@@ -19,6 +18,7 @@ import type { Counts } from './counts.ts'
 import { EntryRuns } from './entry-runs.ts'
 import { judgeEntry } from './l2-judgement.ts'
 import { mendL2Entry, mendMisled, mendPlace, mendSubclusters, unalignedL2Table } from './mend.ts'
+import { ReadAhead } from './read-ahead.ts'
 import type { CheckedImage } from './references.ts'
 import { Findings, type Report, type Room } from './report.ts'
 import type { Tally } from './tally.ts'
@@ -43,6 +43,8 @@ export interface SharedTable {
 }
 
 export interface WalkOptions {
+  /** Of all L2 tables, in the order in which they will be walked. */
+  readonly offsets: readonly number[]
   /** Refcounts as the image has them. */
   readonly stored: Counts
   readonly mends: boolean
@@ -62,13 +64,14 @@ export class L2Walk {
   #findings: Findings
   #copiedFaults: Findings
   readonly #runs: EntryRuns
+  readonly #tables: ReadAhead
 
   constructor(
     image: CheckedImage,
     layout: L2Layout,
     tally: Tally,
     report: Report,
-    { stored, mends, room }: WalkOptions,
+    { offsets, stored, mends, room }: WalkOptions,
   ) {
     this.#image = image
     this.#layout = layout
@@ -79,6 +82,9 @@ export class L2Walk {
     this.#room = room
     this.#findings = new Findings(room)
     this.#copiedFaults = new Findings(room)
+    // What is mended in one table may lie in another: then each is read when its turn comes.
+    const early = mends ? [] : offsets.filter((offset) => offset < image.file.size)
+    this.#tables = new ReadAhead(image.file, early)
     this.#runs = new EntryRuns(layout.clusterSize, layout.clusterSize)
   }
 
@@ -101,7 +107,7 @@ export class L2Walk {
     // There reads as zeroes what is not there.
     if (offset >= this.#image.file.size) return
     const bytes = this.#runs.table
-    await this.#image.file.read(offset, bytes, plainIo)
+    await this.#tables.read(offset, bytes)
     const view = viewOf(bytes)
     let mended = false
     let expected = 0

@@ -135,6 +135,7 @@ export class References {
     }
     const { stored } = this.#options
     const walk = new L2Walk(this.#image, this.#layout, this.#tally, this.#report, {
+      offsets: [...this.#tables.keys()],
       stored,
       mends: this.#mends,
       room: this.#room,

@@ -10,6 +10,7 @@ import { isZero } from '../../../bytes/zero.ts'
 import { entrySize, highOf, lowOf, rawOf } from '../l2-table.ts'
 import { RefcountLayout } from '../refcount.ts'
 import { Counts } from './counts.ts'
+import { ReadAhead } from './read-ahead.ts'
 import type { CheckedImage } from './references.ts'
 
 /** Broken entries that are told one by one. */
@@ -62,15 +63,22 @@ export async function readStoredCounts(image: CheckedImage): Promise<StoredCount
   }
   const clusters = clustersOf(image)
   const block = new Uint8Array(clusterSize)
-  const seen = new Set<number>()
-  for (const [index, offset] of followed) {
-    const first = index * layout.entries
-    if (first >= clusters || seen.has(offset)) continue
-    seen.add(offset)
-    await file.read(offset, block, plainIo)
-    readBlock(layout, block, first, clusters, counts)
+  const wanted = firstOfEach(followed, Math.ceil(clusters / layout.entries))
+  const ahead = new ReadAhead(file, [...wanted.keys()])
+  for (const [offset, index] of wanted) {
+    await ahead.read(offset, block)
+    readBlock(layout, block, index * layout.entries, clusters, counts)
   }
   return { counts, blocks, unreadable, faults, layout }
+}
+
+/** Indices of blocks by their offset: of each the first, if it is below `end`. */
+function firstOfEach(offsets: ReadonlyMap<number, number>, end: number): Map<number, number> {
+  const first = new Map<number, number>()
+  for (const [index, offset] of offsets) {
+    if (index < end && !first.has(offset)) first.set(offset, index)
+  }
+  return first
 }
 
 /** Clusters of the file, the last one cut off maybe. Counts behind them are of no interest. */
