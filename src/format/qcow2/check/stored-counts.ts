@@ -63,11 +63,12 @@ export async function readStoredCounts(image: CheckedImage): Promise<StoredCount
   }
   const clusters = clustersOf(image)
   const block = new Uint8Array(clusterSize)
+  const reader = new BlockReader(layout, clusterSize, clusters, counts)
   const wanted = firstOfEach(followed, Math.ceil(clusters / layout.entries))
   const ahead = new ReadAhead(file, [...wanted.keys()])
   for (const [offset, index] of wanted) {
     await ahead.read(offset, block)
-    readBlock(layout, block, index * layout.entries, clusters, counts)
+    reader.read(block, index * layout.entries)
   }
   return { counts, blocks, unreadable, faults, layout }
 }
@@ -86,45 +87,57 @@ export function clustersOf({ file, header }: CheckedImage): number {
   return Math.ceil(file.end / 2 ** header.clusterBits)
 }
 
-/** Bytes of a block that are compared at once. */
+/** Bytes of a block that are compared at once, where not all of them are alike. */
 const pageBytes = 4096
 
-/** Most clusters have the count of their neighbours: one, or none. */
-function readBlock(
-  layout: RefcountLayout,
-  block: Uint8Array,
-  first: number,
-  clusters: number,
-  counts: Counts,
-): void {
-  const view = viewOf(block)
-  const end = Math.min(layout.entries, clusters - first)
-  const bytes = Math.min(pageBytes, block.length)
-  const ones = layout.ones(bytes)
-  const step = (bytes * 8) / layout.bits
-  for (let start = 0; start < end; start += step) {
-    const at = layout.byteOf(start)
-    const page = block.subarray(at, at + bytes)
-    if (isZero(page)) continue
-    const stop = Math.min(end, start + step)
-    if (Buffer.compare(page, ones) === 0) counts.addRange(first + start, stop - start, 1)
-    else readEntries(layout, view, first, start, stop, counts)
-  }
-}
+/** Takes counts out of blocks. Most clusters have the count of their neighbours: one, or none. */
+class BlockReader {
+  readonly #layout: RefcountLayout
+  /** Of the file. */
+  readonly #clusters: number
+  readonly #counts: Counts
+  /** A block in which all counts are one. */
+  readonly #ones: Uint8Array
 
-function readEntries(
-  layout: RefcountLayout,
-  block: DataView,
-  first: number,
-  start: number,
-  end: number,
-  counts: Counts,
-): void {
-  for (let index = start; index < end; ) {
-    const count = layout.get(block, index)
-    const from = index++
-    while (index < end && layout.get(block, index) === count) index++
-    if (count > 0) counts.addRange(first + from, index - from, count)
+  constructor(layout: RefcountLayout, clusterSize: number, clusters: number, counts: Counts) {
+    this.#layout = layout
+    this.#clusters = clusters
+    this.#counts = counts
+    this.#ones = layout.ones(clusterSize)
+  }
+
+  /** `first`: the cluster whose count comes first. */
+  read(block: Uint8Array, first: number): void {
+    const layout = this.#layout
+    const end = Math.min(layout.entries, this.#clusters - first)
+    if (end === layout.entries && this.#areAlike(block, first, end)) return
+    const view = viewOf(block)
+    const bytes = Math.min(pageBytes, block.length)
+    const step = (bytes * 8) / layout.bits
+    for (let start = 0; start < end; start += step) {
+      const at = layout.byteOf(start)
+      const stop = Math.min(end, start + step)
+      if (this.#areAlike(block.subarray(at, at + bytes), first + start, stop - start)) continue
+      this.#readEach(view, first, start, stop)
+    }
+  }
+
+  /** Whether all counts in `bytes` are one, or none; they are those of `count` clusters from `first` on. */
+  #areAlike(bytes: Uint8Array, first: number, count: number): boolean {
+    if (isZero(bytes)) return true
+    if (Buffer.compare(bytes, this.#ones.subarray(0, bytes.length)) !== 0) return false
+    this.#counts.addRange(first, count, 1)
+    return true
+  }
+
+  #readEach(block: DataView, first: number, start: number, end: number): void {
+    const layout = this.#layout
+    for (let index = start; index < end; ) {
+      const count = layout.get(block, index)
+      const from = index++
+      while (index < end && layout.get(block, index) === count) index++
+      if (count > 0) this.#counts.addRange(first + from, index - from, count)
+    }
   }
 }
 
