@@ -3,6 +3,7 @@ import { rm } from 'node:fs/promises'
 import type { BlockDriver, ImageCreator, NodeOptions } from './block/driver.ts'
 import { type BlockLayer, neverAborted } from './block/layer.ts'
 import { alignUp, maxDiskSize } from './bytes/range.ts'
+import { placeMaker } from './create-in-place.ts'
 import { drivers } from './drivers.ts'
 import { BlockError } from './errors.ts'
 import { optionsOfFilename } from './graph/filename.ts'
@@ -31,13 +32,21 @@ export function formatCreator(format: string): Creating {
   return creating(driver, `Format driver '${format}'`)
 }
 
-/** The protocol behind a file name, and its options. */
+/** The protocol behind a file name that an image can be made under, and its options. */
 export function protocolOf(filename: string): { driver: BlockDriver; options: NodeOptions } {
   if (filename.startsWith('json:')) throw invalid("Unknown protocol 'json'")
   const options = optionsOfFilename(filename, drivers)
   const driver = drivers.find(({ name }) => name === options.driver)
   if (!driver) throw invalid(`Unknown protocol '${options.driver}'`)
+  if (!driver.createsInPlace) creating(driver, `Protocol driver '${driver.name}'`)
   return { driver, options }
+}
+
+/** Makes storage of a protocol, or room for an image in what is there. */
+function storageCreator(graph: Graph, driver: BlockDriver): Creating {
+  const { name, createsInPlace } = driver
+  if (createsInPlace) return { name, creator: placeMaker(graph, name) }
+  return creating(driver, `Protocol driver '${name}'`)
 }
 
 function creating({ name, creator }: BlockDriver, described: string): Creating {
@@ -54,7 +63,7 @@ function creating({ name, creator }: BlockDriver, described: string): Creating {
 export async function createImage(graph: Graph, image: NewImage): Promise<void> {
   const format = formatCreator(image.format)
   const protocol = protocolOf(image.filename)
-  const storage = creating(protocol.driver, `Protocol driver '${protocol.driver.name}'`)
+  const storage = storageCreator(graph, protocol.driver)
   checkSize(image)
   const { options, takesOver = [] } = format.creator
   const known = new Set([...options.map(({ name }) => name), ...takesOver])
@@ -68,7 +77,7 @@ export async function createImage(graph: Graph, image: NewImage): Promise<void> 
   await makeStorage(storage, { ...protocol.options, ...below, size: 0 })
   let data: NodeOptions | undefined
   try {
-    if (typeof own.data_file === 'string') data = await makeDataFile(own.data_file)
+    if (typeof own.data_file === 'string') data = await makeDataFile(graph, own.data_file)
     await writeFormat(graph, format.creator, parsed, protocol.options, data)
   } catch (error) {
     await removeStorage(protocol.options)
@@ -110,9 +119,9 @@ async function writeFormat(
 }
 
 /** Makes the file that the image's data goes to, relative to the current folder as in QEMU. */
-async function makeDataFile(filename: string): Promise<NodeOptions> {
+async function makeDataFile(graph: Graph, filename: string): Promise<NodeOptions> {
   const { driver, options } = protocolOf(filename)
-  await makeStorage(creating(driver, `Protocol driver '${driver.name}'`), { ...options, size: 0 })
+  await makeStorage(storageCreator(graph, driver), { ...options, size: 0 })
   return options
 }
 

@@ -28,6 +28,9 @@ export interface ChildList {
   remove(name: string): void
 }
 
+/** Whose size others decide about; as messages call them. */
+export type GivenSize = 'device files' | 'NBD nodes'
+
 /** What only some layers can do. Present means able; nobody asks for a layer's class. */
 export interface Abilities {
   readonly image?: ImageFacts
@@ -56,10 +59,10 @@ export interface Abilities {
    */
   makeEmpty?(io: Io): Promise<void>
   /**
-   * The size is that of a device: `truncate` takes notice of it, refuses to go beyond with
-   * `UNSUPPORTED`, and cannot make the disk smaller. Present where `capabilities.resize` is false.
+   * The size is that of a device, or a server's affair: `truncate` takes notice of it, refuses to go beyond
+   * with `UNSUPPORTED`, and cannot make the disk smaller. Present where `capabilities.resize` is false.
    */
-  readonly sizeIsGiven?: boolean
+  readonly sizeIsGiven?: GivenSize
   /** Shows another backing file, or none, from now on. Nothing is in flight meanwhile. */
   setBacking?(backing: BlockLayer | undefined): void
   /**

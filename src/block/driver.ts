@@ -123,6 +123,8 @@ export interface BlockDriver<Options = unknown, CreateOptions = unknown> {
   /** Of these, those that cannot be left out again once they were given. */
   readonly lasting?: readonly string[]
   readonly creator?: ImageCreator<CreateOptions>
+  /** Nobody makes such storage here: a new image goes into what is there, of which it takes the beginning. */
+  readonly createsInPlace?: boolean
   /** What `amend -o help` lists; absent where an image's options cannot be changed. */
   readonly amendOptions?: readonly CreateOptionInfo[]
 }

@@ -1,5 +1,5 @@
 /** Base of all filters: forwards everything to `next`, so that a filter is only its difference. */
-import type { ImageFacts } from './abilities.ts'
+import type { GivenSize, ImageFacts } from './abilities.ts'
 import type {
   BlockLayer,
   Capabilities,
@@ -31,7 +31,7 @@ export class Filter implements BlockLayer {
     return this.next.limits
   }
 
-  get sizeIsGiven(): boolean | undefined {
+  get sizeIsGiven(): GivenSize | undefined {
     return this.next.sizeIsGiven
   }
 

@@ -1,6 +1,6 @@
 /** The raw format: the disk is the file, or a window of it (`offset`, `size`). */
 
-import type { ImageFacts, Medium } from '../block/abilities.ts'
+import type { GivenSize, ImageFacts, Medium } from '../block/abilities.ts'
 import type { BlockDriver, NodeReference } from '../block/driver.ts'
 import { Filter } from '../block/filter.ts'
 import type {
@@ -82,7 +82,7 @@ class RawLayer extends Filter {
     return alignment > sectorSize && capabilities.write ? limits : { ...limits, alignment: 1 }
   }
 
-  override get sizeIsGiven(): boolean | undefined {
+  override get sizeIsGiven(): GivenSize | undefined {
     return this.#size === undefined ? this.next.sizeIsGiven : undefined
   }
 

@@ -7,6 +7,7 @@
 import type {
   BackingLink,
   CompressedWriter,
+  GivenSize,
   ImageFacts,
   Medium,
   PreservedDisk,
@@ -150,7 +151,7 @@ export class Edge implements BlockLayer {
     return { read, write }
   }
 
-  get sizeIsGiven(): boolean | undefined {
+  get sizeIsGiven(): GivenSize | undefined {
     return this.#node.layer.sizeIsGiven
   }
 

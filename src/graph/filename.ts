@@ -42,11 +42,10 @@ export function optionsOfFilename(filename: string, drivers: readonly BlockDrive
 export function resolveRecorded(recorded: string, image: string | undefined): string {
   if (hasProtocol(recorded) || path.isAbsolute(recorded)) return recorded
   if (image === undefined || hasProtocol(image)) {
-    throw new BlockError(
-      'INVALID_ARGUMENT',
-      `Cannot use relative backing file names for '${image ?? ''}'`,
-      { path: recorded, errno: 'EINVAL' },
-    )
+    const message = image?.startsWith('nbd')
+      ? 'Cannot generate a base directory for NBD nodes'
+      : `Cannot use relative backing file names for '${image ?? ''}'`
+    throw new BlockError('INVALID_ARGUMENT', message, { path: recorded, errno: 'EINVAL' })
   }
   const folder = path.dirname(image)
   return folder === '.' && !image.startsWith('.') ? recorded : `${folder}/${recorded}`

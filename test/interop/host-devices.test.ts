@@ -130,6 +130,30 @@ describe.skipIf(!canGrow)('the size of a device', () => {
       }
     }
   })
+
+  qemuIo.it('holds new images, as far as they fit', async () => {
+    const [theirs, ours] = growing.map(({ path }) => path as string)
+    const source = join(folder, 'source.qcow2')
+    await qemuIo.run('-f', 'raw', '-c', 'write -P 7 0 1M', growing[0].file)
+    await runTheirs(folder, ['convert', '-f', 'raw', '-O', 'qcow2', growing[0].file, source])
+    const lines = [
+      (device: string) => ['create', '-f', 'qcow2', device, '100M'],
+      (device: string) => ['create', '-f', 'raw', device, '9M'],
+      (device: string) => ['create', '-f', 'raw', '-o', 'preallocation=full', device, '1M'],
+      (device: string) => ['convert', '-O', 'qcow2', source, device],
+      (device: string) => ['compare', '-F', 'qcow2', source, device],
+      (device: string) => ['convert', '-O', 'raw', source, device],
+      (device: string) => ['compare', '-F', 'raw', source, device],
+    ]
+    for (const words of lines) {
+      const told = async (device: string, run: typeof runOurs) => {
+        const { status, stdout, stderr } = await run(folder, words(device))
+        const plain = (text: string) => text.replaceAll(device, 'DEVICE')
+        return { status, stdout: plain(stdout), stderr: plain(stderr) }
+      }
+      expect(await told(ours, runOurs), words('').join(' ')).toEqual(await told(theirs, runTheirs))
+    }
+  })
 })
 
 /** Of the answer to a query; any other as it is. */

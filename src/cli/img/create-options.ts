@@ -1,6 +1,7 @@
 /** `-o name=value,…` of new images: what a format offers, checked, listed and shown. */
-import type { CreateOptionInfo } from '../../block/driver.ts'
+import type { BlockDriver, CreateOptionInfo } from '../../block/driver.ts'
 import { type Creating, formatCreator, protocolOf } from '../../create-image.ts'
+import { placeOptions } from '../../create-in-place.ts'
 import { BlockError } from '../../errors.ts'
 import type { NamedIo } from '../command.ts'
 import { escapeCommas, parseOptionString } from '../keyval.ts'
@@ -30,9 +31,13 @@ export function offeredOptions(
   { creator }: Creating,
   filename: string | undefined,
 ): readonly CreateOptionInfo[] {
-  const below = filename === undefined ? [] : (protocolOf(filename).driver.creator?.options ?? [])
+  const below = filename === undefined ? [] : storageOptions(protocolOf(filename).driver)
   const own = new Set(creator.options.map(({ name }) => name))
   return [...creator.options, ...below.filter(({ name }) => !own.has(name))]
+}
+
+function storageOptions({ creator, createsInPlace }: BlockDriver): readonly CreateOptionInfo[] {
+  return createsInPlace ? placeOptions : (creator?.options ?? [])
 }
 
 /** What `-o help` prints. */

@@ -2,6 +2,7 @@
 import type { BlockLayer } from '../../block/layer.ts'
 import { type SnapshotInfo, snapshotInfo } from '../../block/snapshot-info.ts'
 import { alignUp } from '../../bytes/range.ts'
+import { BlockError } from '../../errors.ts'
 import { resolveRecorded } from '../../graph/filename.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { shownFilename } from '../../graph/shown-filename.ts'
@@ -43,10 +44,20 @@ export async function imageInfo(node: BlockNode): Promise<ImageInfo> {
     format: node.driver,
     'actual-size': await image?.allocatedSize?.(),
     'format-specific': specific && { type: specific.type, data: specific.data },
-    'full-backing-filename': backing && resolveRecorded(backing.filename, filename),
+    'full-backing-filename': backing && actualPath(backing.filename, filename),
     encrypted: image?.encrypted ? true : undefined,
     'backing-filename': backing?.filename,
     'dirty-flag': image?.dirty ?? false,
+  }
+}
+
+/** Undefined: nobody knows where the image's folder is. */
+function actualPath(recorded: string, image: string): string | undefined {
+  try {
+    return resolveRecorded(recorded, image)
+  } catch (error) {
+    if (error instanceof BlockError) return undefined
+    throw error
   }
 }
 
@@ -80,8 +91,8 @@ function describeBacking(info: ImageInfo): string[] {
   const recorded = info['backing-filename']
   if (recorded === undefined) return []
   const actual = info['full-backing-filename']
-  const place = actual === recorded ? '' : ` (actual path: ${actual})`
-  const lines = [`backing file: ${recorded}${place}`]
+  const place = actual === undefined ? 'cannot determine actual path' : `actual path: ${actual}`
+  const lines = [`backing file: ${recorded}${actual === recorded ? '' : ` (${place})`}`]
   const format = info['backing-filename-format']
   if (format !== undefined) lines.push(`backing file format: ${format}`)
   return lines

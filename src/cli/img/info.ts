@@ -3,7 +3,7 @@ import { BlockError } from '../../errors.ts'
 import type { NamedIo } from '../command.ts'
 import { type ImageRequest, imageGraph, openImage } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object, output } from './arguments.ts'
-import { usageFailure } from './failure.ts'
+import { CommandFailure, usageFailure } from './failure.ts'
 import { describeImage, type ImageInfo, imageInfo } from './image-facts.ts'
 import type { ImgCommand } from './img-command.ts'
 import { prettyJson } from './json.ts'
@@ -57,7 +57,13 @@ async function gather(first: ImageRequest, chain: boolean, io: NamedIo): Promise
     seen.add(request.filename)
     const found = await infoOf(request, io)
     images.push(found)
-    const next = chain ? found['full-backing-filename'] : undefined
+    const { 'backing-filename': recorded, 'full-backing-filename': actual } = found
+    if (chain && recorded !== undefined && actual === undefined) {
+      throw new CommandFailure(
+        `Could not determine absolute backing filename, but backing filename '${recorded}' present`,
+      )
+    }
+    const next = chain ? actual : undefined
     request = next === undefined ? undefined : backingRequest(first, next, found)
   }
   return images

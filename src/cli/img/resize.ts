@@ -1,4 +1,5 @@
 /** `img resize`: grows an image, or with `--shrink` cuts it off. */
+import type { GivenSize } from '../../block/abilities.ts'
 import type { Preallocation } from '../../block/layer.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
@@ -54,7 +55,8 @@ export const resize: ImgCommand = async (words, io) => {
   checkSize(size, before, args.has('shrink'), preallocation, io)
   // As in QEMU, which tries the first sector of what was an empty file.
   const least = before === 0 && node.driver === 'raw' ? smallestFile : 0
-  if (node.layer.sizeIsGiven) await checkGiven(edge, size)
+  const { sizeIsGiven } = node.layer
+  if (sizeIsGiven) await checkGiven(edge, size, sizeIsGiven)
   else await edge.truncate(Math.max(size, least), { preallocation })
   await edge.flush()
   if (!args.has('q')) io.stdout.write('Image resized.\n')
@@ -64,9 +66,9 @@ export const resize: ImgCommand = async (words, io) => {
 const smallestFile = 512
 
 /** A device may have got the size already, by other means. */
-async function checkGiven(device: Edge, size: number): Promise<void> {
+async function checkGiven(device: Edge, size: number, what: GivenSize): Promise<void> {
   await device.truncate(0)
-  if (device.size !== size) throw new CommandFailure('Cannot resize device files')
+  if (device.size !== size) throw new CommandFailure(`Cannot resize ${what}`)
 }
 
 interface Change {

@@ -122,6 +122,8 @@ export const luks: BlockDriver<LuksOptions, LuksCreateOptions> = {
       if (file.capabilities.resize) {
         await file.truncate(0, { signal })
         await file.truncate(length, { signal, preallocation })
+      } else if (file.sizeIsGiven) {
+        await file.truncate(length, { signal })
       } else if (file.size < length) {
         throw new BlockError('NO_SPACE', `${length} bytes do not fit into ${file.size}`, {
           errno: 'ENOSPC',

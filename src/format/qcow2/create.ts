@@ -89,7 +89,7 @@ export async function createImage(
   // Where the L1 table is the last, the file ends with it, as QEMU has it.
   const cut = keyLength > 0 ? plan.end * clusterSize : header.l1TableOffset + l1Length
   await prepareFile(file, cut, plan.end * clusterSize, faults)
-  await clear(file, clusterSize, (plan.end - 1) * clusterSize)
+  await clear(file, 0, plan.end * clusterSize)
   if (file.capabilities.resize) {
     await takeSpaceOf(file, { offset: 0, length: clusterSize })
     await takeSpaceOf(file, { offset: header.l1TableOffset, length: l1Length })

@@ -5,7 +5,7 @@
  */
 import fs from 'node:fs'
 import { promisify } from 'node:util'
-import type { ImageFacts } from '../../block/abilities.ts'
+import type { GivenSize, ImageFacts } from '../../block/abilities.ts'
 import {
   type BlockLayer,
   type Capabilities,
@@ -70,8 +70,8 @@ export class FileLayer implements BlockLayer {
   #size: number
   #disposing: Promise<void> | undefined
 
-  get sizeIsGiven(): boolean {
-    return this.#options.kind === 'device'
+  get sizeIsGiven(): GivenSize | undefined {
+    return this.#options.kind === 'device' ? 'device files' : undefined
   }
 
   /** Of devices only. */

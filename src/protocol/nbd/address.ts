@@ -23,7 +23,8 @@ export function addressText(address: NbdAddress): string {
 /** The URL that opens an export again. */
 export function exportUrl(address: NbdAddress, name: string): string {
   if (address.type === 'inet') return `nbd://${addressText(address)}${name && `/${escaped(name)}`}`
-  return `nbd+unix:///${escaped(name)}?socket=${encodeURI(addressText(address)).replaceAll('&', '%26')}`
+  // As QEMU shows it, without the third slash where there is no name.
+  return `nbd+unix://${name && `/${escaped(name)}`}?socket=${encodeURI(addressText(address)).replaceAll('&', '%26')}`
 }
 
 function escaped(name: string): string {

@@ -20,6 +20,7 @@ export const nbd: BlockDriver<NbdOptions> = {
   name: 'nbd',
   kind: 'protocol',
   changeable: [],
+  createsInPlace: true,
   parse: parseNbdOptions,
   parseFilename: parseNbdFilename,
   async open(options, context) {

@@ -47,7 +47,7 @@ describe('exportUrl', () => {
   it.each([
     'nbd://example.com:10809/disk',
     'nbd://[::1]:99/a/b',
-    'nbd+unix:///?socket=/run/a.sock',
+    'nbd+unix://?socket=/run/a.sock',
     'nbd+unix:///hello%20w%2Brld?socket=/run/a%20b',
   ])('gives back %s', (url) => {
     const { address, exportName } = nbd.parse(parseNbdFilename(url)!) as never

@@ -14,7 +14,7 @@ import type {
 } from '../../block/layer.ts'
 import { noCredentials } from '../../block/tls-objects.ts'
 import { alignDown, KiB } from '../../bytes/range.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, strerror } from '../../errors.ts'
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_FLAG_FAST_ZERO,
@@ -64,7 +64,7 @@ export async function openNbdLayer(
   const layer = new NbdLayer(link, link.facts, url, context)
   if (flags.readOnly || layer.capabilities.write) return layer
   await layer[Symbol.asyncDispose]()
-  throw new BlockError('READ_ONLY', 'request on write denied without write permission', {
+  throw new BlockError('READ_ONLY', `Could not open image: ${strerror('EACCES')}`, {
     errno: 'EACCES',
   })
 }
@@ -81,6 +81,7 @@ function tlsOf(
 }
 
 export class NbdLayer implements BlockLayer {
+  readonly sizeIsGiven = 'NBD nodes'
   readonly size: number
   readonly capabilities: Capabilities
   readonly limits: Limits
@@ -162,8 +163,9 @@ export class NbdLayer implements BlockLayer {
     return this.#link.send(request, signal)
   }
 
-  truncate(): never {
-    throw new BlockError('UNSUPPORTED', 'an NBD export cannot be resized', { errno: 'ENOTSUP' })
+  truncate(size: number): void {
+    if (size <= this.size) return
+    throw new BlockError('UNSUPPORTED', 'Cannot grow NBD nodes', { errno: 'ENOTSUP' })
   }
 
   extentAt(offset: number, length: number, { signal }: Io): Extent | Promise<Extent> {
