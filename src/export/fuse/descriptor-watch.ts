@@ -1,9 +1,14 @@
 /**
- * Waits for many descriptors that libuv cannot watch, with one thread of the pool for all of them.
+ * Waits for many descriptors that libuv cannot watch, with one thread of the pool for all of them. To hear of
+ * them from there takes two changes of threads, so while requests come close behind each other they are
+ * looked for from here (`idle-poll.ts`).
+ *
  * Whoever is told reads until nothing is left, or withdraws his descriptor.
  */
 import { closeSync, readSync, writeSync } from 'node:fs'
+import { setImmediate as turn } from 'node:timers/promises'
 import type { Sys } from '../../sys/sys.ts'
+import { IdlePoll } from '../idle-poll.ts'
 
 const one = new Uint8Array(new BigUint64Array([1n]).buffer)
 
@@ -12,6 +17,7 @@ export class DescriptorWatch {
   readonly #watched = new Map<number, () => void>()
   /** Ends the wait when what is watched has changed; open while anything is. */
   #event: number | undefined
+  readonly #idle = new IdlePoll()
 
   constructor(sys: Sys) {
     this.#sys = sys
@@ -38,10 +44,13 @@ export class DescriptorWatch {
   async #run(event: number): Promise<void> {
     const count = new Uint8Array(8)
     while (this.#watched.size > 0) {
-      await this.#sys.untilReadable([event, ...this.#watched.keys()])
+      if (this.#idle.awake) await turn()
+      else await this.#sys.untilReadable([event, ...this.#watched.keys()])
       if (this.#sys.isReadable(event)) readSync(event, count)
       for (const [fd, onReadable] of [...this.#watched]) {
-        if (this.#watched.has(fd) && this.#sys.isReadable(fd)) onReadable()
+        if (!this.#watched.has(fd) || !this.#sys.isReadable(fd)) continue
+        onReadable()
+        this.#idle.heard()
       }
     }
     this.#event = undefined

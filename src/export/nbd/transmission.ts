@@ -17,6 +17,7 @@ import {
 import { errorText, errorValueOf, fastZeroErrorValue } from '../../wire/nbd/errors.ts'
 import { compactLayout, extendedLayout } from '../../wire/nbd/layout.ts'
 import { encodeSimpleReply, type NbdRequest, simpleReplySize } from '../../wire/nbd/transmission.ts'
+import type { IdlePoll } from '../idle-poll.ts'
 import { narrowed, wantsFewerContexts } from './block-status.ts'
 import {
   type Command,
@@ -27,7 +28,6 @@ import {
   type SelectedContext,
 } from './command.ts'
 import type { NbdExport } from './export.ts'
-import type { IdlePoll } from './idle-poll.ts'
 import { maxBytesInFlight, maxRequestsInFlight } from './limits.ts'
 import type { ReplyKind } from './negotiation.ts'
 import { sendNone } from './read-pieces.ts'

@@ -22,6 +22,11 @@ export class IdlePoll {
   #succession = 0
   #waiting = false
 
+  /** Whether the next request is waited for without sleeping. */
+  get awake(): boolean {
+    return this.#waiting
+  }
+
   /** Requests have come. */
   heard(): void {
     if (!this.#useful) return
