@@ -1,7 +1,7 @@
 /** Disks that are shown as regular files. */
 import { realpath, stat } from 'node:fs/promises'
 import { BlockError, errnoOf, strerror } from '../errors.ts'
-import { DescriptorWatch } from '../export/fuse/descriptor-watch.ts'
+import { DescriptorWatch } from '../export/descriptor-watch.ts'
 import { DiskFile } from '../export/fuse/disk-file.ts'
 import { mountFuse, type OthersMay } from '../export/fuse/mount.ts'
 import { FuseSession } from '../export/fuse/session.ts'

@@ -27,7 +27,7 @@ import {
   transferIn,
   writeOut,
 } from '../../wire/fuse/protocol.ts'
-import type { DescriptorWatch } from './descriptor-watch.ts'
+import type { DescriptorWatch } from '../descriptor-watch.ts'
 import type { DiskFile } from './disk-file.ts'
 import { dataStart, maxInFlight, maxPages, maxTransfer, sectorSize } from './limits.ts'
 import type { Mount } from './mount.ts'

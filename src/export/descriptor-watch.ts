@@ -7,8 +7,8 @@
  */
 import { closeSync, readSync, writeSync } from 'node:fs'
 import { setImmediate as turn } from 'node:timers/promises'
-import type { Sys } from '../../sys/sys.ts'
-import { IdlePoll } from '../idle-poll.ts'
+import type { Sys } from '../sys/sys.ts'
+import { IdlePoll } from './idle-poll.ts'
 
 const one = new Uint8Array(new BigUint64Array([1n]).buffer)
 

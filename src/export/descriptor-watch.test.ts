@@ -1,6 +1,6 @@
 import { closeSync, readSync, writeSync } from 'node:fs'
 import { expect, it } from 'vitest'
-import { sys } from '../../sys/current.ts'
+import { sys } from '../sys/current.ts'
 import { DescriptorWatch } from './descriptor-watch.ts'
 
 const one = new Uint8Array(new BigUint64Array([1n]).buffer)
