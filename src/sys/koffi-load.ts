@@ -37,6 +37,10 @@ export interface Libc {
   errno(): number
   /** Address of the first byte. */
   address(bytes: ArrayBufferView): bigint
+  /** Another function; throws where it is absent. */
+  bind(name: string, result: string, types: string[]): Call
+  /** The memory at an address. */
+  view(address: bigint, length: number): ArrayBuffer
 }
 
 /** Undefined where koffi or a function is absent: other systems, 32-bit machines, no prebuilt. */
@@ -106,5 +110,7 @@ function bind(koffi: Koffi): Libc {
     malloc_trim: optional('malloc_trim', 'int', ['size_t']),
     errno: koffi.errno as () => number,
     address: koffi.address,
+    bind: (name, result, types) => libc.func(name, result, types) as Call,
+    view: koffi.view,
   }
 }

@@ -1,6 +1,8 @@
 /** `Sys` through the C library. Numbers and layouts are those of 64-bit Linux. */
 import { constants } from 'node:os'
 import { type Argument, type Call, type Libc, loadLibc } from './koffi-load.ts'
+import { openSharedMemory } from './koffi-shared-memory.ts'
+import type { SharedMemorySys } from './shared-memory.ts'
 import { type AllocateMode, notOffered, type Supported, type Sys, wouldWait } from './sys.ts'
 import { sysError } from './sys-error.ts'
 import { Turnstile } from './turnstile.ts'
@@ -98,6 +100,7 @@ class KoffiSys implements Sys {
   readonly #pollfd = new Int32Array(2)
   readonly #pollEvents = new Int16Array(this.#pollfd.buffer, 4, 2)
   readonly #pollBytes = new Uint8Array(this.#pollfd.buffer)
+  #sharedMemory: SharedMemorySys | undefined
 
   constructor(libc: Libc) {
     this.#libc = libc
@@ -251,6 +254,11 @@ class KoffiSys implements Sys {
     if (level !== SOL_SOCKET || type !== SCM_RIGHTS) return undefined
     this.#libc.fcntlNumber(fd, F_SETFL, this.#libc.fcntlNumber(fd, F_GETFL, 0) | O_NONBLOCK)
     return fd
+  }
+
+  get sharedMemory(): SharedMemorySys | undefined {
+    this.#sharedMemory ??= openSharedMemory(this.#libc)
+    return this.#sharedMemory
   }
 
   mountFuse(target: string, options: string): void {

@@ -8,6 +8,8 @@
  * were doing. Everything here runs on the main thread only.
  */
 
+import type { SharedMemorySys } from './shared-memory.ts'
+
 /**
  * `punch` deallocates, `zero` makes the range read as zeroes and leaves it allocated, `allocate`
  * reserves space and leaves the data alone. None but `zero-extend` and `allocate` move the end.
@@ -98,6 +100,9 @@ export interface Sys {
    * when the other end has closed. Waits in the thread pool.
    */
   receiveDescriptor(socket: number): Promise<number | undefined>
+
+  /** For memory that another process shares with us; made when first asked for. */
+  readonly sharedMemory?: SharedMemorySys
 
   /** Mounts the file system behind an open `/dev/fuse` at `target`, without its set-user bits and devices. */
   mountFuse(target: string, options: string): void
