@@ -7,8 +7,9 @@ import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { FuseExports } from './fuse-exports.ts'
 import { NbdExports } from './nbd-exports.ts'
+import { VhostUserExports } from './vhost-user-exports.ts'
 
-export type ExportType = 'nbd' | 'fuse'
+export type ExportType = 'nbd' | 'vhost-user-blk' | 'fuse' | 'vduse-blk'
 
 /** What every export has. */
 export interface ExportOptions {
@@ -66,6 +67,7 @@ const removalPatienceMs = 250
 export class ExportTable implements AsyncDisposable {
   readonly nbd = new NbdExports()
   readonly fuse: FuseExports
+  readonly vhostUser = new VhostUserExports()
   readonly #graph: Graph
   readonly #onDeleted: (id: string) => void
   readonly #exports = new Map<string, Export>()

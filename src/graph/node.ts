@@ -42,6 +42,9 @@ const requestChannel = diagnostics.channel('block:request')
 /** `{ node, exceeded, threshold }`, when a write goes beyond a node's `writeThreshold`. */
 export const thresholdChannel = diagnostics.channel('block:write-threshold')
 
+/** `{ node }`, when the size of a node may have changed, and with it that of those above it. */
+export const resizedChannel = diagnostics.channel('block:resized')
+
 /** For what changes the disk as a whole. */
 const everything: ByteRange = { offset: 0, length: Number.MAX_SAFE_INTEGER }
 
@@ -313,6 +316,7 @@ export class BlockNode implements AsyncDisposable {
       await this.#flow.changing(everything, full.signal, () => this.layer.truncate(size, full))
     } finally {
       this.bitmaps.resize()
+      resizedChannel.publish({ node: this.name })
     }
   }
 
@@ -322,6 +326,7 @@ export class BlockNode implements AsyncDisposable {
     this.#checkWritable()
     if (end <= this.size) return
     await this.#flow.changing(everything, io.signal, () => this.layer.extend?.(end, io))
+    resizedChannel.publish({ node: this.name })
   }
 
   /** See `BlockLayer.occupy`; for layers that have it. */

@@ -56,7 +56,7 @@ export const steps: Readonly<Record<string, (argument: string) => Step>> = {
   },
   export: (argument) => {
     const options = read(blockExportOptions, argument, 'type')
-    return (daemon) => addExport(daemon, options)
+    return (daemon) => addExport(daemon, options, { inherited: true })
   },
   chardev: (argument) => {
     const { id, backend, shared, warnings } = parseChardev(argument)

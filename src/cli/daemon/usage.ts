@@ -32,6 +32,11 @@ Serves disk images, and backs them up, under the command of QMP clients.
   --export [type=]fuse,id=<id>,node-name=<node-name>,mountpoint=<file>
            [,growable=on|off][,writable=on|off][,allow-other=on|off|auto]
                          show a block node as a regular file
+  --export [type=]vhost-user-blk,id=<id>,node-name=<node-name>,
+           addr.type=unix,addr.path=<path>|addr.type=fd,addr.str=<fd>
+           [,writable=on|off][,writethrough=on|off]
+           [,logical-block-size=<n>][,num-queues=<n>]
+                         export a block node to a virtual machine monitor
 
   --monitor [chardev=]name[,mode=control][,pretty[=on|off]]
                          serve QMP to the clients of a character device

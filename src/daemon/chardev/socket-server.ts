@@ -174,7 +174,7 @@ async function bindPort(server: Server, address: Inet): Promise<SocketAddress> {
 
 type Where = { path: string } | { host: string; port: number } | { fd: number }
 
-function listen(server: Server, where: Where): Promise<void> {
+export function listen(server: Server, where: Where): Promise<void> {
   const isFile = 'path' in where && !where.path.startsWith('\0')
   return new Promise((resolve, reject) => {
     server.once('error', reject)

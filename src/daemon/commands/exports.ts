@@ -3,23 +3,27 @@ import { BlockError } from '../../errors.ts'
 import { command } from '../command.ts'
 import type { ExportKind } from '../exports.ts'
 import { bitmapOrName } from '../schema/bitmap-types.ts'
+import { socketAddress } from '../schema/socket-address.ts'
 import {
   bool,
   empty,
   enumeration,
+  int,
   list,
   object,
   optional,
   required,
   str,
+  uint16,
   union,
   type Value,
 } from '../schema/types.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
+import { vduseExport } from '../vduse-exports.ts'
 import { findNode } from './bitmaps.ts'
 
 const removeMode = enumeration('BlockExportRemoveMode', ['safe', 'hard'])
-const exportType = enumeration('BlockExportType', ['nbd', 'fuse'])
+const exportType = enumeration('BlockExportType', ['nbd', 'vhost-user-blk', 'fuse', 'vduse-blk'])
 export const mode = optional(
   removeMode,
   '`safe` (unless given) fails while a client uses the export; `hard` disconnects them, after ' +
@@ -34,6 +38,33 @@ export const nbdExportMembers = {
     'Dirty bitmaps to show, as contexts `qemu:dirty-bitmap:NAME`: of the node or one below it by name.',
   ),
   'allocation-depth': optional(bool, 'Offer the context `qemu:allocation-depth`.'),
+}
+
+const blockSize = optional(
+  int,
+  'Bytes of the smallest request that a guest makes: 512 (unless given) or a larger power of two, up to 2 MiB.',
+)
+const queueCount = optional(uint16, 'How many queues a guest may have; 1 unless given.')
+
+const vhostUserExportMembers = {
+  addr: required(
+    socketAddress,
+    'Where to listen: a path (a socket that is there gives way), or a descriptor that was inherited.',
+  ),
+  'logical-block-size': blockSize,
+  'num-queues': queueCount,
+}
+
+/** There is nothing behind them: see docs/vhost-user.md. */
+const vduseExportMembers = {
+  name: required(str, 'Name of the device.'),
+  'num-queues': queueCount,
+  'queue-size': optional(
+    uint16,
+    'Requests of a queue: a power of two, at most 1024; 256 unless given.',
+  ),
+  'logical-block-size': blockSize,
+  serial: optional(str, 'Serial number of the device.'),
 }
 
 const fuseExportMembers = {
@@ -64,7 +95,9 @@ export const blockExportOptions = union(
   'type',
   () => ({
     nbd: object('BlockExportOptionsNbd', nbdExportMembers),
+    'vhost-user-blk': object('BlockExportOptionsVhostUserBlk', vhostUserExportMembers),
     fuse: object('BlockExportOptionsFuse', fuseExportMembers),
+    'vduse-blk': object('BlockExportOptionsVduseBlk', vduseExportMembers),
   }),
 )
 
@@ -77,20 +110,46 @@ const blockExportInfo = object('BlockExportInfo', {
 
 type Options = Value<typeof blockExportOptions>
 
-export async function addExport(daemon: StorageDaemon, options: Options): Promise<void> {
+/** `inherited`: descriptors that are named are those that the process was started with. */
+export async function addExport(
+  daemon: StorageDaemon,
+  options: Options,
+  { inherited = false } = {},
+): Promise<void> {
   const { iothread, id, writable, writethrough } = options
   if (iothread !== undefined && daemon.objects.get(iothread)?.type !== 'iothread') {
     throw invalid(`iothread "${iothread}" not found`)
   }
   const common = { id, nodeName: options['node-name'], writable, writethrough }
-  await daemon.exports.add(common, kindOf(daemon, options))
+  await daemon.exports.add(common, kindOf(daemon, options, inherited))
 }
 
-function kindOf(daemon: StorageDaemon, options: Options): ExportKind {
-  if (options.type === 'fuse') {
-    const { mountpoint, growable } = options
-    return daemon.exports.fuse.export({ mountpoint, growable, allowOther: options['allow-other'] })
+function kindOf(daemon: StorageDaemon, options: Options, inherited: boolean): ExportKind {
+  const { exports } = daemon
+  const { id } = options
+  switch (options.type) {
+    case 'nbd':
+      return nbdExport(daemon, options)
+    case 'fuse': {
+      const { mountpoint, growable, 'allow-other': allowOther } = options
+      return exports.fuse.export({ mountpoint, growable, allowOther })
+    }
+    case 'vhost-user-blk': {
+      const {
+        addr: address,
+        'num-queues': queues,
+        'logical-block-size': logicalBlockSize,
+      } = options
+      return exports.vhostUser.export({ id, address, queues, logicalBlockSize, inherited })
+    }
+    case 'vduse-blk': {
+      const { 'num-queues': queues, 'logical-block-size': logicalBlockSize } = options
+      return vduseExport({ id, queues, logicalBlockSize, queueSize: options['queue-size'] })
+    }
   }
+}
+
+function nbdExport(daemon: StorageDaemon, options: Extract<Options, { type: 'nbd' }>): ExportKind {
   const { name, description, bitmaps = [] } = options
   return daemon.exports.nbd.export({
     name,
@@ -107,7 +166,9 @@ export const exportCommands = [
   command({
     name: 'block-export-add',
     topic: 'NBD and exports',
-    doc: 'Exports a node: over NBD, or as a regular file (FUSE).',
+    doc:
+      'Exports a node: over NBD, to virtual machine monitors (vhost-user-blk), or as a regular file (FUSE). There is ' +
+      'no vduse-blk: its options are checked, and it is refused.',
     args: blockExportOptions,
     run: (options, { daemon }) => addExport(daemon, options),
   }),
