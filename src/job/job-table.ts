@@ -74,6 +74,12 @@ export class JobTable extends EventEmitter<TableEvents> {
   /** Cancels everything that runs and waits for the ends. */
   async cancelAll(): Promise<void> {
     const running = [...this.#jobs.values()].filter((job) => job.status !== 'concluded')
-    await Promise.all(running.map((job) => job.cancel().catch(() => {})))
+    await Promise.all(
+      running.map(async (job) => {
+        await job.cancel().catch(() => {})
+        // One that takes effect cannot be cancelled any more.
+        await job.done.catch(() => {})
+      }),
+    )
   }
 }

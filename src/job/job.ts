@@ -65,6 +65,8 @@ export class Job extends EventEmitter<JobEvents> {
   #userPaused = false
   #wasReady = false
   #ioStatus: 'ok' | 'failed' | 'nospace' = 'ok'
+  /** Whether its effects are becoming final, which nothing stops any more. */
+  #takesEffect = false
   /** How a job that is ready is to end. */
   #ending: 'complete' | 'leave' | undefined
   /** Settles when something is asked of the job. */
@@ -267,6 +269,7 @@ export class Job extends EventEmitter<JobEvents> {
       })
       this.#abort.signal.throwIfAborted()
     }
+    this.#takesEffect = true
     await this.#work.complete?.()
     this.emit('completed')
     this.#enter('concluded')
@@ -389,10 +392,12 @@ export class Job extends EventEmitter<JobEvents> {
   }
 
   #check(verb: JobVerb): void {
-    if (permitted[verb].includes(this.#status)) return
+    // In QEMU that is a moment, between two commands.
+    const status = this.#takesEffect && this.#status === 'pending' ? 'concluded' : this.#status
+    if (permitted[verb].includes(status)) return
     throw new BlockError(
       'BUSY',
-      `Job '${this.id}' in state '${this.#status}' cannot accept command verb '${verb}'`,
+      `Job '${this.id}' in state '${status}' cannot accept command verb '${verb}'`,
       { errno: 'EPERM' },
     )
   }
