@@ -45,11 +45,11 @@ export interface CopyRun {
 
 export type CopyStatus = (offset: number, length: number, io: Io) => Promise<CopyRun>
 
-/** Everything that a disk shows; with `onlyTop`, what its own image holds. */
-export function statusOf(source: BlockNode, onlyTop: boolean): CopyStatus {
+/** Everything that a disk shows; with `top`, an image of its chain, what that one holds. */
+export function statusOf(source: BlockNode, top?: BlockNode): CopyStatus {
   return async (offset, length, io) => {
-    if (onlyTop) {
-      const run = await source.extentAt(offset, length, io)
+    if (top) {
+      const run = await top.extentAt(offset, length, io)
       if (run.kind === 'backing') return { kind: 'absent', length: run.length }
     }
     const run = await chainExtentAt(source, offset, length, io)

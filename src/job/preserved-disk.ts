@@ -10,10 +10,11 @@ import {
   copyClusterSize,
   openCopyBeforeWrite,
 } from '../filter/copy-before-write.ts'
+import { chainOf, filteredEdge } from '../graph/chain.ts'
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
-import { runCopyLoop, statusOf } from './copy-loop.ts'
+import { type CopyStatus, runCopyLoop, statusOf } from './copy-loop.ts'
 import type { Fleecing } from './fleecing.ts'
 import { JobDrain } from './ground.ts'
 import type { Job } from './job.ts'
@@ -155,7 +156,7 @@ export class PreservedDisk {
     if (this.#options.sync === 'none') return await control.rest(signal)
     await runCopyLoop({
       copy: this.layer.copy,
-      status: statusOf(this.source, this.#options.sync === 'top'),
+      status: this.#status(),
       control,
       signal,
       turn: fleecing && (() => fleecing.turn(control)),
@@ -187,6 +188,20 @@ export class PreservedDisk {
     bitmap?.freeze()
     if (bitmap && sync === 'bitmap') copy.select(bitmap.bitmap)
     else copy.todo.add(0, copy.todo.capacity)
+  }
+
+  /**
+   * Of what the filter shows now: an overlay may have been put on the source, and the source itself
+   * may be gone. What the topmost image held is what the source holds, not the overlay.
+   */
+  #status(): CopyStatus {
+    const { filter, source } = this
+    const onlyTop = this.#options.sync === 'top'
+    return async (offset, length, io) => {
+      const shown = filteredEdge(filter)?.node ?? source
+      const isBelow = onlyTop && chainOf(shown).includes(source)
+      return await statusOf(shown, isBelow ? source : undefined)(offset, length, io)
+    }
   }
 
   /** Stands still while the node is drained: the copying is the layer's, not the edge's. */
