@@ -37,6 +37,7 @@ import type {
   ZeroIo,
 } from './layer.ts'
 import { RangeLock } from './range-lock.ts'
+import { type Alone, backingLinkAlone, bitmapsAlone, snapshotsAlone } from './run-alone.ts'
 import { vmStateIn } from './vm-state.ts'
 
 export class ClusterLayer implements BlockLayer {
@@ -91,15 +92,16 @@ export class ClusterLayer implements BlockLayer {
     }
     this.image = map.abilities.image
     this.check = map.abilities.check
-    this.backingLink = map.abilities.backingLink
     const { stateArea, abilities } = map
-    if (abilities.snapshots) this.snapshots = this.#runAlone(abilities.snapshots)
+    const { snapshots, bitmaps, backingLink, amend, makeEmpty } = abilities
+    const alone: Alone = (io, work) => this.#alone(io, work)
+    if (snapshots) this.snapshots = snapshotsAlone(snapshots, alone)
+    if (bitmaps) this.bitmaps = bitmapsAlone(bitmaps, alone)
+    if (backingLink) this.backingLink = backingLinkAlone(backingLink, alone)
     if (stateArea) {
-      const alone = (work: () => Promise<void>, io: Io) => this.#alone(io, work)
-      this.vmState = vmStateIn(stateArea, this, () => !map.readOnly, alone)
+      const during = (work: () => Promise<void>, io: Io) => this.#alone(io, work)
+      this.vmState = vmStateIn(stateArea, this, () => !map.readOnly, during)
     }
-    this.bitmaps = map.abilities.bitmaps
-    const { amend, makeEmpty } = abilities
     if (amend) {
       const resize = (io: Io) => (size: number) => this.truncate(size, io)
       this.amend = { run: (options) => amend.run({ resize: resize(options), ...options }) }
@@ -185,15 +187,6 @@ export class ClusterLayer implements BlockLayer {
 
   async #alone<T>(io: Io, work: () => Promise<T>): Promise<T> {
     return await this.#lock.during(0, Number.MAX_SAFE_INTEGER, true, io.signal, work)
-  }
-
-  #runAlone(snapshots: InternalSnapshots): InternalSnapshots {
-    return {
-      create: (snapshot, io) => this.#alone(io, () => snapshots.create(snapshot, io)),
-      apply: (selector, io) => this.#alone(io, () => snapshots.apply(selector, io)),
-      delete: (selector, io) => this.#alone(io, () => snapshots.delete(selector, io)),
-      open: (selector, io) => this.#alone(io, () => snapshots.open(selector, io)),
-    }
   }
 
   #exclusively(offset: number, length: number, io: Io, work: () => Completion): Completion {

@@ -58,18 +58,28 @@ export function addBitmap(node: BlockNode, options: NewBitmap): BitmapChange {
 /** A persistent one goes from the image at once; taken back, it will be stored again. */
 export async function removeBitmap(node: BlockNode, name: string): Promise<BitmapChange> {
   const bitmap = findBitmap(node, name)
+  const { persistent } = bitmap
   checkUsable(bitmap, { inconsistent: true })
   bitmap.busy = 'block-dirty-bitmap-remove'
   const abort = () => {
     bitmap.busy = undefined
+    bitmap.persistent = persistent
   }
   try {
-    if (bitmap.persistent) await node.layer.bitmaps?.remove(name, plainIo)
+    if (persistent) await node.bitmaps.inTurn(() => removeStored(node, bitmap))
   } catch (error) {
     abort()
     throw inContext(`Failed to remove bitmap '${name}' from node '${node.name}'`, error)
   }
   return { commit: () => node.bitmaps.remove(bitmap), abort }
+}
+
+/** Should the image become read-only from now on, it is not stored once more. */
+async function removeStored(node: BlockNode, bitmap: DirtyBitmap): Promise<void> {
+  // It may have become read-only in the meantime, at the end of a job.
+  checkUsable(bitmap, { inconsistent: true, busy: true })
+  await node.layer.bitmaps?.remove(bitmap.name, plainIo)
+  bitmap.persistent = false
 }
 
 export function clearBitmap(node: BlockNode, name: string): BitmapChange {

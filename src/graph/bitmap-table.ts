@@ -16,6 +16,8 @@ export class BitmapTable {
   readonly #trackers = new Set<DirtyTracker>()
   /** Both, for the hot path. */
   #all: readonly DirtyTracker[] = []
+  /** Settles when what the image stores is no longer being changed. */
+  #turn: Promise<unknown> = Promise.resolve()
 
   constructor(node: { readonly name: string; readonly size: number }) {
     this.#node = node
@@ -55,6 +57,13 @@ export class BitmapTable {
   /** Throws when a persistent bitmap cannot follow the disk to another size. */
   checkResize(): void {
     for (const bitmap of this.#byName.values()) if (bitmap.persistent) checkUsable(bitmap)
+  }
+
+  /** One after the other: what reads the bitmaps here and changes those that the image stores. */
+  async inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(change)
+    this.#turn = result.catch(() => {})
+    return await result
   }
 
   /** Tells `tracker` of changes from now on, until the answer is called. */

@@ -39,6 +39,10 @@ export async function loadBitmaps(node: BlockNode, io: Io = plainIo): Promise<vo
 
 /** Stores what is to be kept, so that whoever opens the image next may rely on it. */
 export async function storeBitmaps(node: BlockNode, io: Io = plainIo): Promise<void> {
+  await node.bitmaps.inTurn(() => store(node, io))
+}
+
+async function store(node: BlockNode, io: Io): Promise<void> {
   const stored = node.layer.bitmaps
   if (!stored || !node.bitmaps.claimed) return
   const bitmaps = [...node.bitmaps].filter(({ persistent }) => persistent)
@@ -52,15 +56,20 @@ export async function storeBitmaps(node: BlockNode, io: Io = plainIo): Promise<v
 
 /** The image becomes read-only: they are stored, and stay as they are. */
 export async function suspendBitmaps(node: BlockNode, io: Io = plainIo): Promise<void> {
-  await storeBitmaps(node, io)
-  setClaimed(node, false)
+  await node.bitmaps.inTurn(async () => {
+    await store(node, io)
+    setClaimed(node, false)
+  })
 }
 
 /** The image has become writable: they are marked as in use, and change again. */
 export async function resumeBitmaps(node: BlockNode, io: Io = plainIo): Promise<void> {
-  if (!node.layer.bitmaps) return
-  await node.layer.bitmaps.claim(io)
-  setClaimed(node, true)
+  const { bitmaps } = node.layer
+  if (!bitmaps) return
+  await node.bitmaps.inTurn(async () => {
+    await bitmaps.claim(io)
+    setClaimed(node, true)
+  })
 }
 
 function setClaimed(node: BlockNode, claimed: boolean): void {

@@ -116,6 +116,8 @@ export class Qcow2Bitmaps implements PersistentBitmaps {
   }
 
   async remove(name: string): Promise<void> {
+    const { readOnly, faults } = this.#image
+    if (readOnly) throw faults.refuse('READ_ONLY', 'the bitmaps of a read-only image cannot change')
     const dropped = this.#entries.filter((entry) => entry.name === name)
     if (dropped.length === 0) return
     const taken: HostRun[] = []
