@@ -10,6 +10,7 @@ import { type Step, steps } from './daemon/options.ts'
 import { Pidfile } from './daemon/pidfile.ts'
 import { usage } from './daemon/usage.ts'
 import { OptionParser } from './getopt.ts'
+import { probedRawWarning } from './probed-raw.ts'
 import { programName, versionLine } from './program-name.ts'
 import { reportRefusedClients } from './refused-clients.ts'
 
@@ -97,7 +98,8 @@ async function serve(plan: Plan, io: NamedCliIo, background: boolean): Promise<n
     if (!background) return { input: io.stdin, output: io.stdout }
     throw new BlockError('INVALID_ARGUMENT', 'cannot use stdio with -daemonize')
   }
-  const daemon = new StorageDaemon({ stdio })
+  const onProbedRaw = (filename: string) => void io.stderr.write(probedRawWarning(filename))
+  const daemon = new StorageDaemon({ stdio, onProbedRaw })
   try {
     // A step may wait, for a client or a peer; a signal ends that wait.
     await Promise.race([takeSteps(daemon, plan, io), daemon.quitting, stopped])

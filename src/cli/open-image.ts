@@ -18,6 +18,7 @@ import { probeFormat } from '../graph/probe.ts'
 import type { NamedIo } from './command.ts'
 import { reportCorruption } from './corruption-report.ts'
 import { parseOptionString } from './keyval.ts'
+import { probedRawWarning } from './probed-raw.ts'
 
 /** A graph for images that the user names and trusts, backing files included. */
 export function imageGraph(io: NamedIo): Graph {
@@ -32,15 +33,6 @@ export function imageGraph(io: NamedIo): Graph {
     onProbedRaw: (filename) => io.stderr.write(probedRawWarning(filename)),
     onWarning: (message) => io.stderr.write(`${io.program}: warning: ${message}`),
   })
-}
-
-function probedRawWarning(filename: string): string {
-  return (
-    `WARNING: Image format was not specified for '${filename}' and probing guessed raw.\n` +
-    '         Automatically detecting the format is dangerous for raw images, write operations ' +
-    'on block 0 will be restricted.\n' +
-    "         Specify the 'raw' format explicitly to remove the restrictions.\n"
-  )
 }
 
 export interface CacheMode {

@@ -10,7 +10,7 @@ import type { FleecingOptions } from '../../job/fleecing.ts'
 import type { BitmapMode } from '../../job/sync-bitmap.ts'
 import { type ActionContext, action, actionCommand, type Prepared } from '../action.ts'
 import { command } from '../command.ts'
-import { makeImage, openImage } from '../new-image.ts'
+import { formatOfExisting, makeImage, openImage } from '../new-image.ts'
 import {
   bool,
   empty,
@@ -102,7 +102,10 @@ const blockdevBackup = object('BlockdevBackup', {
 const driveBackup = object('DriveBackup', {
   ...backupCommon,
   target: required(str, 'File name of the target.'),
-  format: optional(str, 'Format of the target; that of the source unless given.'),
+  format: optional(
+    str,
+    'Format of the target; unless given, that of the source or, of an existing one, what it looks like.',
+  ),
   mode: optional(newImageMode, '`existing`: the target is there; otherwise it is made.'),
 })
 
@@ -224,9 +227,11 @@ function bitmapFor(
 async function openTarget(
   { graph }: StorageDaemon,
   source: BlockNode,
-  { target: filename, format = source.driver, mode = 'absolute-paths', sync }: DriveBackup,
+  { target: filename, format: given, mode = 'absolute-paths', sync }: DriveBackup,
 ): Promise<BlockNode> {
-  if (mode === 'absolute-paths') {
+  const isThere = mode === 'existing'
+  const format = given ?? (isThere ? await formatOfExisting(graph, filename) : source.driver)
+  if (format !== undefined && mode === 'absolute-paths') {
     const backing = sync === 'top' ? source.children.get('backing')?.node : undefined
     const base = sync === 'none' ? source : backing
     await makeImage(graph, { filename, format, size: source.size, base })

@@ -9,7 +9,7 @@ import { backingOf } from '../../graph/status.ts'
 import { checkGranularity, type MirrorOptions, startMirror } from '../../job/mirror.ts'
 import { command } from '../command.ts'
 import { checkRoot, errorPolicy, jobMembers, jobOptions } from '../job-arguments.ts'
-import { makeImage, openImage } from '../new-image.ts'
+import { formatOfExisting, makeImage, openImage } from '../new-image.ts'
 import {
   bool,
   enumeration,
@@ -67,7 +67,10 @@ const blockdevMirror = object('BlockdevMirrorArg', {
 const driveMirror = object('DriveMirror', {
   ...common,
   target: required(str, 'File name of the target.'),
-  format: optional(str, 'Format of the target; that of the source unless given.'),
+  format: optional(
+    str,
+    'Format of the target; unless given, that of the source or, of an existing one, what it looks like.',
+  ),
   'node-name': optional(str, "Name of the target's node."),
   mode: optional(newImageMode, '`existing`: the target is there; otherwise it is made.'),
   unmap: optional(bool, 'Whether zeroes may deallocate in the target; true unless given.'),
@@ -161,8 +164,10 @@ async function openTarget(
   source: BlockNode,
   args: DriveMirror & { readonly sync: string },
 ): Promise<BlockNode> {
-  const { target: filename, format = source.driver, mode = 'absolute-paths', sync } = args
-  if (mode === 'absolute-paths') {
+  const { target: filename, format: given, mode = 'absolute-paths', sync } = args
+  const isThere = mode === 'existing'
+  const format = given ?? (isThere ? await formatOfExisting(graph, filename) : source.driver)
+  if (format !== undefined && mode === 'absolute-paths') {
     const base = sync === 'none' ? source : sync === 'top' ? backingOf(source) : undefined
     await makeImage(graph, { filename, format, size: source.size, base })
   }
