@@ -12,7 +12,7 @@ import { everyPermission, type Permission } from '../block/permission.ts'
 import { BlockError } from '../errors.ts'
 import { switchAccess } from './access.ts'
 import { activate, handedOver, inactivate } from './activity.ts'
-import type { DrainHandler, Edge } from './edge.ts'
+import { type DrainHandler, describeUser, type Edge } from './edge.ts'
 import type { BlockNode } from './node.ts'
 import { NodeOpener } from './node-opener.ts'
 import { type NodeDefaults, rootDefaults, takeCommonOptions } from './node-options.ts'
@@ -233,9 +233,11 @@ export class Graph implements AsyncDisposable {
     await edge[Symbol.asyncDispose]()
   }
 
-  /** Gives the users of a filter its filtered child, and closes it. */
+  /** Gives the users of a filter its filtered child, and closes it; refused while a job works on it. */
   async dropFilter(filter: BlockNode): Promise<void> {
     await this.drained([filter], () => {
+      const staying = [...filter.parents].find(({ stays }) => stays)
+      if (staying) throw usedAsItIs(filter, staying)
       // Only now: what stood below it may have been taken out in the meantime.
       const below = filteredChild(filter)
       if (!below) throw new TypeError(`${filter.name} is no filter`)
@@ -375,6 +377,11 @@ export class Graph implements AsyncDisposable {
     }
     if (failures.length > 0) throw failures[0]
   }
+}
+
+function usedAsItIs(node: BlockNode, edge: Edge): BlockError {
+  const message = `Node '${node.name}' is busy: ${describeUser(edge)} uses it`
+  return new BlockError('BUSY', message, { node: node.name, errno: 'EBUSY' })
 }
 
 function unsupportedChange(message: string): BlockError {

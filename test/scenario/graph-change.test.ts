@@ -118,6 +118,25 @@ test('all users of a node move to another in one moment, or none', async () => {
   await graph[Symbol.asyncDispose]()
 })
 
+test('a filter that a job works on is not taken out from under it', async () => {
+  const { graph, mid } = await chain()
+  const { node: filter } = await graph.add(
+    'a-filter',
+    { 'node-name': 'f' },
+    async (context) => new Filter(await context.child('filtered', 'mid')),
+  )
+  await graph.insertFilters([{ filter, node: mid }])
+  const job = graph.attach(filter, { description: "mirror job 'j'", uses: [], stays: true })
+  await expect(graph.dropFilter(filter)).rejects.toMatchObject({
+    code: 'BUSY',
+    message: "Node 'f' is busy: mirror job 'j' uses it",
+  })
+  expect(job.node).toBe(filter)
+  await job[Symbol.asyncDispose]()
+  await graph.dropFilter(filter)
+  await graph[Symbol.asyncDispose]()
+})
+
 test('a node that a job works with refuses other operations with the reason', async () => {
   const { graph, mid } = await chain()
   const unblock = mid.blockers.add('block device is in use by block job: stream', ['resize'])
