@@ -165,7 +165,9 @@ function newBacking(
   const names = node.layer.backingLink?.recorded !== undefined
   if (reference === undefined && names) throw invalid(`backing is missing for '${node.name}'`)
   if (reference === undefined || reference === null || reference === '') return undefined
-  if (typeof reference !== 'string') throw unchangeable('backing.driver')
+  if (typeof reference !== 'string') {
+    throw unchangeable(inOrder(flatNames('backing', reference))[0])
+  }
   if (!node.layer.setBacking) throw unchangeable('backing')
   return found(shape, reference)
 }

@@ -39,7 +39,7 @@ interface JobEvents {
   error: [{ readonly operation: 'read' | 'write'; readonly action: ErrorAction; error: unknown }]
   /** It can be completed now. */
   ready: []
-  /** The work has ended, well or not; comes before `concluded`. */
+  /** The work has ended, well or not; comes before `concluded`. Not of a job that never began. */
   completed: []
   cancelled: []
 }
@@ -52,6 +52,8 @@ export class Job extends EventEmitter<JobEvents> {
   readonly done: Promise<void>
   #status: JobStatus = 'created'
   #started = false
+  /** Not where it was cancelled instead. */
+  #began = false
   #current = 0
   #total = 0
   #error: unknown
@@ -239,6 +241,7 @@ export class Job extends EventEmitter<JobEvents> {
   }
 
   async #live(): Promise<void> {
+    this.#began = true
     this.#enter('running')
     try {
       await this.#work.run(this.#control())
@@ -287,7 +290,7 @@ export class Job extends EventEmitter<JobEvents> {
       // The first error is the one that explains; this one goes with it.
       if (error instanceof Error && error.cause === undefined) error.cause = failure
     }
-    this.emit('completed')
+    if (this.#began) this.emit('completed')
     this.#enter('concluded')
     this.#settle.reject(error)
   }

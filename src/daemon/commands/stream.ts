@@ -1,7 +1,7 @@
 /** `block-stream`, and `change-backing-file`, which corrects what an image records. */
 import { plainIo } from '../../block/layer.ts'
 import { BlockError, inContext } from '../../errors.ts'
-import { chainOf, skipFilters } from '../../graph/chain.ts'
+import { chainOf, edgeBelow, skipFilters } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { recordOf } from '../../graph/record.ts'
 import { baseBelow, startStream } from '../../job/stream.ts'
@@ -71,7 +71,7 @@ export const streamCommands = [
       const { graph } = daemon
       const top = checkRoot(graph.node(args.device))
       const image = nodeByName(graph, args['image-node-name'])
-      if (baseBelow(image) === undefined || skipFilters(image) !== image) {
+      if (edgeBelow(image) === undefined) {
         throw invalid('not allowing backing file change on an image without a backing file')
       }
       if (!chainOf(top).includes(image)) {
@@ -79,14 +79,15 @@ export const streamCommands = [
       }
       image.blockers.check('change')
       const { backingLink } = image.layer
-      if (!backingLink) throw invalid(`Could not change backing file to '${args['backing-file']}'`)
+      const failed = `Could not change backing file to '${args['backing-file']}'`
+      if (!backingLink) throw invalid(`${failed}: Operation not supported`)
       const wasReadOnly = image.flags.readOnly
       await graph.setReadOnly(image, false)
       try {
         const below = recordOf(baseBelow(image)!, args['backing-file'])
         await graph.drained([image], () => backingLink.change(below, plainIo))
       } catch (error) {
-        throw inContext(`Could not change backing file to '${args['backing-file']}'`, error)
+        throw inContext(failed, error)
       } finally {
         await graph.setReadOnly(image, wasReadOnly)
       }
