@@ -1,42 +1,35 @@
-/**
- * The same conversation with Debian's qemu-storage-daemon and with ours, each in a folder of its
- * own with the same files; guests are qemu-io over NBD.
- */
+/** A `QmpPair` that is spoken to one command at a time, and has guests: qemu-io over NBD. */
 import { execFile } from 'node:child_process'
-import { cpSync, mkdirSync } from 'node:fs'
-import { join } from 'node:path'
+import { cpSync } from 'node:fs'
 import { expect } from 'vitest'
 import { peer } from '../peers.ts'
-import { type Message, QmpTalk, varveDaemon } from './qmp-talk.ts'
+import { QmpPair } from './qmp-pair.ts'
+import type { Message } from './qmp-talk.ts'
 
 export const storageDaemon = peer('qemu-storage-daemon', 'qemu-io', 'qemu-img')
 
 export class DaemonPair implements AsyncDisposable {
   readonly folders: { readonly ours: string; readonly theirs: string }
-  readonly #ours: QmpTalk
-  readonly #theirs: QmpTalk
-
-  private constructor(folders: DaemonPair['folders'], ours: QmpTalk, theirs: QmpTalk) {
-    this.folders = folders
-    this.#ours = ours
-    this.#theirs = theirs
-  }
+  readonly #pair: QmpPair
+  /** Since they were last compared. */
+  readonly #events: readonly [Message[], Message[]] = [[], []]
 
   /** `seed` is a folder of files that both begin with. Both have an NBD server at `nbd.sock`. */
   static async start(folder: string, seed?: string): Promise<DaemonPair> {
-    const folders = { ours: join(folder, 'varve'), theirs: join(folder, 'qemu') }
-    for (const own of Object.values(folders)) {
-      mkdirSync(own, { recursive: true })
+    const prepare = (own: string) => {
       if (seed) cpSync(seed, own, { recursive: true })
     }
-    const theirs = await QmpTalk.start([storageDaemon.path as string], folders.theirs)
-    const ours = await QmpTalk.start(varveDaemon, folders.ours)
-    const pair = new DaemonPair(folders, ours, theirs)
+    const pair = await QmpPair.start(folder, storageDaemon.path as string, prepare)
+    const daemons = new DaemonPair(pair)
     const addr = { type: 'unix', data: { path: 'nbd.sock' } }
-    for (const [name, args] of [['qmp_capabilities'], ['nbd-server-start', { addr }]] as const) {
-      await pair.same(name, args)
-    }
-    return pair
+    await daemons.same('nbd-server-start', { addr })
+    return daemons
+  }
+
+  private constructor(pair: QmpPair) {
+    this.#pair = pair
+    const [theirs, ours] = pair.folders
+    this.folders = { ours, theirs }
   }
 
   /** Sends a command to both and expects the same answer, or what `view` makes of it. */
@@ -46,27 +39,21 @@ export class DaemonPair implements AsyncDisposable {
     view: (answer: Message) => unknown = (answer) => answer,
   ): Promise<Message> {
     const message = { execute, arguments: args }
-    const [theirs, ours] = await Promise.all([this.#theirs.say(message), this.#ours.say(message)])
-    const seen = (replies: readonly Message[]) => replies.map(view)
-    expect(seen(ours.replies), `answer to ${JSON.stringify(message)}`).toEqual(seen(theirs.replies))
-    this.#events.ours.push(...ours.events)
-    this.#events.theirs.push(...theirs.events)
-    return ours.replies[0]
-  }
-
-  readonly #events: { readonly ours: Message[]; readonly theirs: Message[] } = {
-    ours: [],
-    theirs: [],
+    const answers = await this.#pair.both(message)
+    const [theirs, ours] = answers.map(({ replies }) => replies.map(view))
+    expect(ours, `answer to ${JSON.stringify(message)}`).toEqual(theirs)
+    for (const [side, { events }] of answers.entries()) this.#events[side].push(...events)
+    return answers[1].replies[0]
   }
 
   /** Expects the same events, without their times, since the last call. */
   async sameEvents(): Promise<Message[]> {
     // What was sent before an answer has come with it.
     await this.same('query-version', {}, () => undefined)
-    const seen = (events: Message[]) =>
-      events.splice(0).map(({ event, data }): Message => ({ event, data }))
-    const ours = seen(this.#events.ours)
-    expect(ours).toEqual(seen(this.#events.theirs))
+    const [theirs, ours] = this.#events.map((events) =>
+      events.splice(0).map(({ event, data }): Message => ({ event, data })),
+    )
+    expect(ours).toEqual(theirs)
     return ours
   }
 
@@ -86,8 +73,7 @@ export class DaemonPair implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#ours[Symbol.asyncDispose]()
-    await this.#theirs[Symbol.asyncDispose]()
+    await this.#pair[Symbol.asyncDispose]()
   }
 }
 

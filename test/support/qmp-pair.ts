@@ -4,7 +4,7 @@ import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect } from 'vitest'
 import { inOneOrder, inOrder, isDrain, normalised, withoutTime } from './qmp-normal.ts'
-import { command, type Message, QmpTalk, varveDaemon } from './qmp-talk.ts'
+import { type Answers, command, type Message, QmpTalk, varveDaemon } from './qmp-talk.ts'
 
 export { command }
 
@@ -54,10 +54,16 @@ export class QmpPair implements AsyncDisposable {
     expect(without(ours.events)).toEqual(without(theirs.events))
   }
 
+  /** What either says, theirs first, with the events that came along. */
+  async both(message: Message): Promise<readonly [Answers, Answers]> {
+    const [theirs, ours] = this.#sides
+    return await Promise.all([theirs.say(message), ours.say(message)])
+  }
+
   /** What either says to `query-qmp-schema`, theirs first. */
   async schemas(): Promise<readonly unknown[]> {
-    const asked = this.#sides.map((side) => side.say(command('query-qmp-schema')))
-    return (await Promise.all(asked)).map(({ replies }) => replies[0].return)
+    const asked = await this.both(command('query-qmp-schema'))
+    return asked.map(({ replies }) => replies[0].return)
   }
 
   /** Says the same to both, and tells where the answers are not the same. */
