@@ -1,6 +1,6 @@
 /**
  * Random walks over a graph of images under a guest: jobs, snapshots, reopens, cancels, resizes,
- * and, in half of the walks, faults. See `support/random-walk.ts`.
+ * and, in half of the walks, faults. See `support/random-walk/walk.ts`.
  *
  * Steps per run: `VARVE_WALK` (default 600); walks of each kind: `VARVE_WALKS` (default 2). A
  * failing run is replayed with the seed in its name.
@@ -9,7 +9,7 @@ import { describe, it } from 'vitest'
 import { Faults } from '../support/faults.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { Random, runSeed } from '../support/random.ts'
-import { Walk } from '../support/random-walk.ts'
+import { Walk } from '../support/random-walk/walk.ts'
 
 const folder = scratchFolder('random-walk')
 const steps = Number(process.env.VARVE_WALK ?? 600)
