@@ -67,11 +67,18 @@ async function apply(shape: GraphShape, changes: readonly Change[]): Promise<rea
     await applyAccess(shape, changes, undo)
     for (const change of changes) await applyOptions(shape, change, undo)
   } catch (error) {
-    for (const step of undo.reverse()) await step()
+    for (const step of undo.reverse()) await undone(step)
     for (const edge of dropped) await edge[Symbol.asyncDispose]()
     throw error
   }
   return dropped
+}
+
+/** A step that cannot be undone does not keep the others from it; the first error is the one to tell. */
+async function undone(step: () => Promise<void> | void): Promise<void> {
+  try {
+    await step()
+  } catch {}
 }
 
 /** From below where nodes become writable, from above where they cease to be. */
