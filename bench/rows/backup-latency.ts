@@ -32,6 +32,7 @@ export const backupLatency: Row = {
           higherIsBetter: false,
           runs,
           rest,
+          cached: [source],
           ours: () => measure(path.join(root, 'bin', 'varve-storage-daemon')),
           peer: () => measure('qemu-storage-daemon'),
         })

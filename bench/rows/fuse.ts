@@ -44,6 +44,7 @@ export const fuse: Row = {
         unit: load.unit,
         higherIsBetter: true,
         runs,
+        cached: [disk],
         ours: () => measure(varve('storage-daemon')),
         peer: () => measure('qemu-storage-daemon'),
       })

@@ -44,6 +44,7 @@ async function* measureFormat(format: string, { folder, runs, quick }: BenchOpti
       unit: load.blockSize === '4k' ? 'req/s' : 'MiB/s',
       higherIsBetter: true,
       runs,
+      cached: [disk],
       ours: () => measure(varve('nbd')),
       peer: () => measure('qemu-nbd'),
     })

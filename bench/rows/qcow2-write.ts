@@ -43,6 +43,7 @@ function measureTarget(target: Target, depth: number, megabytes: number, options
     unit: 'req/s',
     higherIsBetter: true,
     runs: options.runs,
+    cached: target.backed ? [path.join(options.folder, 'base.raw')] : [],
     ours: () => measure(varve('nbd')),
     peer: () => measure('qemu-nbd'),
   })
