@@ -1,11 +1,11 @@
 /** Reads pieces of RAM from a snapshot, several at a time, and makes sections of them. */
 import type { Completion } from '../../block/layer.ts'
-import { orderedRing } from '../../block/ordered-ring.ts'
 import { MiB } from '../../bytes/range.ts'
 import { isZero } from '../../bytes/zero.ts'
 import { sys } from '../../sys/current.ts'
 import type { SnapshotReader } from '../image/snapshot-reader.ts'
 import { RamPart } from '../stream/ram-part.ts'
+import { orderedRing } from './ordered-ring.ts'
 import type { Piece, RamPlan } from './ram-plan.ts'
 
 /** Pieces that are read ahead. */

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
-import { Random, seedNote } from '../../test/support/random.ts'
+import { Random, seedNote } from '../../../test/support/random.ts'
 import { orderedRing } from './ordered-ring.ts'
 
 const numbers = Array.from({ length: 100 }, (_, index) => index)
