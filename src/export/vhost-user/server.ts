@@ -96,9 +96,10 @@ export class VhostUserServer implements AsyncDisposable {
     this.#current = current
   }
 
+  /** Never rejects. */
   async #leave(connection: Connection, socket: Socket): Promise<void> {
     socket.destroy()
-    await connection.close()
+    await connection.close().catch((error) => brokenClientChannel.publish({ error }))
     this.#current = undefined
     this.#serveNext()
   }
