@@ -43,6 +43,11 @@ function withLazyBuiltins(code: string): string {
     result = result.replaceAll(new RegExp(`\\b${name}\\.default\\b`, 'g'), name)
     if (!slowModules.has(module)) continue
     result = result.replaceAll(new RegExp(`(?<!const )\\b${name}\\b(?! =)`, 'g'), `${name}()`)
+    // `new m().Class()` would make an `m` and call its `Class`.
+    result = result.replaceAll(
+      new RegExp(`\\bnew ${name}\\(\\)\\.(\\w+)`, 'g'),
+      `new (${name}().$1)`,
+    )
   }
   return result
 }

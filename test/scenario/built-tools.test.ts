@@ -1,0 +1,69 @@
+/**
+ * What is installed is not the source but what the build makes of it: one file a command, with
+ * Node's modules loaded late. Everywhere else the tests run the source.
+ */
+import { execFile } from 'node:child_process'
+import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { beforeAll, describe, expect, it } from 'vitest'
+import { scratchFolder } from '../support/folder.ts'
+
+const run = promisify(execFile)
+const folder = scratchFolder('built-tools')
+const root = fileURLToPath(new URL('../../', import.meta.url))
+const tools = join(folder, 'varve', 'dist', 'tools')
+const main = join(tools, 'main.cjs')
+
+async function varve(...args: string[]) {
+  return await run(process.execPath, [main, ...args], { cwd: folder, timeout: 30_000 })
+}
+
+/** As `npm run build`, but into the folder. */
+beforeAll(async () => {
+  const varve = join(folder, 'varve')
+  mkdirSync(varve)
+  for (const name of ['node_modules', 'package.json', 'rolldown.config.ts']) {
+    symlinkSync(join(root, name), join(varve, name))
+  }
+  const bin = join(root, 'node_modules', '.bin')
+  const output = ['--outDir', join(varve, 'dist')]
+  await run(join(bin, 'tsc'), ['-p', 'tsconfig.build.json', ...output], { cwd: root })
+  await run(join(bin, 'rolldown'), ['-c', 'rolldown.config.ts'], { cwd: varve })
+  writeFileSync(join(folder, 'disk.raw'), Buffer.alloc(1 << 20, 'disk'))
+})
+
+describe('the built tools', () => {
+  it('make objects of classes from modules that are loaded late', () => {
+    const wrong = readdirSync(tools).filter((file) =>
+      /\bnew node_\w+\(\)/.test(readFileSync(join(tools, file), 'latin1')),
+    )
+    expect(wrong).toEqual([])
+  })
+
+  it('write an archive into a FIFO and read one from a FIFO', async () => {
+    await run('mkfifo', ['out', 'in'], { cwd: folder })
+    const create = varve('vma', 'create', 'out', '-d', 'format=raw:disk=disk.raw')
+    await run('sh', ['-c', 'cat out > disk.vma'], { cwd: folder, timeout: 30_000 })
+    await create
+    const verified = varve('vma', 'verify', '-v', 'in')
+    await run('sh', ['-c', 'cat disk.vma > in'], { cwd: folder, timeout: 30_000 })
+    expect((await verified).stdout).toContain('devname: disk')
+  })
+
+  it('speak QMP over standard input and output that are pipes', async () => {
+    const said = run(
+      'sh',
+      [
+        '-c',
+        `printf '%s' '{"execute":"qmp_capabilities"}{"execute":"quit"}' | "$0" "$1" daemon \
+          --chardev stdio,id=c --monitor c`,
+        process.execPath,
+        main,
+      ],
+      { cwd: dirname(folder), timeout: 30_000 },
+    )
+    expect((await said).stdout).toContain('"return": {}')
+  })
+})
