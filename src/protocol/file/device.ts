@@ -10,9 +10,17 @@ const sysfsSector = 512
 /** Linux, Documentation/admin-guide/devices.txt: SCSI CD-ROM devices, which all are today. */
 const cdromMajor = 11
 
-/** What kind of device a path leads to; undefined for anything else, and for what is not there. */
+/**
+ * What kind of device a path leads to; undefined for anything else, and for what cannot be looked
+ * at: opening it will say why.
+ */
 export function deviceKind(path: string): 'cdrom' | 'other' | undefined {
-  const stats = statSync(path, { throwIfNoEntry: false })
+  let stats: Stats | undefined
+  try {
+    stats = statSync(path, { throwIfNoEntry: false })
+  } catch {
+    return undefined
+  }
   if (!stats || !isDevice(stats)) return undefined
   const isCdrom = stats.isBlockDevice() && deviceNumbers(stats.rdev).major === cdromMajor
   return isCdrom ? 'cdrom' : 'other'
