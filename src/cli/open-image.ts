@@ -58,6 +58,29 @@ export function cacheMode(name: string): CacheMode | undefined {
   return Object.hasOwn(cacheModes, name) ? cacheModes[name] : undefined
 }
 
+/**
+ * Throws when an image lies in files of this machine, for which Linux's own asynchronous requests are asked
+ * without what they need. A file that cannot be opened at all is told of instead.
+ */
+export async function checkNative(graph: Graph, request: ImageRequest, io: NamedIo): Promise<void> {
+  if (request.cache?.direct) return
+  const looked = { ...request, readOnly: true, noIo: true }
+  const node = await openImage(graph, looked, io)
+  if (isOnFiles(node)) {
+    const message =
+      'aio=native was specified, but it requires cache.direct=on, which was not specified.'
+    const opening = request.opening ?? `Could not open '${request.filename}'`
+    throw new BlockError('INVALID_ARGUMENT', `${opening}: ${message}`, { errno: 'EINVAL' })
+  }
+  await graph.remove(node.name)
+}
+
+export function isOnFiles(node: BlockNode): boolean {
+  const below = [...node.children.values()].map((edge) => edge.node)
+  if (below.length > 0) return below.some(isOnFiles)
+  return node.driver === 'file' || node.driver.startsWith('host_')
+}
+
 export interface ImageRequest {
   /** A file name or URL; with `imageOpts` an option string. */
   readonly filename: string
@@ -93,7 +116,12 @@ export async function openImage(
   io: NamedIo,
 ): Promise<BlockNode> {
   try {
-    return await openNode(graph, request, io)
+    const node = await openNode(graph, request, io)
+    // Its options may say so.
+    if (request.readOnly === false && node.readOnly) {
+      throw new BlockError('READ_ONLY', 'Block node is read-only', { errno: 'EACCES' })
+    }
+    return node
   } catch (error) {
     throw inContext(request.opening ?? `Could not open '${request.filename}'`, error)
   }

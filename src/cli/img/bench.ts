@@ -7,6 +7,7 @@ import {
   attachImage,
   type CacheMode,
   cacheMode,
+  checkNative,
   type ImageRequest,
   imageGraph,
   openImage,
@@ -85,14 +86,7 @@ export const bench: ImgCommand = async (words, io) => {
     forceShare: args.has('U'),
     cache,
   }
-  if (aio === 'native' && !cache.direct) {
-    // A file that cannot be opened at all is told of instead.
-    await openImage(graph, { ...request, readOnly: true, noIo: true }, io)
-    throw new CommandFailure(
-      `Could not open '${filename}': aio=native was specified, but it requires cache.direct=on, ` +
-        'which was not specified.',
-    )
-  }
+  if (aio === 'native') await checkNative(graph, request, io)
   const node = await openImage(graph, request, io)
   await using edge = attachImage(graph, node, filename, {
     description: 'img bench',

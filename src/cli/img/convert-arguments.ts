@@ -6,7 +6,7 @@ import { checkOptionList, optionHelp, wantsHelp } from './create-options.ts'
 import { CommandFailure } from './failure.ts'
 import { sizeArgument, wholeNumber } from './size-text.ts'
 import { parseSnapshotParam, type SnapshotParam } from './snapshot-param.ts'
-import { checkImageOpts, objects, sourceCache } from './source-options.ts'
+import { objects, sourceCache } from './source-options.ts'
 
 export interface ConvertArguments {
   readonly sources: readonly string[]
@@ -21,6 +21,8 @@ export interface ConvertArguments {
   readonly existing: boolean
   readonly targetImageOpts: boolean
   readonly targetFormat: string
+  /** As `-O` has it. */
+  readonly namedTargetFormat?: string
   /** A name that is yet to be checked: what is wrong with the sources is said before. */
   readonly targetCache: string
   readonly targetIsZero: boolean
@@ -101,8 +103,6 @@ export function parseConvertArguments(
     throw new CommandFailure('Must specify image file name')
   }
   const cache = sourceCache(args.value('T'))
-  checkImageOpts(args.has('image-opts'), format)
-  if (args.has('target-image-opts')) checkImageOpts(true, args.value('O'))
   return {
     sources: args.rest.slice(0, -1),
     imageOpts: args.has('image-opts'),
@@ -114,6 +114,7 @@ export function parseConvertArguments(
     existing: args.has('n'),
     targetImageOpts: args.has('target-image-opts'),
     targetFormat,
+    namedTargetFormat: args.value('O'),
     targetCache: args.value('t') ?? 'unsafe',
     targetIsZero: args.has('target-is-zero'),
     optionList,

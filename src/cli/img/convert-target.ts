@@ -10,7 +10,7 @@ import { type CacheMode, openImage } from '../open-image.ts'
 import type { ConvertArguments } from './convert-arguments.ts'
 import { type CreateValue, offeredOptions, parseCreateOptions } from './create-options.ts'
 import { CommandFailure } from './failure.ts'
-import { targetCache } from './source-options.ts'
+import { checkImageOpts, targetCache } from './source-options.ts'
 
 export interface TargetPlan {
   /** Bytes that it has to have room for. */
@@ -46,6 +46,7 @@ export async function openTarget(
       throw inContext(`${args.target}: error while converting ${args.targetFormat}`, error)
     }
   }
+  if (args.targetImageOpts) checkImageOpts(true, args.namedTargetFormat)
   const node = await openImage(
     graph,
     {

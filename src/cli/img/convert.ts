@@ -16,6 +16,7 @@ import { CommandFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { Progress } from './progress.ts'
 import { showSnapshot } from './snapshot-param.ts'
+import { checkImageOpts } from './source-options.ts'
 
 /** QEMU counts disks in sectors. */
 const sectorSize = 512
@@ -29,6 +30,7 @@ export const convert: ImgCommand = async (words, io) => {
   if (args.sources.includes('-')) return await fromStream(args, io)
   using progress = new Progress(io, args.progress && args.target !== '-')
   progress.start()
+  checkImageOpts(args.imageOpts, args.format)
   await using graph = imageGraph(io)
   const source = await openSources(graph, args, io)
   if (args.target === '-') return await toStream(args, source, io)

@@ -43,6 +43,8 @@ export const snapshot: ImgCommand = async (words, io) => {
     description: 'img snapshot',
     uses: changes ? ['consistentRead', 'write', 'resize'] : ['consistentRead'],
   })
+  // It goes back to the file and opens the image anew, which tells a second time of a format that was guessed.
+  if (action === 'a' && !image.layer.snapshots) await openImage(graph, request, io)
   if (action === 'l') await list(image, io)
   else if (action) await actionsByOption[action](image, args.value(action) ?? '')
   return 0

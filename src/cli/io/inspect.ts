@@ -1,6 +1,8 @@
 /** `alloc`, `flush`, `info`, `length` and `map`. */
 import { drivers } from '../../drivers.ts'
 import { BlockError } from '../../errors.ts'
+import type { BlockNode } from '../../graph/node.ts'
+import { filteredChild } from '../../graph/status.ts'
 import { describeSpecific } from '../img/image-facts.ts'
 import { amount } from './figures.ts'
 import { alreadyPrinted, CommandError } from './outcome.ts'
@@ -56,9 +58,10 @@ export const info: IoCommand = {
     // Formats have that name once, protocols also as such.
     const { kind } = drivers.find(({ name }) => name === node.driver) ?? {}
     const name = `format name: ${node.driver}\n`
+    session.print(kind === 'protocol' ? name + name : name)
+    if (saysNothing(node)) throw alreadyPrinted()
     session.print(
-      (kind === 'protocol' ? name + name : name) +
-        `cluster size: ${amount(facts?.clusterSize ?? 0)}\n` +
+      `cluster size: ${amount(facts?.clusterSize ?? 0)}\n` +
         `vm state offset: ${amount(facts?.vmStateOffset ?? 0)}\n` +
         describeSpecific(facts?.specific?.().data ?? {}),
     )
@@ -104,4 +107,10 @@ export const map: IoCommand = {
 /** `64 KiB (0x10000)` */
 function exactly(bytes: number): string {
   return `${amount(bytes)} (0x${bytes.toString(16)})`
+}
+
+/** What has no file, and no clusters of its own either, is not asked for more. */
+function saysNothing(node: BlockNode): boolean {
+  const below = filteredChild(node)
+  return below ? saysNothing(below) : ['nbd', 'null-aio', 'null-co'].includes(node.driver)
 }

@@ -7,7 +7,7 @@ import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
 import { parseOptionString } from '../keyval.ts'
-import { imageGraph, openNode } from '../open-image.ts'
+import { imageGraph, isOnFiles, openNode } from '../open-image.ts'
 import { addOverlay } from '../overlay.ts'
 import type { ImageSettings } from './image.ts'
 
@@ -34,8 +34,9 @@ export async function openGraph(
       // What cannot be opened at all is told of instead.
       const format = isFormat(settings.format) ? 'raw' : settings.format
       const seen = { ...settings, format, readOnly: true, noIo: true }
-      await openTop(graph, seen, io, options)
-      throw refused
+      const node = await openTop(graph, seen, io, options)
+      if (refused.onFilesOnly && !isOnFiles(node)) await graph.remove(node.name)
+      else throw refused.error
     }
     const opened = await openTop(graph, settings, io, options)
     const node = settings.snapshot ? await addOverlay(graph, opened, settings.readOnly) : opened
@@ -88,15 +89,24 @@ function isFormat(driver: string | undefined): boolean {
   return drivers.some(({ name, kind }) => name === driver && kind === 'format')
 }
 
-function combinationFault(settings: ImageSettings): BlockError | undefined {
+interface CombinationFault {
+  readonly error: BlockError
+  /** It matters where the image lies in files. */
+  readonly onFilesOnly: boolean
+}
+
+function combinationFault(settings: ImageSettings): CombinationFault | undefined {
   const { copyOnRead, readOnly, aio, cache, forceShare, snapshot } = settings
-  const invalid = (message: string) =>
-    new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+  const invalid = (message: string, onFilesOnly = false) => ({
+    error: new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' }),
+    onFilesOnly,
+  })
   // Which opening will tell of.
   if (forceShare && !readOnly && !snapshot) return undefined
   if (aio === 'native' && !cache.direct) {
     return invalid(
       'aio=native was specified, but it requires cache.direct=on, which was not specified.',
+      true,
     )
   }
   if (copyOnRead && readOnly) return invalid("Can't use copy-on-read on read-only device")

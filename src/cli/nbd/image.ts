@@ -8,7 +8,7 @@ import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
 import { CommandFailure } from '../img/failure.ts'
 import { type SnapshotParam, showSnapshot } from '../img/snapshot-param.ts'
-import { imageGraph, openImage } from '../open-image.ts'
+import { checkNative, imageGraph, openImage } from '../open-image.ts'
 import { addOverlay } from '../overlay.ts'
 import type { NbdArguments } from './arguments.ts'
 import { NbdFailure } from './failure.ts'
@@ -74,14 +74,7 @@ async function openBase(graph: Graph, settings: NbdArguments, io: NamedIo): Prom
   const readOnly = settings.readOnly || snapshot
   const opening = `Failed to blk_new_open '${filename}'`
   const request = { filename, imageOpts, format, readOnly, cache, unmap, options, opening }
-  if (aio === 'native' && !cache?.direct) {
-    // A file that cannot be opened at all is told of instead.
-    await openImage(graph, { ...request, readOnly: true, noIo: true }, io)
-    throw new NbdFailure(
-      `${opening}: aio=native was specified, but it requires cache.direct=on, ` +
-        'which was not specified.',
-    )
-  }
+  if (aio === 'native') await checkNative(graph, request, io)
   return await openImage(graph, request, io)
 }
 

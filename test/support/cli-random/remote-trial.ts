@@ -1,6 +1,5 @@
 /** The same command line in both folders while qemu-nbd serves one of their images. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -33,8 +32,9 @@ async function serve(folder: string, line: RemoteLine): Promise<ChildProcess> {
 }
 
 async function end(server: ChildProcess): Promise<void> {
-  if (server.exitCode !== null || server.signalCode !== null) return
-  const ended = once(server, 'exit')
-  server.kill('SIGTERM')
-  await ended
+  // What comes before its main loop is forgotten.
+  while (server.exitCode === null && server.signalCode === null) {
+    server.kill('SIGTERM')
+    await sleep(5)
+  }
 }

@@ -53,7 +53,7 @@ const rules: readonly Rule[] = [
   {
     why: 'options of drivers are checked before the file is looked at',
     applies: (_, ours, theirs) =>
-      /does not support the option|does not accept value|expects 'on' or 'off'|Unsupported value/.test(
+      /do(?:es not|esn't) support the option|does not accept value|expects 'on' or 'off'|Unsupported value/.test(
         ours.stderr,
       ) &&
       ours.status === theirs.status &&
@@ -86,6 +86,7 @@ const rules: readonly Rule[] = [
       (/force-share=on can only/.test(theirs.stderr) &&
         /can't open|Could not open/.test(ours.stderr)) ||
       /Cannot change the option|Please specify a throttle group/.test(ours.stderr) ||
+      /'backing-fmt' does not accept value/.test(theirs.stderr) ||
       /does not accept value '.*'\n$|used for shrinking an image/.test(ours.stderr) ||
       /'data-file' can only|smaller than input file|Invalid cache option|cannot be resized|does not support size measurement/.test(
         ours.stderr,
