@@ -104,7 +104,9 @@ export class ClusterLayer implements BlockLayer {
     }
     if (amend) {
       const resize = (io: Io) => (size: number) => this.truncate(size, io)
-      this.amend = { run: (options) => amend.run({ resize: resize(options), ...options }) }
+      this.amend = {
+        run: (options) => amend.run({ ...options, resize: options.resize ?? resize(options) }),
+      }
     }
     if (makeEmpty) this.makeEmpty = (io) => this.#alone(io, () => makeEmpty(io))
     const encode = map.writeEncoded?.bind(map)

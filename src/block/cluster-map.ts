@@ -13,7 +13,7 @@
  * - `truncate` and the verbs of `abilities.snapshots` run alone.
  */
 import type { ByteRange } from '../bytes/range.ts'
-import type { Abilities } from './abilities.ts'
+import type { Abilities, AmendOptions } from './abilities.ts'
 import type {
   Completion,
   Extent,
@@ -24,6 +24,12 @@ import type {
   WriteIo,
   ZeroIo,
 } from './layer.ts'
+
+/** The engine says how the size of the disk is changed, where the caller does not. */
+export type ResizingOptions = AmendOptions & Required<Pick<AmendOptions, 'resize'>>
+export interface ResizingAmend {
+  run(options: ResizingOptions): Promise<void>
+}
 
 export interface ClusterMap extends AsyncDisposable {
   /** Bytes that the guest sees. */
@@ -42,7 +48,9 @@ export interface ClusterMap extends AsyncDisposable {
   /** Whether what `discard` drops reads as zeroes where there is no backing file. */
   readonly dropsToZero: boolean
   /** Offered to callers as they are, apart from `snapshots`, whose verbs the engine runs alone. */
-  readonly abilities: Omit<Abilities, 'compressed' | 'vmState'>
+  readonly abilities: Omit<Abilities, 'amend' | 'compressed' | 'vmState'> & {
+    readonly amend?: ResizingAmend
+  }
   /** Where the map can keep the state of a virtual machine; see `StateArea`. */
   readonly stateArea?: StateArea
   /** Of the image file, for what the engine does that is not on one host range. */

@@ -33,7 +33,8 @@ it.each(cases)(`survives a crash: %s (${seedNote})`, async (_, create, options, 
   const { before, content } = await prepared(create, random, snapshot !== undefined)
   const storage = new UnstableMemory({ size: before.length, content: before })
   const { layer, image } = await openImage(storage)
-  await imageAmend(image).run({ options, signal: neverAborted })
+  const resize = (size: number) => layer.truncate(size, plainIo)
+  await imageAmend(image).run({ options, resize, signal: neverAborted })
   // The image stays in use.
   const late = random.bytes(4096)
   await layer.write(8192, late, plainWriteIo)

@@ -1,7 +1,7 @@
 /** Driver `qcow2`. */
 
-import type { Abilities } from '../../block/abilities.ts'
 import { ClusterLayer } from '../../block/cluster-layer.ts'
+import type { ClusterMap } from '../../block/cluster-map.ts'
 import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../../block/driver.ts'
 import type { BlockLayer } from '../../block/layer.ts'
 import { BlockError, inContext } from '../../errors.ts'
@@ -57,7 +57,7 @@ const staleWarning =
   'a program lacking bitmap support modified this file, so all bitmaps are now considered ' +
   "inconsistent\nSome clusters may be leaked, run 'qemu-img check -r' on the image file to fix."
 
-function abilitiesOf(image: Qcow2Image, bitmaps: Qcow2Bitmaps): Abilities {
+function abilitiesOf(image: Qcow2Image, bitmaps: Qcow2Bitmaps): ClusterMap['abilities'] {
   return {
     amend: imageAmend(image),
     image: imageFacts(image, bitmaps),

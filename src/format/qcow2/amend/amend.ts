@@ -3,7 +3,7 @@
  * version 3 comes first and version 2 last. Everything that can be refused beforehand is, so that an
  * image is not left half amended; each step by itself survives a crash.
  */
-import type { AmendOptions, ImageAmend } from '../../../block/abilities.ts'
+import type { ResizingAmend, ResizingOptions } from '../../../block/cluster-map.ts'
 import { cryptMethod } from '../encryption/place.ts'
 import { backingFormat, compatible, incompatible } from '../header.ts'
 import type { Qcow2Image } from '../image.ts'
@@ -13,11 +13,11 @@ import { type Amendment, parseAmendment } from './options.ts'
 import { changeRefcountWidth, checkRefcountWidth } from './refcount-width.ts'
 import { checkDowngrade, downgrade, upgrade } from './version.ts'
 
-export function imageAmend(image: Qcow2Image): ImageAmend {
+export function imageAmend(image: Qcow2Image): ResizingAmend {
   return { run: (options) => amendImage(image, options) }
 }
 
-async function amendImage(image: Qcow2Image, options: AmendOptions): Promise<void> {
+async function amendImage(image: Qcow2Image, options: ResizingOptions): Promise<void> {
   const { faults, header, writeBack } = image
   if (image.readOnly) throw faults.refuse('READ_ONLY', 'a read-only image cannot be amended')
   const wanted = parseAmendment(options.options)
@@ -39,7 +39,7 @@ async function amendImage(image: Qcow2Image, options: AmendOptions): Promise<voi
   if (wanted.size !== undefined) {
     checkNewSize(image, wanted.size)
     // Not of the tables alone: what is gained must not show what a backing file has there.
-    await options.resize!(wanted.size)
+    await options.resize(wanted.size)
   }
   if (version < header.current.version) await downgrade(image, options)
 }
