@@ -8,7 +8,7 @@ import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
 import { type CacheMode, openImage } from '../open-image.ts'
 import type { ConvertArguments } from './convert-arguments.ts'
-import { type CreateValue, offeredOptions, parseCreateOptions } from './create-options.ts'
+import { type CreateValue, isOn, offeredOptions, parseCreateOptions } from './create-options.ts'
 import { CommandFailure } from './failure.ts'
 import { checkImageOpts, targetCache } from './source-options.ts'
 
@@ -110,7 +110,7 @@ function checkCompression(able: boolean, values: Readonly<Record<string, CreateV
   if ((values.preallocation ?? 'off') !== 'off') {
     throw new CommandFailure('Compression and preallocation not supported at the same time')
   }
-  if (values.encryption === true || values['encrypt.format'] !== undefined) {
+  if (isOn(values.encryption) || values['encrypt.format'] !== undefined) {
     throw new CommandFailure('Compression and encryption not supported at the same time')
   }
 }

@@ -83,17 +83,21 @@ export function parseCreateOptions(
   return values
 }
 
-const booleans: ReadonlyMap<string, boolean> = new Map([
-  ...['on', 'yes', 'true', 'y'].map((word) => [word, true] as const),
-  ...['off', 'no', 'false', 'n'].map((word) => [word, false] as const),
-])
+const wordsForOn = ['on', 'yes', 'true', 'y']
+const wordsForOff = ['off', 'no', 'false', 'n']
+
+/** Whether an option of type `bool` was given and is on. */
+export function isOn(value: CreateValue | undefined): boolean {
+  return value === true || wordsForOn.includes(String(value))
+}
 
 function typedValue({ name, type }: CreateOptionInfo, text: string, io: NamedIo): CreateValue {
   switch (type) {
     case 'str':
       return text
     case 'bool':
-      if (booleans.has(text)) return booleans.get(text) ?? false
+      // As it was said, for that is how it is shown.
+      if (wordsForOn.includes(text) || wordsForOff.includes(text)) return text
       throw invalid(`Parameter '${name}' expects 'on' or 'off'`)
     case 'num':
       if (!Number.isNaN(wholeNumber(text))) return numberValue(name, text)
