@@ -11,7 +11,12 @@ import { BlockError } from '../../errors.ts'
 import { createOptionInfo, parseCreateOptions, type Qcow2CreateOptions } from './create-options.ts'
 import { prepareEncryption } from './encryption/create.ts'
 import { headerStorage, placeExtension } from './encryption/place.ts'
-import { dataFileExtension, featureNames } from './extensions.ts'
+import {
+  dataFileExtension,
+  extensionType,
+  featureNamesIn,
+  type HeaderExtension,
+} from './extensions.ts'
 import { Faults } from './faults.ts'
 import {
   autoclear,
@@ -79,7 +84,7 @@ export async function createImage(
   const plan = planImage(header, Math.ceil(keyLength / clusterSize))
   const keys = { offset: plan.keys * clusterSize, length: keyLength }
   if (encryption) header.cryptMethod = encryption.method
-  if (keyLength > 0) header.extensions.unshift(placeExtension(keys))
+  if (keyLength > 0) insertPlace(header, placeExtension(keys))
   header.refcountTableOffset = plan.refcountTable * clusterSize
   header.refcountTableClusters = plan.refcountBlocks - plan.refcountTable
   header.l1TableOffset = plan.l1 * clusterSize
@@ -140,13 +145,18 @@ function newHeader(options: Qcow2CreateOptions): Header {
     headerLength: 0,
     compressionType,
     unknownFields: new Uint8Array(0),
-    // In clusters of 512 bytes there is no room for names beside those of a backing file.
-    extensions: options.version === 3 && clusterBits > 9 ? [featureNames()] : [],
+    extensions: options.version === 3 ? [...featureNamesIn(clusterBits)] : [],
     backingFile: options.backing?.filename,
   }
   if (options.dataFile) header.extensions.unshift(dataFileExtension(options.dataFile.filename))
   if (options.backing) setBackingFormat(header, options.backing.format)
   return header
+}
+
+/** In front of the names of features, where QEMU has it. */
+function insertPlace({ extensions }: Header, place: HeaderExtension): void {
+  const names = extensions.findIndex(({ type }) => type === extensionType.featureNames)
+  extensions.splice(names < 0 ? extensions.length : names, 0, place)
 }
 
 /**

@@ -92,7 +92,15 @@ export function dataFileExtension(filename: string): HeaderExtension {
   return { type: extensionType.dataFile, data: Buffer.from(filename) }
 }
 
-/** The table that new images get. */
+/** Smaller clusters are left to the name of a backing file, as QEMU does. */
+const minNamedClusterBits = 13
+
+/** The table that new images get, if any. */
+export function featureNamesIn(clusterBits: number): readonly HeaderExtension[] {
+  return clusterBits < minNamedClusterBits ? [] : [featureNames()]
+}
+
+/** Of all that we know. */
 export function featureNames(): HeaderExtension {
   const entries = knownFeatures.map(([kind, bit, name]) =>
     featureEntry.encode({ kind: featureKinds.indexOf(kind), bit, name: Buffer.from(name) }),

@@ -150,7 +150,7 @@ function keyBytesOf(reader: OptionReader): number {
       .filter((name) => name.startsWith('encrypt.'))
       .map((name) => [name, reader.take(name)]),
   )
-  const encryption = parseEncryption(new OptionReader({ ...luks, 'encrypt.format': 'luks' }))
+  const encryption = parseEncryption(new OptionReader(luks), 'luks')
   if (encryption?.keySecret === undefined) throw keyRequired()
   return encryption?.luks ? payloadOffsetOf(encryption.luks.spec) : 0
 }

@@ -8,7 +8,7 @@
  */
 import type { Io } from '../../../block/layer.ts'
 import { writeHead } from '../backing-link.ts'
-import { extensionType, featureNames } from '../extensions.ts'
+import { extensionType, featureNamesIn } from '../extensions.ts'
 import { autoclear, type Header, headerV2, incompatible } from '../header.ts'
 import type { Qcow2Image } from '../image.ts'
 import { readSnapshotTable } from '../snapshot-table.ts'
@@ -33,8 +33,7 @@ export async function upgrade(image: Qcow2Image): Promise<void> {
   const known = extensions.some(({ type }) => type === extensionType.featureNames)
   await rewriteHeader(image, {
     version: 3,
-    // In clusters of 512 bytes there is no room for names beside those of a backing file.
-    extensions: known || clusterBits === 9 ? extensions : [...extensions, featureNames()],
+    extensions: known ? extensions : [...extensions, ...featureNamesIn(clusterBits)],
   })
   image.layout.version = 3
 }

@@ -26,14 +26,20 @@ export interface NewEncryption {
 const prefix = 'encrypt.'
 const oldName = 'encryption'
 
-/** Takes all of `encrypt.*`, and the older `encryption=on`. */
-export function parseEncryption(reader: OptionReader): EncryptionOptions | undefined {
+/** The older `encryption=on` says the same as `encrypt.format=aes`. */
+export function parseEncryptionFormat(reader: OptionReader): string | undefined {
   const old = reader.boolean(oldName) ?? false
   const named = reader.string(`${prefix}format`)
-  if (old && named !== undefined) {
-    throw invalid(`'${prefix}format' and its alias '${oldName}' can't be used at the same time`)
-  }
-  const format = old ? 'aes' : named
+  if (!old) return named
+  if (named === undefined) return 'aes'
+  throw invalid(`'${prefix}format' and its alias '${oldName}' can't be used at the same time`)
+}
+
+/** Takes all others of `encrypt.*`. */
+export function parseEncryption(
+  reader: OptionReader,
+  format: string | undefined,
+): EncryptionOptions | undefined {
   const keySecret = reader.string(`${prefix}key-secret`)
   if (format === 'luks') return { keySecret, luks: parseLuksOptions(reader, prefix) }
   const other = luksOptionNames.find((name) => reader.has(prefix + name))
