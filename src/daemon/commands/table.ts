@@ -1,6 +1,7 @@
 /** All commands, by name: the one table that dispatch, introspection and the manual come from. */
 import type { Command } from '../command.ts'
 import { amendCommands } from './amend.ts'
+import { archiveBackupCommands } from './archive-backup.ts'
 import { backupCommands } from './backup.ts'
 import { bitmapCommands } from './bitmaps.ts'
 import { blockCommands } from './block.ts'
@@ -37,6 +38,7 @@ const all: readonly Command[] = [
   ...commitCommands,
   ...mirrorCommands,
   ...backupCommands,
+  ...archiveBackupCommands,
   ...nbdCommands,
   ...exportCommands,
   ...objectCommands,
