@@ -1,8 +1,9 @@
 """Clients of a vhost-user-blk device that do what they should not, or go at the wrong moment.
 
-Arguments: the socket, and the scene. Between steps a line is printed, and one is waited for.
+Arguments: the socket, the scene, and a seed and a number of rounds for what is random. Between steps a line is printed, and one is waited for.
 """
 
+import random
 import sys
 
 from vhost_user import *
@@ -241,6 +242,93 @@ def long():
     queue.submit(*[queue.chain([part, body, status]) for part in parts[20:]])
     queue.kick()
     print(len(queue.wait(40)))
+
+
+def wild():
+    """Whatever comes to mind, for as many rounds; then a client that behaves."""
+    rng = random.Random(int(sys.argv[3]))
+    for _ in range(int(sys.argv[4])):
+        try:
+            rng.choice([wild_messages, wild_rings])(rng)
+        except (Gone, OSError, AssertionError, struct.error):
+            pass
+        close_opened()
+    next_client()
+
+
+def some(rng):
+    """A number that may be a length, an address, a count."""
+    near = rng.choice([0, 1, 8, 128, 4096, 0x10000000, 0x40000000, 0x7F0000000000, 0x7E0000000000, 2**32, 2**63, 2**64])
+    return (near + rng.choice([0, 0, 0, 1, -1, 4096, rng.randrange(1 << 24), rng.getrandbits(64)])) % 2**64
+
+
+def wild_messages(rng):
+    master, zero = Master(path, 2), open("/dev/zero")
+    memory = Memory(1 << 20, 0x10000000, 0x7F0000000000)
+    for _ in range(rng.randrange(1, 30)):
+        payload = b"".join(struct.pack("<Q", some(rng)) for _ in range(rng.randrange(10)))
+        kind = rng.randrange(42)
+        if rng.random() < 0.5:
+            kind = rng.choice([SET_MEM_TABLE, SET_VRING_NUM, SET_VRING_ADDR, SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ENABLE])
+        if rng.random() < 0.6:
+            payload = {
+                SET_FEATURES: u64(1 << 32 | rng.getrandbits(31)),
+                SET_MEM_TABLE: memory_table([memory]),
+                SET_VRING_NUM: state(0, 2 ** rng.randrange(12)),
+                SET_VRING_ADDR: struct.pack("<IIQQQQ", 0, rng.randrange(2), *(memory.user + rng.randrange(1 << 20) for _ in range(4))),
+                SET_VRING_KICK: u64(0), SET_VRING_CALL: u64(0), SET_VRING_ENABLE: state(0, 1), GET_VRING_BASE: state(0, 0),
+                ADD_MEM_REG: bytes(8) + memory.region(), REM_MEM_REG: bytes(8) + memory.region(),
+                SET_LOG_BASE: struct.pack("<QQ", some(rng) % 2**31, 0),
+            }.get(kind, payload)
+        fds = [rng.choice([memory.fd, memory.fd, event(), zero.fileno()]) for _ in range(rng.choice([0, 1, 1, 1, 2, 9]))]
+        if kind in (SET_VRING_KICK, SET_VRING_CALL) and rng.random() < 0.8:
+            fds = [event()]
+        size = len(payload) if rng.random() < 0.97 else rng.getrandbits(32)
+        flags = rng.choice([VERSION, VERSION, VERSION | NEED_REPLY, rng.getrandbits(32)])
+        master.send(kind, payload, fds, flags, size)
+        if kind in (SET_VRING_KICK,) and fds:
+            try:
+                os.eventfd_write(fds[0], 1)
+            except OSError:
+                pass
+        if rng.random() < 0.1:
+            master.sync()
+    master.close()
+
+
+def wild_rings(rng):
+    disk = Disk(path, size=rng.choice([2, 8, 128]), event_index=rng.random() < 0.5, memory=1 << 20, patience=2)
+    queue, memory = disk.queues[0], disk.memories[0]
+    base = memory.take(65536)
+    for number in range(64):
+        memory.put(base + 64 * number, struct.pack("<IIQ", rng.choice([0, 1, 4, 8, 11, 13, 99]), 0, some(rng) >> rng.choice([0, 40, 50])))
+    for index in range(queue.size):
+        address = base + 64 * rng.randrange(64) if rng.random() < 0.9 else some(rng)
+        length = rng.choice([0, 1, 16, 16, 512, 4096, 48, 64, some(rng) % 2**32])
+        flags = rng.choice([0, 1, 2, 3, 4, rng.getrandbits(16)])
+        following = rng.randrange(queue.size) if rng.random() < 0.9 else rng.getrandbits(16)
+        queue.descriptor(index, address, length, flags, following)
+        # Entries for what may be taken for tables.
+        for entry in range(4):
+            at = base + 32768 + 64 * index % 16384 + 16 * entry
+            memory.put(at, struct.pack("<QIHH", base + 64 * rng.randrange(64), rng.choice([1, 16, 512]), rng.randrange(8), rng.randrange(5)))
+    for _ in range(rng.randrange(1, 5)):
+        queue.submit(*(rng.randrange(queue.size) for _ in range(rng.randrange(1, queue.size + 1))))
+        if rng.random() < 0.1:
+            queue.put16(queue.avail + 2, rng.getrandbits(16))
+        queue.kick()
+        if rng.random() < 0.3:
+            disk.master.sync()
+        if rng.random() < 0.1:
+            # Not to be touched from here on, which would be the end of this program.
+            os.ftruncate(rng.choice(disk.memories).fd, rng.randrange(1 << 20))
+            queue.kick()
+            break
+        if rng.random() < 0.2:
+            disk.stop(0)
+            disk.set_up(0, rng.getrandbits(16))
+            disk.start(0)
+    disk.close()
 
 
 globals()[scene]()

@@ -110,6 +110,7 @@ class Memory:
     def __init__(self, size, guest=0x10000000, user=0x7F0000000000, offset=0, flags=0):
         self.size, self.guest, self.user, self.offset = size, guest, user, offset
         self.fd = os.memfd_create("guest", flags | os.MFD_CLOEXEC)
+        opened.append(self.fd)
         os.ftruncate(self.fd, offset + size)
         self.map = mmap.mmap(self.fd, offset + size)
         self.next = 0
@@ -140,8 +141,19 @@ def memory_table(memories):
     return struct.pack("<II", len(memories), 0) + b"".join(each.region() for each in memories)
 
 
+# Of events and memories, which close themselves at the end of the program only.
+opened = []
+
+
 def event():
-    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    opened.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    return opened[-1]
+
+
+def close_opened():
+    for fd in opened:
+        os.close(fd)
+    opened.clear()
 
 
 class Queue:
