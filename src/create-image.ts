@@ -5,7 +5,7 @@ import { type BlockLayer, neverAborted } from './block/layer.ts'
 import { alignUp, maxDiskSize } from './bytes/range.ts'
 import { placeMaker } from './create-in-place.ts'
 import { drivers } from './drivers.ts'
-import { BlockError } from './errors.ts'
+import { BlockError, invalid } from './errors.ts'
 import { optionsOfFilename } from './graph/filename.ts'
 import type { Graph } from './graph/graph.ts'
 
@@ -154,8 +154,4 @@ function partition(
     Object.fromEntries(entries.filter(([name]) => test(name))),
     Object.fromEntries(entries.filter(([name]) => !test(name))),
   ]
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

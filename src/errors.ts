@@ -55,6 +55,11 @@ export class BlockError extends Error {
   }
 }
 
+/** What a caller has asked is nonsense: an `INVALID_ARGUMENT`. */
+export function invalid(message: string): BlockError {
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
+}
+
 /** The errno name that an error carries, or undefined. */
 export function errnoOf(error: unknown): string | undefined {
   if (error instanceof BlockError) return error.errno

@@ -9,7 +9,7 @@
  * - _inconsistent_: was in use when its image was last closed; can only be removed.
  */
 import { type ByteRange, GiB, isPowerOfTwo } from '../bytes/range.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import { Bitset } from './bitset.ts'
 
 export const minGranularity = 512
@@ -133,13 +133,7 @@ export class DirtyBitmap implements DirtyTracker {
   /** Makes dirty whatever is dirty in `source`, of any granularity. Sizes must be the same. */
   merge(source: DirtyBitmap): void {
     if (source.#size !== this.#size) {
-      throw new BlockError(
-        'INVALID_ARGUMENT',
-        'Bitmaps are of different sizes and cannot be merged',
-        {
-          errno: 'EINVAL',
-        },
-      )
+      throw invalid('Bitmaps are of different sizes and cannot be merged')
     }
     for (const { offset, length } of source.runs()) this.add(offset, length)
   }
@@ -229,9 +223,7 @@ function checkGranularity(granularity: number): void {
   if (isPowerOfTwo(granularity) && granularity >= minGranularity && granularity <= maxGranularity) {
     return
   }
-  throw new BlockError(
-    'INVALID_ARGUMENT',
+  throw invalid(
     `a granularity of ${granularity} is no power of two from ${minGranularity} to ${maxGranularity}`,
-    { errno: 'EINVAL' },
   )
 }

@@ -1,6 +1,6 @@
 /** Lists of whom to let in as people write them: options, or a file of JSON. */
 import { readFileSync, statSync } from 'node:fs'
-import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { BlockError, errnoOf, invalid, strerror } from '../errors.ts'
 import {
   type Authorization,
   type AuthorizationList,
@@ -117,8 +117,4 @@ function parseObject(text: string, file: string): Readonly<Record<string, unknow
 
 function unreadable(file: string, reason: string): BlockError {
   return invalid(`Unable to read '${file}': Failed to open file “${file}”: ${reason}`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -5,7 +5,7 @@
  */
 import { alignDown, alignUp } from '../bytes/range.ts'
 import { isZero } from '../bytes/zero.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import type { ClusterMap } from './cluster-map.ts'
 import type { ClusterView } from './cluster-view.ts'
 import type { ClusterZeroes } from './cluster-zeroes.ts'
@@ -108,7 +108,5 @@ export class ClusterResize {
 }
 
 function shrinkingPreallocation(): BlockError {
-  return new BlockError('INVALID_ARGUMENT', "Preallocation can't be used for shrinking an image", {
-    errno: 'EINVAL',
-  })
+  return invalid("Preallocation can't be used for shrinking an image")
 }

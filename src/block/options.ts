@@ -2,7 +2,7 @@
  * Reading options that come from QMP (typed), from `-o a=b,c=d` (text) or from a library caller.
  * Each option is taken once; `finish` refuses what nobody asked for, so a typing error is heard.
  */
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import type { NodeReference } from './driver.ts'
 
 export class OptionReader {
@@ -119,9 +119,7 @@ function leafName(name: string, value: unknown): string {
 export function takeFile(reader: OptionReader, name = 'file'): NodeReference {
   const reference = reader.take(name)
   if (reference !== undefined) return reference as NodeReference
-  throw new BlockError('INVALID_ARGUMENT', `A block device must be specified for "${name}"`, {
-    errno: 'EINVAL',
-  })
+  throw invalid(`A block device must be specified for "${name}"`)
 }
 
 /** The options of a driver that takes nothing but the node below it. */

@@ -4,7 +4,7 @@
  * enciphered by another one (AES-256-CBC, PKCS #7), which is then the only one to be kept safe.
  */
 import { readFileSync } from 'node:fs'
-import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { BlockError, errnoOf, invalid, strerror } from '../errors.ts'
 import { sys } from '../sys/current.ts'
 import type { SecretSource } from './driver.ts'
 import { OptionReader } from './options.ts'
@@ -186,8 +186,4 @@ function decodeBase64(text: string): Uint8Array {
   const clean = text.replaceAll(/\s/g, '')
   if (/^[A-Za-z0-9+/]*=*$/.test(clean)) return Buffer.from(clean, 'base64')
   throw invalid('Base64 data contains invalid characters')
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

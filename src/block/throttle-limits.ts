@@ -1,5 +1,5 @@
 /** Limits of a throttle group, as QMP's `ThrottleLimits` has them, and when they make sense. */
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 
 /** What is limited: bytes or operations of reads, of writes, or of both together. */
 export const throttleBuckets = [
@@ -115,8 +115,4 @@ function checkBucket({ rate, max, maxLength }: BucketLimits): void {
   if (max !== 0 && rate === 0)
     throw invalid('bps_max/iops_max require corresponding bps/iops values')
   if (max !== 0 && max < rate) throw invalid('bps_max/iops_max cannot be lower than bps/iops')
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

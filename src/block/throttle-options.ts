@@ -1,5 +1,5 @@
 /** `throttle-group` objects as people write them: `--object throttle-group,…` and `object-add`. */
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { OptionReader } from './options.ts'
 import { badIdentifier, duplicate, isIdentifier } from './secrets.ts'
 import { ThrottleGroup } from './throttle-group.ts'
@@ -61,8 +61,4 @@ function number(reader: OptionReader, name: string): number | undefined {
   if (typeof found === 'number' && Number.isInteger(found)) return found
   if (typeof found === 'bigint') return Number(found)
   throw invalid(`Parameter '${name}' expects integer`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

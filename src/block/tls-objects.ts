@@ -1,5 +1,5 @@
 /** Credentials and authorizations as people write them: `--object tls-creds-x509,…`, `object-add`. */
-import { BlockError } from '../errors.ts'
+import { type BlockError, invalid } from '../errors.ts'
 import type { Authorise } from '../tls/accept.ts'
 import { type Authorization, listAuthorization, simpleAuthorization } from '../tls/authorization.ts'
 import { checkEndpoint, isTlsCredentials, type TlsCredentials } from '../tls/credentials.ts'
@@ -163,8 +163,4 @@ export class TlsObjectTable {
   find(id: string): unknown {
     return this.#objects.get(id) ?? this.#others(id)
   }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -2,13 +2,13 @@
 import { stat } from 'node:fs/promises'
 import { resolve } from 'node:path'
 import { Option } from 'commander'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import { QmpClient } from '../wire/qmp/client.ts'
 import { type BackupRequest, type BackupState, DaemonBackup } from './backup/daemon-backup.ts'
 import { PipedArchive } from './backup/piped-archive.ts'
 import type { CliIo } from './command.ts'
 import { parseSizeText, sizeText } from './img/size-text.ts'
-import { collect, Interrupted, nativeProgram, runNative, usageError } from './native.ts'
+import { collect, Interrupted, nativeProgram, runNative } from './native.ts'
 import {
   isTerminal,
   openProgress,
@@ -80,21 +80,21 @@ export async function run(args: string[], io: CliIo): Promise<number> {
 function parseRate(text: string): number {
   const parsed = parseSizeText(text)
   if (parsed.kind === 'size' && Number.isSafeInteger(parsed.bytes)) return parsed.bytes
-  throw usageError(`'${text}' is no rate; write bytes a second like 500k or 50M, 0 for no limit`)
+  throw invalid(`'${text}' is no rate; write bytes a second like 500k or 50M, 0 for no limit`)
 }
 
 function parseSize(text: string): number {
   const parsed = parseSizeText(text)
   if (parsed.kind === 'size' && Number.isSafeInteger(parsed.bytes)) return parsed.bytes
-  throw usageError(`'${text}' is no size; write bytes like 512M or 10G`)
+  throw invalid(`'${text}' is no size; write bytes like 512M or 10G`)
 }
 
 async function backup(file: string, options: Options, io: CliIo): Promise<void> {
   if (file === '-' && isTerminal(io.stdout)) {
-    throw usageError('standard output is a terminal; redirect it or name a file')
+    throw invalid('standard output is a terminal; redirect it or name a file')
   }
   if (options.fleecing === undefined && (options.spillLimit ?? options.onSpillFull) !== undefined) {
-    throw usageError('--spill-limit and --on-spill-full need --fleecing')
+    throw invalid('--spill-limit and --on-spill-full need --fleecing')
   }
   const started = performance.now()
   using interruption = new Interruption(io.signal)

@@ -6,7 +6,7 @@
  * keys make objects, numbered keys make lists, everything is a string. `parseOptionString` is the
  * older one of `--image-opts` and `-o`: flat, and `name` alone means `name=on`.
  */
-import { BlockError } from '../errors.ts'
+import { type BlockError, invalid } from '../errors.ts'
 
 export type KeyvalValue = string | KeyvalValue[] | { [key: string]: KeyvalValue }
 
@@ -134,8 +134,4 @@ export function escapeCommas(value: string): string {
 
 function inconsistent(path: readonly string[]): BlockError {
   return invalid(`Parameters '${path.join('.')}.*' used inconsistently`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -3,7 +3,6 @@
  * as one line `varve NAME: …` with exit status 1, Ctrl-C as exit status 130.
  */
 import { CommanderError, Command as Program } from 'commander'
-import { BlockError } from '../errors.ts'
 import type { CliIo } from './command.ts'
 import { print } from './vma/support.ts'
 
@@ -50,8 +49,4 @@ function oneLine(text: string): string {
 /** For options that may be given several times. */
 export function collect(value: string, former: readonly string[] = []): readonly string[] {
   return [...former, value]
-}
-
-export function usageError(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

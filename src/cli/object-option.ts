@@ -1,7 +1,7 @@
 /** `--object TYPE,id=ID,…` of the tools: secrets, credentials, throttle groups. */
 import type { Notation } from '../block/authorization-options.ts'
 import { isTlsObjectType } from '../block/tls-objects.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import { parseJson } from '../wire/qmp/parser.ts'
 import type { NamedIo } from './command.ts'
 import { parseKeyval } from './keyval.ts'
@@ -62,8 +62,4 @@ function parseObject(text: string): Record<string, unknown> {
   if ('error' in parsed) throw invalid(parsed.error)
   // It begins with a brace.
   return parsed.value as Record<string, unknown>
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -2,7 +2,7 @@
 import type { NodeOptions } from '../block/driver.ts'
 import { credentialsFor } from '../block/tls-objects.ts'
 import { drivers } from '../drivers.ts'
-import { BlockError, inContext } from '../errors.ts'
+import { BlockError, inContext, invalid } from '../errors.ts'
 import type { Edge } from '../graph/edge.ts'
 import { optionsOfFilename } from '../graph/filename.ts'
 import { Graph } from '../graph/graph.ts'
@@ -70,7 +70,7 @@ export async function checkNative(graph: Graph, request: ImageRequest, io: Named
     const message =
       'aio=native was specified, but it requires cache.direct=on, which was not specified.'
     const opening = request.opening ?? `Could not open '${request.filename}'`
-    throw new BlockError('INVALID_ARGUMENT', `${opening}: ${message}`, { errno: 'EINVAL' })
+    throw invalid(`${opening}: ${message}`)
   }
   await graph.remove(node.name)
 }
@@ -270,8 +270,4 @@ function checkWhole(options: NodeOptions, io: NamedIo): NodeOptions {
 function checkDriver(name: string | undefined): void {
   if (name === undefined || drivers.some((driver) => driver.name === name)) return
   throw invalid(`Unknown driver '${name}'`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -6,10 +6,10 @@ import { formatUuid } from '../archive/vma/header.ts'
 import type { VmaReader } from '../archive/vma/reader.ts'
 import { restoreArchive } from '../archive/vma/restore.ts'
 import { neverAborted } from '../block/layer.ts'
-import { systemError } from '../errors.ts'
+import { invalid, systemError } from '../errors.ts'
 import type { CliIo } from './command.ts'
 import { sizeText } from './img/size-text.ts'
-import { collect, Interrupted, nativeProgram, runNative, usageError } from './native.ts'
+import { collect, Interrupted, nativeProgram, runNative } from './native.ts'
 import {
   openProgress,
   type Progress,
@@ -67,9 +67,9 @@ export async function run(args: string[], io: CliIo): Promise<number> {
 async function restore(names: readonly string[], options: Options, io: CliIo): Promise<void> {
   const archives = names.slice(0, -1)
   const folder = names.at(-1)!
-  if (archives.length === 0) throw usageError('name the archives first, then the folder')
+  if (archives.length === 0) throw invalid('name the archives first, then the folder')
   if (archives.filter((name) => name === '-').length > 1) {
-    throw usageError('standard input can be given once only')
+    throw invalid('standard input can be given once only')
   }
   const started = performance.now()
   try {

@@ -1,7 +1,7 @@
 /** What the daemon exports, by whatever means: `block-export-*`. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Permission } from '../block/permission.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import type { Edge } from '../graph/edge.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
@@ -201,8 +201,4 @@ class Use implements ExportUse {
     this.#edge = this.#graph.attach(this.node, { description, uses: all, shares })
     await former[Symbol.asyncDispose]()
   }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -1,6 +1,6 @@
 /** Disks that are shown as regular files. */
 import { realpath, stat } from 'node:fs/promises'
-import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { BlockError, errnoOf, invalid, strerror } from '../errors.ts'
 import { DescriptorWatch } from '../export/descriptor-watch.ts'
 import { DiskFile } from '../export/fuse/disk-file.ts'
 import { mountFuse, type OthersMay } from '../export/fuse/mount.ts'
@@ -79,8 +79,4 @@ async function regularFile(mountpoint: string): Promise<string> {
   })
   if (!facts.isFile()) throw invalid(`'${mountpoint}' is not a regular file`)
   return await realpath(mountpoint)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

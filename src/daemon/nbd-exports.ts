@@ -1,5 +1,5 @@
 /** The NBD server of the daemon, and what it exports. */
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { extentsThroughChain } from '../export/chain-extents.ts'
 import { type ShownBitmap, ShownBitmaps } from '../export/nbd/bitmaps.ts'
 import { allocationDepthContext } from '../export/nbd/chain.ts'
@@ -94,8 +94,4 @@ function depthOf(edge: Edge, { allocationDepth }: NbdExportOptions) {
 
 function checkLength(what: string, text = ''): void {
   if (Buffer.byteLength(text) > NBD_MAX_STRING) throw invalid(`${what} '${text}' too long`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

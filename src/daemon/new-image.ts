@@ -2,7 +2,7 @@
 import type { NodeOptions } from '../block/driver.ts'
 import { alignUp } from '../bytes/range.ts'
 import { createImage } from '../create-image.ts'
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { optionsOfFilename } from '../graph/filename.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
@@ -25,11 +25,7 @@ export async function makeImage(
 ): Promise<void> {
   const creator = graph.drivers.find(({ name }) => name === format)?.creator
   if (base && creator && !creator.options.some(({ name }) => name === 'backing_file')) {
-    throw new BlockError(
-      'INVALID_ARGUMENT',
-      `Backing file not supported for file format '${format}'`,
-      { errno: 'EINVAL' },
-    )
+    throw invalid(`Backing file not supported for file format '${format}'`)
   }
   const record = base && { backing_file: shownFilename(base), backing_fmt: base.driver }
   await createImage(graph, {

@@ -7,7 +7,7 @@ import {
   type TlsObject,
   type TlsObjectType,
 } from '../block/tls-objects.ts'
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import type { Authorise } from '../tls/accept.ts'
 import type { TlsCredentials } from '../tls/credentials.ts'
 import type { Endpoint } from '../tls/sanity-check.ts'
@@ -92,8 +92,4 @@ export class ObjectTable {
     if (inUse) throw invalid(`object '${id}' is in use, can not be deleted`)
     if (!this.#objects.delete(id)) throw invalid(`object '${id}' not found`)
   }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -3,7 +3,7 @@
  * on a machine whose kernel lacks `/dev/vduse`, after its options have been checked.
  */
 import { isPowerOfTwo } from '../bytes/range.ts'
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import type { ExportKind } from './exports.ts'
 import { checkBlockSize, checkQueues } from './vhost-user-exports.ts'
 
@@ -29,8 +29,4 @@ export function vduseExport(options: VduseExportOptions): ExportKind {
       throw invalid('failed to create vduse device')
     },
   }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -2,7 +2,7 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { lstatSync, unlinkSync } from 'node:fs'
 import { isPowerOfTwo, MiB } from '../bytes/range.ts'
-import { BlockError, strerror } from '../errors.ts'
+import { BlockError, invalid, strerror } from '../errors.ts'
 import { DescriptorWatch } from '../export/descriptor-watch.ts'
 import { BlockDevice } from '../export/vhost-user/block-device.ts'
 import { VhostUserServer } from '../export/vhost-user/server.ts'
@@ -107,8 +107,4 @@ async function bind(
 /** As QEMU does, whoever listens there; what is no socket stays. */
 function removeSocket(path: string): void {
   if (lstatSync(path, { throwIfNoEntry: false })?.isSocket()) unlinkSync(path)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -23,7 +23,7 @@ import { OptionReader, takeFile } from '../block/options.ts'
 import type { ChildRole, Permission, Permissions } from '../block/permission.ts'
 import { alignDown, alignUp, isPowerOfTwo } from '../bytes/range.ts'
 import { bits64, struct, u32, u64 } from '../bytes/struct.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 
 interface LogOptions {
   readonly file: NodeReference
@@ -287,8 +287,4 @@ export const blklogwrites: BlockDriver<LogOptions> = {
     const { readOnly } = context.flags
     return new LogWrites(file, log, state, { interval: options.superInterval, readOnly })
   },
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

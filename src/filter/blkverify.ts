@@ -8,7 +8,7 @@ import type { BlockDriver, NodeOptions, NodeReference } from '../block/driver.ts
 import { Filter } from '../block/filter.ts'
 import type { BlockLayer, Completion, Extent, Io, WriteIo, ZeroIo } from '../block/layer.ts'
 import { OptionReader, takeFile } from '../block/options.ts'
-import { BlockError, errnoOf } from '../errors.ts'
+import { BlockError, errnoOf, invalid } from '../errors.ts'
 
 interface BlkverifyOptions {
   /** The plain copy. */
@@ -139,8 +139,4 @@ export const blkverify: BlockDriver<BlkverifyOptions> = {
     const raw = await context.child('filtered', options.raw, 'raw')
     return new Blkverify(raw, await context.child('data', options.test, 'test'))
   },
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

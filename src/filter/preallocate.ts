@@ -9,7 +9,7 @@ import { type BlockLayer, type Io, plainIo, plainZeroIo } from '../block/layer.t
 import { OptionReader, takeFile } from '../block/options.ts'
 import type { ChildRole, Permissions } from '../block/permission.ts'
 import { alignUp, MiB } from '../bytes/range.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 
 interface PreallocateOptions {
   readonly file: NodeReference
@@ -109,10 +109,8 @@ export const preallocate: BlockDriver<PreallocateOptions> = {
       size: reader.bytes('prealloc-size') ?? 128 * MiB,
     }
     if (parsed.align % sectorSize !== 0) {
-      throw new BlockError(
-        'INVALID_ARGUMENT',
+      throw invalid(
         `prealloc-align parameter of preallocate filter is not aligned to ${sectorSize}`,
-        { errno: 'EINVAL' },
       )
     }
     reader.finish()

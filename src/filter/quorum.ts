@@ -25,7 +25,7 @@ import {
   type Permissions,
   permissionSet,
 } from '../block/permission.ts'
-import { BlockError, errnoOf, strerror } from '../errors.ts'
+import { BlockError, errnoOf, invalid, strerror } from '../errors.ts'
 
 export const readPatterns = ['quorum', 'fifo'] as const
 
@@ -349,8 +349,4 @@ export const quorum: BlockDriver<QuorumOptions> = {
     if (sizes.size > 1) throw invalid('Could not refresh total sector count: Input/output error')
     return new Quorum(members, options, context.name)
   },
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

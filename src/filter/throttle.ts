@@ -6,7 +6,7 @@ import { Filter } from '../block/filter.ts'
 import type { BlockLayer, Completion, Io, WriteIo, ZeroIo } from '../block/layer.ts'
 import { OptionReader, takeFile } from '../block/options.ts'
 import type { Direction, ThrottleGroup, ThrottleMember } from '../block/throttle-group.ts'
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 
 interface ThrottleOptions {
   readonly file: NodeReference
@@ -105,8 +105,4 @@ export const throttle: BlockDriver<ThrottleOptions> = {
       throw invalid(`Throttle group '${wanted}' does not exist`)
     })
   },
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

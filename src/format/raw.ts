@@ -17,7 +17,7 @@ import type {
 import { OptionReader } from '../block/options.ts'
 import type { ChildRole, Needs, Permissions } from '../block/permission.ts'
 import { alignUp } from '../bytes/range.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import { looksFormatted } from './recognised.ts'
 
 /** QEMU counts disks in sectors. */
@@ -219,9 +219,7 @@ export const raw: BlockDriver<RawOptions> = {
     }
     reader.finish()
     if (parsed.file === undefined) {
-      throw new BlockError('INVALID_ARGUMENT', 'A block device must be specified for "file"', {
-        errno: 'EINVAL',
-      })
+      throw invalid('A block device must be specified for "file"')
     }
     return parsed
   },

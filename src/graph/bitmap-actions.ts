@@ -8,7 +8,7 @@ import { DirtyBitmap, minGranularity } from '../bitmap/dirty-bitmap.ts'
 import { checkUsable } from '../bitmap/usable.ts'
 import { plainIo } from '../block/layer.ts'
 import { isPowerOfTwo, KiB } from '../bytes/range.ts'
-import { BlockError, inContext } from '../errors.ts'
+import { BlockError, inContext, invalid } from '../errors.ts'
 import type { BlockNode } from './node.ts'
 
 export interface BitmapChange {
@@ -168,8 +168,4 @@ function checkPersistent(node: BlockNode, bitmap: DirtyBitmap): void {
   } catch (error) {
     throw inContext(`Can't make bitmap '${bitmap.name}' persistent in '${node.name}'`, error)
   }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -1,6 +1,6 @@
 /** `ChainProbe` for drivers: what is allocated between two images of a chain. */
 import type { ChainProbe } from '../block/driver.ts'
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { chainOf, edgeBelow, filteredEdge, freezeChain } from './chain.ts'
 import type { BlockNode } from './node.ts'
 import type { GraphShape } from './shape.ts'
@@ -28,8 +28,4 @@ export function probeChain(
       return { length: found, allocated: depth !== undefined }
     },
   }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -9,7 +9,7 @@
 import type { BlockDriver, NodeOptions, OpenContext, SecretSource } from '../block/driver.ts'
 import { type BlockLayer, neverAborted } from '../block/layer.ts'
 import { everyPermission, type Permission } from '../block/permission.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import { switchAccess } from './access.ts'
 import { activate, handedOver, inactivate } from './activity.ts'
 import { type DrainHandler, describeUser, type Edge } from './edge.ts'
@@ -209,8 +209,8 @@ export class Graph implements AsyncDisposable {
   /** Adds a child to a node that takes any number of them. */
   async addChild(parent: BlockNode, node: BlockNode): Promise<void> {
     const { members } = parent.layer
-    if (!members) throw unsupportedChange(`The node ${parent.name} does not support adding a child`)
-    if (node.parents.size > 0) throw unsupportedChange(`The node ${node.name} already has a parent`)
+    if (!members) throw invalid(`The node ${parent.name} does not support adding a child`)
+    if (node.parents.size > 0) throw invalid(`The node ${node.name} already has a parent`)
     await this.drained([parent, node], () => {
       const edge = this.#shape.addChild(parent, node, members.nextName())
       members.add(edge)
@@ -221,9 +221,9 @@ export class Graph implements AsyncDisposable {
   async removeChild(parent: BlockNode, name: string): Promise<void> {
     const edge = parent.children.get(name)
     const { members } = parent.layer
-    if (!edge) throw unsupportedChange(`Node '${parent.name}' does not have child '${name}'`)
+    if (!edge) throw invalid(`Node '${parent.name}' does not have child '${name}'`)
     if (!members?.get().includes(name)) {
-      throw unsupportedChange(`The node ${parent.name} does not support removing a child`)
+      throw invalid(`The node ${parent.name} does not support removing a child`)
     }
     members.checkRemove(name)
     await this.drained([parent], () => {
@@ -382,10 +382,6 @@ export class Graph implements AsyncDisposable {
 function usedAsItIs(node: BlockNode, edge: Edge): BlockError {
   const message = `Node '${node.name}' is busy: ${describeUser(edge)} uses it`
   return new BlockError('BUSY', message, { node: node.name, errno: 'EBUSY' })
-}
-
-function unsupportedChange(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }
 
 export interface FilterPlace {

@@ -22,7 +22,7 @@ import {
   type Permissions,
   permissionSet,
 } from '../block/permission.ts'
-import { BlockError, errnoOf, inContext } from '../errors.ts'
+import { BlockError, errnoOf, inContext, invalid } from '../errors.ts'
 import { findBitmap } from './bitmap-actions.ts'
 import { probeChain } from './chain-probe.ts'
 import type { Edge } from './edge.ts'
@@ -104,9 +104,7 @@ export class NodeOpener {
     const { common, rest } = takeCommonOptions(options, lineage.defaults)
     const driver = this.#drivers.find((each) => each.name === common.driver)
     if (!driver) {
-      throw new BlockError('INVALID_ARGUMENT', `Unknown driver '${common.driver}'`, {
-        errno: 'EINVAL',
-      })
+      throw invalid(`Unknown driver '${common.driver}'`)
     }
     const open = (attempt: CommonOptions) => this.#openDriver(driver, rest, attempt, role, lineage)
     try {

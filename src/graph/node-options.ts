@@ -2,7 +2,7 @@
 import type { NodeOptions, OpenFlags } from '../block/driver.ts'
 import { OptionReader } from '../block/options.ts'
 import type { ChildRole } from '../block/permission.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import type { DetectZeroes, DiscardMode } from './node.ts'
 
 /** What a node gets where its options say nothing. */
@@ -116,7 +116,7 @@ export function childDefaults(role: ChildRole, parent: CommonOptions): NodeDefau
 function detectZeroes(reader: OptionReader): DetectZeroes {
   const mode = reader.string('detect-zeroes') ?? 'off'
   if (mode === 'off' || mode === 'on' || mode === 'unmap') return mode
-  throw new BlockError('INVALID_ARGUMENT', `invalid parameter value: ${mode}`, { errno: 'EINVAL' })
+  throw invalid(`invalid parameter value: ${mode}`)
 }
 
 function discardMode(reader: OptionReader): DiscardMode | undefined {
@@ -127,10 +127,10 @@ function discardMode(reader: OptionReader): DiscardMode | undefined {
 
 function checkNodeName(name: string): void {
   if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(name)) {
-    throw new BlockError('INVALID_ARGUMENT', `Invalid node-name: '${name}'`, { errno: 'EINVAL' })
+    throw invalid(`Invalid node-name: '${name}'`)
   }
   if (name.length > maxNodeName) {
-    throw new BlockError('INVALID_ARGUMENT', 'Node name too long', { errno: 'EINVAL' })
+    throw invalid('Node name too long')
   }
 }
 

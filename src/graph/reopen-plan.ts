@@ -1,7 +1,7 @@
 /** What reopening nodes comes to, and why it is refused: all that can be known before anything is touched. */
 import type { BlockDriver, NodeOptions } from '../block/driver.ts'
 import type { ChildRole } from '../block/permission.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import { bucketOf } from './dictionary-order.ts'
 import type { BlockNode } from './node.ts'
 import {
@@ -206,8 +206,4 @@ function cannotReopen({ driver, name }: BlockNode): BlockError {
     `Block format '${driver}' used by node '${name}' does not support reopening files`,
     { node: name, errno: 'ENOTSUP' },
   )
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

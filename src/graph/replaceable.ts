@@ -1,5 +1,5 @@
 /** Which nodes a copy of another node may take the place of. */
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { filteredEdge } from './chain.ts'
 import type { BlockNode } from './node.ts'
 import { checkNotBacking } from './overlay.ts'
@@ -12,11 +12,9 @@ export function checkReplaceable(source: BlockNode, replaced: BlockNode): void {
   replaced.blockers.check('replace')
   checkNotBacking(replaced)
   if (isReplaceable(source, replaced)) return
-  throw new BlockError(
-    'INVALID_ARGUMENT',
+  throw invalid(
     `Cannot replace '${replaced.name}' by a node mirrored from '${source.name}', because it ` +
       'cannot be guaranteed that doing so would not lead to an abrupt change of visible data',
-    { errno: 'EINVAL' },
   )
 }
 

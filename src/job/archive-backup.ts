@@ -8,7 +8,7 @@ import { VmaDeviceTarget } from '../archive/vma/device-target.ts'
 import type { ArchiveSink } from '../archive/vma/io/sink.ts'
 import { randomUuid } from '../archive/vma/uuid.ts'
 import { VmaWriter } from '../archive/vma/writer.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { Fleecing, type FleecingOptions } from './fleecing.ts'
@@ -160,9 +160,7 @@ function archiveWork(
 
 function checkDisks({ disks }: ArchiveBackupOptions): void {
   if (disks.length === 0) {
-    throw new BlockError('INVALID_ARGUMENT', 'a backup needs at least one disk', {
-      errno: 'EINVAL',
-    })
+    throw invalid('a backup needs at least one disk')
   }
   const twice = disks.find(({ node }, index) =>
     disks.some((other, at) => at < index && other.node === node),

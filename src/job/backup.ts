@@ -2,7 +2,7 @@
 
 import type { DirtyBitmap } from '../bitmap/dirty-bitmap.ts'
 import { checkUsable } from '../bitmap/usable.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { Fleecing, type FleecingOptions } from './fleecing.ts'
@@ -123,9 +123,7 @@ export function checkBackup({
   compress,
 }: Pick<BackupOptions, 'source' | 'target' | 'compress'>): void {
   if (source === target) {
-    throw new BlockError('INVALID_ARGUMENT', 'Source and target cannot be the same', {
-      errno: 'EINVAL',
-    })
+    throw invalid('Source and target cannot be the same')
   }
   // Of a job's filter QEMU says so later, when the sizes are right.
   if (!source.isFilter) source.blockers.check('backup-source')

@@ -14,7 +14,7 @@ import {
   type Permission,
   type Permissions,
 } from '../block/permission.ts'
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { chainOf, imagesOf, skipFilters } from '../graph/chain.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
@@ -202,8 +202,4 @@ function checkChain(node: BlockNode, top: BlockNode, base: BlockNode): void {
   if (!chainOf(top).includes(base)) {
     throw invalid(`'${base.name}' is not in this backing file chain`)
   }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

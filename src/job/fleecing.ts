@@ -9,7 +9,7 @@ import { FleecedCopy, type OnSpillFull } from '../block/fleeced-copy.ts'
 import type { BlockLayer } from '../block/layer.ts'
 import { SpillArea, type SpillBudget, spillBudget } from '../block/spill-area.ts'
 import { GiB } from '../bytes/range.ts'
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { SpillFile } from '../protocol/file/spill-file.ts'
 import { underPolicy } from './copy-loop.ts'
 import type { JobControl } from './work.ts'
@@ -50,9 +50,7 @@ export class Fleecing implements AsyncDisposable {
   constructor(options: FleecingOptions) {
     const { limit = defaultSpillLimit } = options
     if (!Number.isSafeInteger(limit) || limit < 0) {
-      throw new BlockError('INVALID_ARGUMENT', `a spill limit of ${limit} bytes makes no sense`, {
-        errno: 'EINVAL',
-      })
+      throw invalid(`a spill limit of ${limit} bytes makes no sense`)
     }
     this.#options = options
     this.#budget = spillBudget(limit)

@@ -1,7 +1,7 @@
 /** All jobs of one process, by id. A job leaves the table when it reaches `null`. */
 import diagnostics from 'node:diagnostics_channel'
 import { EventEmitter } from 'node:events'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import { Job, type JobOptions } from './job.ts'
 import type { JobStatus } from './status.ts'
 import type { JobWork } from './work.ts'
@@ -39,7 +39,7 @@ export class JobTable extends EventEmitter<TableEvents> {
   /** Refuses an id that is malformed or taken. */
   checkId(id: string): void {
     if (!/^[A-Za-z][A-Za-z0-9._-]*$/.test(id)) {
-      throw new BlockError('INVALID_ARGUMENT', `Invalid job ID '${id}'`, { errno: 'EINVAL' })
+      throw invalid(`Invalid job ID '${id}'`)
     }
     if (this.#jobs.has(id)) {
       throw new BlockError('INVALID_ARGUMENT', `Job ID '${id}' already in use`, { errno: 'EEXIST' })

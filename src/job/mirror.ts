@@ -9,7 +9,7 @@ import { checkUsable } from '../bitmap/usable.ts'
 import { type Completion, plainIo, type WriteIo, type ZeroIo } from '../block/layer.ts'
 import type { ChildRole, Needs, Permissions } from '../block/permission.ts'
 import { isPowerOfTwo, MiB } from '../bytes/range.ts'
-import { BlockError } from '../errors.ts'
+import { BlockError, invalid } from '../errors.ts'
 import { chainOf, skipFilters } from '../graph/chain.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
@@ -344,8 +344,4 @@ function scopeOf({ source, sync, bitmap, bitmapMode, id }: MirrorOptions): Mirro
   return {
     bitmap: new SyncBitmap(source.bitmaps, bitmap, bitmapMode ?? 'on-success', `job '${id}'`),
   }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

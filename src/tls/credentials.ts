@@ -2,7 +2,7 @@
  * Credentials of TLS, as QEMU's objects of type `tls-creds-x509`, `tls-creds-psk` and
  * `tls-creds-anon` have them: which side they are for, and what both sides know of each other.
  */
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import type { RevocationList } from './certificate.ts'
 import type { SessionSettings } from './priority.ts'
 import type { PskFile } from './psk-file.ts'
@@ -53,7 +53,5 @@ export function isTlsCredentials(value: unknown): value is TlsCredentials {
 /** Refuses credentials that are for the other side. */
 export function checkEndpoint(credentials: TlsCredentials, endpoint: Endpoint): TlsCredentials {
   if (credentials.endpoint === endpoint) return credentials
-  throw new BlockError('INVALID_ARGUMENT', `Expected TLS credentials for a ${endpoint} endpoint`, {
-    errno: 'EINVAL',
-  })
+  throw invalid(`Expected TLS credentials for a ${endpoint} endpoint`)
 }

@@ -1,5 +1,5 @@
 /** Reading DER (X.690), as far as certificates and lists of revoked ones need it. */
-import { BlockError } from '../errors.ts'
+import { type BlockError, invalid } from '../errors.ts'
 
 export interface DerElement {
   /** The identifier octet: class, whether it is made of parts, and number. */
@@ -80,7 +80,5 @@ export function timeOf({ tag, content }: DerElement): number {
 }
 
 function malformed(): BlockError {
-  return new BlockError('INVALID_ARGUMENT', 'ASN1 parser: Error in DER parsing.', {
-    errno: 'EINVAL',
-  })
+  return invalid('ASN1 parser: Error in DER parsing.')
 }

@@ -1,7 +1,7 @@
 /** Credentials without certificates: keys that both sides know, and nothing at all. */
 import { accessSync } from 'node:fs'
 import path from 'node:path'
-import { BlockError, systemError } from '../errors.ts'
+import { invalid, systemError } from '../errors.ts'
 import type { AnonymousCredentials, PskCredentials, TlsCredentials } from './credentials.ts'
 import { readOptionalDh } from './load-x509.ts'
 import { type SessionSettings, usualSession } from './priority.ts'
@@ -64,8 +64,4 @@ export function loadAnonymous(options: AnonymousOptions): AnonymousCredentials {
 function checked<T extends TlsCredentials>(credentials: T): T {
   contextOptions(credentials)
   return credentials
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

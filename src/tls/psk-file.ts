@@ -1,6 +1,6 @@
 /** `keys.psk`: a line for each user, name and key in hexadecimal with a colon between. */
 import { readFileSync } from 'node:fs'
-import { BlockError, systemError } from '../errors.ts'
+import { BlockError, invalid, systemError } from '../errors.ts'
 
 /** Bytes of the file; many thousands of users. */
 const maxFileLength = 4 * 1024 * 1024
@@ -43,7 +43,5 @@ export class PskFile {
 }
 
 function unusable(reason: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', `Cannot set PSK client credentials: ${reason}`, {
-    errno: 'EINVAL',
-  })
+  return invalid(`Cannot set PSK client credentials: ${reason}`)
 }

@@ -3,7 +3,7 @@
  * first client that is turned away. The checks, their order and their words are QEMU's.
  */
 import type { X509Certificate } from 'node:crypto'
-import { BlockError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import {
   type CertificateFacts,
   certificateFacts,
@@ -93,8 +93,4 @@ function trustProblem(
     ({ certificate }) => own.checkIssued(certificate) && own.verify(certificate.publicKey),
   )
   return signers.length === 0 ? 'The certificate is not trusted' : undefined
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -6,7 +6,7 @@ import { backendNames } from '../../daemon/chardev/backends.ts'
 import type { ChardevBackend } from '../../daemon/schema/chardev-backend.ts'
 import { chardevBackend } from '../../daemon/schema/chardev-backend.ts'
 import { check } from '../../daemon/schema/check.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { parseOptionString } from '../keyval.ts'
 import { chardevHelp } from './help.ts'
 
@@ -177,8 +177,4 @@ function withoutAbsent(data: Data): Data {
 
 function isObject(value: unknown): value is Data {
   return typeof value === 'object' && value !== null
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

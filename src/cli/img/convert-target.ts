@@ -2,7 +2,7 @@
 
 import type { NodeOptions } from '../../block/driver.ts'
 import { createImage, formatCreator, protocolOf } from '../../create-image.ts'
-import { BlockError, inContext } from '../../errors.ts'
+import { type BlockError, inContext, invalid } from '../../errors.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
@@ -116,9 +116,5 @@ function checkCompression(able: boolean, values: Readonly<Record<string, CreateV
 }
 
 function unable(what: string, { targetFormat }: ConvertArguments): BlockError {
-  return new BlockError(
-    'INVALID_ARGUMENT',
-    `${what} not supported for file format '${targetFormat}'`,
-    { errno: 'EINVAL' },
-  )
+  return invalid(`${what} not supported for file format '${targetFormat}'`)
 }

@@ -2,7 +2,7 @@
 import type { BlockDriver, CreateOptionInfo } from '../../block/driver.ts'
 import { type Creating, formatCreator, protocolOf } from '../../create-image.ts'
 import { placeOptions } from '../../create-in-place.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import type { NamedIo } from '../command.ts'
 import { escapeCommas, parseOptionString } from '../keyval.ts'
 import { CommandFailure } from './failure.ts'
@@ -183,8 +183,4 @@ export function formattingLine(
 function shownValue(value: CreateValue): string {
   if (typeof value === 'boolean') return value ? 'on' : 'off'
   return typeof value === 'number' ? BigInt(value).toString() : escapeCommas(value)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -1,7 +1,7 @@
 /** `img create`: makes an image, empty or on top of a backing file. */
 import { alignUp } from '../../bytes/range.ts'
 import { createImage, formatCreator, protocolOf } from '../../create-image.ts'
-import { BlockError, inContext } from '../../errors.ts'
+import { BlockError, inContext, invalid } from '../../errors.ts'
 import { resolveRecorded } from '../../graph/filename.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
@@ -144,8 +144,4 @@ async function openNamed(
 
 function noFormat(hint: string): BlockError {
   return invalid(`Backing file specified without backing format${hint}`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -10,7 +10,7 @@ import {
 } from '../../block/layer.ts'
 import { alignUp, isAligned } from '../../bytes/range.ts'
 import { drivers } from '../../drivers.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, invalid } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import type { NamedIo } from '../command.ts'
@@ -212,11 +212,7 @@ export class OpenedImage implements AsyncDisposable {
     }
     const settings = this.#pinned(changed(this.#settings, changes))
     if (settings.copyOnRead && settings.readOnly) {
-      throw new BlockError(
-        'INVALID_ARGUMENT',
-        `Can't set node '${this.node.name}' to r/o with copy-on-read enabled`,
-        { errno: 'EINVAL' },
-      )
+      throw invalid(`Can't set node '${this.node.name}' to r/o with copy-on-read enabled`)
     }
     const options = {
       ...this.#opened.options,

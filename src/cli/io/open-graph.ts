@@ -1,7 +1,7 @@
 /** Opening the image of a session: the node, an overlay on it where one is wanted, and an edge. */
 
 import { drivers } from '../../drivers.ts'
-import { BlockError } from '../../errors.ts'
+import { type BlockError, invalid } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { Graph } from '../../graph/graph.ts'
 import type { BlockNode } from '../../graph/node.ts'
@@ -97,18 +97,18 @@ interface CombinationFault {
 
 function combinationFault(settings: ImageSettings): CombinationFault | undefined {
   const { copyOnRead, readOnly, aio, cache, forceShare, snapshot } = settings
-  const invalid = (message: string, onFilesOnly = false) => ({
-    error: new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' }),
+  const fault = (message: string, onFilesOnly = false) => ({
+    error: invalid(message),
     onFilesOnly,
   })
   // Which opening will tell of.
   if (forceShare && !readOnly && !snapshot) return undefined
   if (aio === 'native' && !cache.direct) {
-    return invalid(
+    return fault(
       'aio=native was specified, but it requires cache.direct=on, which was not specified.',
       true,
     )
   }
-  if (copyOnRead && readOnly) return invalid("Can't use copy-on-read on read-only device")
+  if (copyOnRead && readOnly) return fault("Can't use copy-on-read on read-only device")
   return undefined
 }

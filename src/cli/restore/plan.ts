@@ -4,8 +4,7 @@ import { isVmstate, type VmaDevice } from '../../archive/vma/header.ts'
 import { configNameOf, isFileName } from '../../archive/vma/names.ts'
 import type { VmaReader } from '../../archive/vma/reader.ts'
 import { deviceNamed } from '../../archive/vma/restore.ts'
-import { BlockError } from '../../errors.ts'
-import { usageError } from '../native.ts'
+import { BlockError, invalid } from '../../errors.ts'
 import type { DeviceFormat } from './device-file.ts'
 
 export interface ArchivePlan {
@@ -54,12 +53,12 @@ function folderOf(archive: string): string {
     .replace(/\.(zst|gz)$/, '')
     .replace(/\.vma$/, '')
   if (isFileName(name)) return name
-  throw usageError(`'${archive}' does not tell a folder name; restore it alone`)
+  throw invalid(`'${archive}' does not tell a folder name; restore it alone`)
 }
 
 function refuseTwins(subfolders: readonly (string | undefined)[]): void {
   const twin = subfolders.find((name, index) => name && subfolders.indexOf(name) < index)
-  if (twin) throw usageError(`two archives would be restored to '${twin}'; restore them apart`)
+  if (twin) throw invalid(`two archives would be restored to '${twin}'; restore them apart`)
 }
 
 function refuseUnknown(readers: readonly VmaReader[], wanted: readonly string[]): void {
@@ -67,7 +66,7 @@ function refuseUnknown(readers: readonly VmaReader[], wanted: readonly string[])
   const unknown = wanted.find((name) => !known.has(name))
   if (unknown === undefined) return
   const names = [...known].join(', ') || 'none'
-  throw usageError(`there is no device '${unknown}'; the devices are: ${names}`)
+  throw invalid(`there is no device '${unknown}'; the devices are: ${names}`)
 }
 
 /** Of two devices of one name neither can be restored by it. */

@@ -1,11 +1,11 @@
 /** The kinds of character devices that there are: one line each. */
-import {
-  type Chardev,
-  type ChardevBackend,
-  type ChardevContext,
-  type ChardevKind,
-  invalid,
-  type OpenChardev,
+import { invalid } from '../../errors.ts'
+import type {
+  Chardev,
+  ChardevBackend,
+  ChardevContext,
+  ChardevKind,
+  OpenChardev,
 } from './chardev.ts'
 import { openFile, openPipe } from './file.ts'
 import { openParallel, openSerial } from './host-device.ts'

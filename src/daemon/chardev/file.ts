@@ -1,7 +1,7 @@
 /** `file` and `pipe`: what is written goes to a file, what is read comes from one. */
 import { closeSync, openSync } from 'node:fs'
-import { errnoOf, strerror } from '../../errors.ts'
-import { type Chardev, type ChardevData, invalid } from './chardev.ts'
+import { errnoOf, invalid, strerror } from '../../errors.ts'
+import type { Chardev, ChardevData } from './chardev.ts'
 import { FileStream, streamOf } from './descriptor-stream.ts'
 import { SingleStream } from './single-stream.ts'
 

@@ -1,7 +1,7 @@
 /** `logfile`: a copy of all that is written to a device. */
 import { closeSync, openSync, writeSync } from 'node:fs'
-import { errnoOf, strerror } from '../../errors.ts'
-import { type Chardev, invalid, type Serve } from './chardev.ts'
+import { errnoOf, invalid, strerror } from '../../errors.ts'
+import type { Chardev, Serve } from './chardev.ts'
 import { LayeredStream } from './layered-stream.ts'
 
 export interface LogOptions {

@@ -2,14 +2,10 @@
  * `mux`: several users on one device. All of them write to it, what comes goes to the one that has
  * the focus, and Ctrl-A begins a command to the multiplexer.
  */
+
 import { Duplex } from 'node:stream'
-import {
-  type Chardev,
-  type ChardevContext,
-  type ChardevData,
-  invalid,
-  type Serve,
-} from './chardev.ts'
+import { invalid } from '../../errors.ts'
+import type { Chardev, ChardevContext, ChardevData, Serve } from './chardev.ts'
 
 /** QEMU's, too. */
 const maxUsers = 4

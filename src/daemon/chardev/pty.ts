@@ -1,7 +1,7 @@
 /** `pty`: a terminal, made for whoever opens it. Each time that it is opened is a client. */
 import { closeSync, constants, openSync } from 'node:fs'
-import { errnoOf, strerror } from '../../errors.ts'
-import { type Chardev, invalid, type Serve } from './chardev.ts'
+import { errnoOf, invalid, strerror } from '../../errors.ts'
+import type { Chardev, Serve } from './chardev.ts'
 import { PolledStream, readNow } from './polled-stream.ts'
 import { makeRaw, requireTerminals, unlockTerminal } from './terminal.ts'
 

@@ -1,7 +1,9 @@
 /** `ringbuf`: the last bytes written, to be read and written by commands. */
+
 import { Duplex } from 'node:stream'
 import { MiB } from '../../bytes/range.ts'
-import { type Chardev, type ChardevData, invalid, unsupported } from './chardev.ts'
+import { invalid } from '../../errors.ts'
+import { type Chardev, type ChardevData, unsupported } from './chardev.ts'
 import { SingleStream } from './single-stream.ts'
 
 const usualSize = 65536

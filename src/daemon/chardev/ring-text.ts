@@ -1,5 +1,5 @@
 /** Text and bytes of ring buffers, as QEMU turns one into the other. */
-import { invalid } from './chardev.ts'
+import { invalid } from '../../errors.ts'
 
 /** U+0000 as QEMU's strings have it, which end at a byte of 0. */
 const zero = Buffer.of(0xc0, 0x80)

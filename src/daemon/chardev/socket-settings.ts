@@ -1,10 +1,11 @@
 /** What a `socket` device was told, made sense of. */
 import type { Duplex } from 'node:stream'
+import { invalid } from '../../errors.ts'
 import type { Authorise } from '../../tls/accept.ts'
 import type { TlsCredentials } from '../../tls/credentials.ts'
 import { notWritable, type PropertyValues } from '../qom/property-values.ts'
 import { flatAddress, type SocketAddress } from '../schema/socket-address.ts'
-import { type ChardevContext, type ChardevData, invalid } from './chardev.ts'
+import type { ChardevContext, ChardevData } from './chardev.ts'
 import { overTelnet, type TelnetKind } from './telnet.ts'
 
 export interface SocketSettings {

@@ -1,15 +1,8 @@
 /** The character devices of a daemon, by id, and who uses them. */
 import { Duplex, type Readable, type Writable } from 'node:stream'
-import { BlockError } from '../../errors.ts'
+import { BlockError, invalid } from '../../errors.ts'
 import { openChardev } from './backends.ts'
-import {
-  type Chardev,
-  type ChardevBackend,
-  type ChardevContext,
-  type ChardevKind,
-  invalid,
-  type Serve,
-} from './chardev.ts'
+import type { Chardev, ChardevBackend, ChardevContext, ChardevKind, Serve } from './chardev.ts'
 import type { RingBuffer } from './ring-buffer.ts'
 
 /** Standard input and output, asked for when a device wants them. */

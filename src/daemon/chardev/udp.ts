@@ -2,9 +2,9 @@
 import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import { Duplex } from 'node:stream'
-import { BlockError, errnoOf, strerror } from '../../errors.ts'
+import { BlockError, errnoOf, invalid, strerror } from '../../errors.ts'
 import { flatAddress, type SocketAddress } from '../schema/socket-address.ts'
-import { type Chardev, type ChardevData, invalid } from './chardev.ts'
+import type { Chardev, ChardevData } from './chardev.ts'
 import { SingleStream } from './single-stream.ts'
 import { type Endpoint, resolveInet } from './socket-address.ts'
 

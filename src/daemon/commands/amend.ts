@@ -1,6 +1,6 @@
 /** Changing what an open image was made with: `x-blockdev-amend`, whose work is a job. */
 
-import { BlockError } from '../../errors.ts'
+import { BlockError, invalid } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { jobUser } from '../../job/ground.ts'
 import type { JobControl } from '../../job/work.ts'
@@ -123,8 +123,4 @@ function encryptOptions(members: Readonly<Record<string, unknown>>): Record<stri
   const { format, ...rest } = (members.encrypt ?? {}) as Record<string, unknown>
   if (format === 'qcow') throw invalid("Amend can't be used to change the qcow2 encryption format")
   return Object.fromEntries(Object.entries(rest).map(([name, value]) => [`encrypt.${name}`, value]))
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -1,5 +1,5 @@
 /** Backups of several disks into one VMA archive, as Proxmox asks for them. */
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import type { FleecingOptions } from '../../job/fleecing.ts'
 import { command } from '../command.ts'
 import {
@@ -177,8 +177,4 @@ function fleecingOf(args: FleecingArguments): FleecingOptions | undefined {
 
 function unique<T>(items: readonly T[], key: (item: T) => string): T[] {
   return [...new Map(items.map((item) => [key(item), item])).values()]
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

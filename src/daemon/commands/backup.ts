@@ -1,7 +1,7 @@
 /** Backups of a disk into a node, or into a file that the command makes or opens. */
 import type { DirtyBitmap } from '../../bitmap/dirty-bitmap.ts'
 import { checkUsable } from '../../bitmap/usable.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { copyClusterSize } from '../../filter/copy-before-write.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkBackup, checkSizes, prepareBackup } from '../../job/backup.ts'
@@ -224,7 +224,3 @@ export const backupCommands = [
     doc: 'The same into a file, which the command makes, or opens, itself.',
   }),
 ]
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
-}

@@ -1,5 +1,5 @@
 /** Dirty bitmaps. What each command does lies in `graph/bitmap-actions.ts`, ready for transactions. */
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import {
   addBitmap,
   type BitmapChange,
@@ -140,14 +140,12 @@ export const bitmapCommands = [
 export function findNode({ graph }: StorageDaemon, name: string): BlockNode {
   const node = graph.nodes.get(name)
   if (node) return node
-  throw new BlockError('INVALID_ARGUMENT', `Node '${name}' not found`, { errno: 'EINVAL' })
+  throw invalid(`Node '${name}' not found`)
 }
 
 /** Where QEMU looks for a device of that name, too, and says so. */
 function findDevice({ graph }: StorageDaemon, name: string): BlockNode {
   const node = graph.nodes.get(name)
   if (node) return node
-  throw new BlockError('INVALID_ARGUMENT', `Cannot find device='${name}' nor node-name='${name}'`, {
-    errno: 'EINVAL',
-  })
+  throw invalid(`Cannot find device='${name}' nor node-name='${name}'`)
 }

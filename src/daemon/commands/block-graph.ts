@@ -1,6 +1,6 @@
 /** Commands for looking into the graph, and at its threads: unstable ones, in QEMU too. */
 import type { Permission } from '../../block/permission.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { Graph } from '../../graph/graph.ts'
 import { jobOf } from '../../job/ground.ts'
@@ -136,8 +136,4 @@ function describeGraph(graph: Graph) {
 
 function namesOf(set: ReadonlySet<Permission>): PermissionName[] {
   return permissions.filter(([permission]) => set.has(permission)).map(([, name]) => name)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -1,6 +1,6 @@
 /** Block nodes: adding, removing, resizing them, and telling about them. */
 
-import { BlockError } from '../../errors.ts'
+import { BlockError, invalid } from '../../errors.ts'
 import { skipFilters } from '../../graph/chain.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { BlockNode } from '../../graph/node.ts'
@@ -158,10 +158,6 @@ export const blockCommands = [
       nodes ? oldestFirst(daemon.graph.nodes).map(nodeStatistics) : [],
   }),
 ]
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
-}
 
 /** What only who does it finds out. */
 async function checkResize(node: BlockNode): Promise<void> {

@@ -1,7 +1,6 @@
 /** Character devices: `chardev-add` and its kind, and ring buffers. */
-import { inContext } from '../../errors.ts'
+import { inContext, invalid } from '../../errors.ts'
 import { backendNames } from '../chardev/backends.ts'
-import { invalid } from '../chardev/chardev.ts'
 import { decodeBase64, decodeText, encodeText } from '../chardev/ring-text.ts'
 import { command } from '../command.ts'
 import { type ChardevBackend, chardevBackend } from '../schema/chardev-backend.ts'

@@ -1,5 +1,5 @@
 /** `block-commit`. */
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { chainOf, filenameOf, imagesOf, skipFilters } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { startCommit } from '../../job/commit.ts'
@@ -111,8 +111,4 @@ function findBase(
   const found = imageByFilename(top, base)
   if (found) return found
   throw invalid(`Can't find '${base}' in the backing chain`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -2,7 +2,7 @@
 import type { BlockDriver, ImageCreator, NodeOptions } from '../../block/driver.ts'
 import type { BlockLayer } from '../../block/layer.ts'
 import { allPermissions, type Permission } from '../../block/permission.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, invalid } from '../../errors.ts'
 import type { JobControl } from '../../job/work.ts'
 import { command } from '../command.ts'
 import { blockdevDriver, blockdevReference } from '../schema/blockdev-options.ts'
@@ -203,17 +203,13 @@ async function create(
 /** Here, unlike for `qemu-img create`, the size is not rounded up. */
 function checkSectors(size: number): void {
   if (size % 512 === 0) return
-  throw new BlockError('INVALID_ARGUMENT', 'Image size must be a multiple of 512 bytes', {
-    errno: 'EINVAL',
-  })
+  throw invalid('Image size must be a multiple of 512 bytes')
 }
 
 /** What the image records of its data file. */
 function nameOf({ image }: BlockLayer): string {
   if (image?.filename !== undefined) return image.filename
-  throw new BlockError('INVALID_ARGUMENT', 'A data file needs a file name to be recorded', {
-    errno: 'EINVAL',
-  })
+  throw invalid('A data file needs a file name to be recorded')
 }
 
 function forCreator({

@@ -1,5 +1,5 @@
 /** Block exports: `block-export-*`, `query-block-exports`, `--export`. */
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { command } from '../command.ts'
 import type { ExportKind } from '../exports.ts'
 import { bitmapOrName } from '../schema/bitmap-types.ts'
@@ -189,7 +189,3 @@ export const exportCommands = [
     run: (_, { daemon }) => daemon.exports.list(),
   }),
 ]
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
-}

@@ -1,6 +1,6 @@
 /** External snapshots: `blockdev-snapshot`, and `blockdev-snapshot-sync`, which makes the overlay. */
 
-import { BlockError } from '../../errors.ts'
+import { type BlockError, invalid } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkNotBacking, putOverlay, takeOverlay } from '../../graph/overlay.ts'
 import { action, actionCommand, type Prepared } from '../action.ts'
@@ -139,8 +139,4 @@ async function letGo({ graph }: StorageDaemon, overlay: BlockNode): Promise<void
 
 function notFound(device: string, name: string): BlockError {
   return invalid(`Cannot find device='${device}' nor node-name='${name}'`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

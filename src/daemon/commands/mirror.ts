@@ -1,6 +1,6 @@
 /** `blockdev-mirror` and `drive-mirror`. */
 
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { skipFilters } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { checkNotBacking } from '../../graph/overlay.ts'
@@ -190,8 +190,4 @@ function checkMirror(args: {
     throw invalid(`Sync mode '${args.sync}' not supported`)
   }
   if ((args['buf-size'] ?? 0) < 0) throw invalid("Invalid parameter 'buf-size'")
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -1,5 +1,5 @@
 /** Changes of nodes that are in use: children of quorum nodes, write thresholds. */
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { command } from '../command.ts'
 import { object, optional, required, str, uint64 } from '../schema/types.ts'
@@ -48,8 +48,4 @@ function nodeOf(daemon: StorageDaemon, name: string, complaint: string): BlockNo
   const node = daemon.graph.nodes.get(name)
   if (node) return node
   throw invalid(complaint)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

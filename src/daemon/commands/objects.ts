@@ -4,7 +4,7 @@ import { ThrottleGroup } from '../../block/throttle-group.ts'
 import { limitNames } from '../../block/throttle-limits.ts'
 import { parseThrottleGroup } from '../../block/throttle-options.ts'
 import { makeTlsObject } from '../../block/tls-objects.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { command } from '../command.ts'
 import type { MadeObject } from '../objects.ts'
 import { EventLoopSettings } from '../qom/event-loop.ts'
@@ -164,10 +164,6 @@ function makeObject(daemon: StorageDaemon, options: Value<typeof objectOptions>)
       return { type, tls: makeTlsObject(type, given, (id) => daemon.objects.secret(id)) }
     }
   }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }
 
 export const objectCommands = [

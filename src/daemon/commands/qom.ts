@@ -1,7 +1,8 @@
 /** QEMU's object model: properties of objects, by path, and the types that there are. */
+
+import { invalid } from '../../errors.ts'
 import { command } from '../command.ts'
 import { QmpError } from '../errors.ts'
-import { invalid } from '../qom/property-values.ts'
 import { certainSubjectAt, propertyOf, setProperty, subjectAt } from '../qom/subject.ts'
 import { isKindOf, propertiesOf, qomTypes } from '../qom/types.ts'
 import { any, bool, list, object, optional, required, str } from '../schema/types.ts'

@@ -2,7 +2,7 @@
 import type { SnapshotFacts } from '../../block/abilities.ts'
 import { plainIo } from '../../block/layer.ts'
 import { snapshotInfo } from '../../block/snapshot-info.ts'
-import { BlockError, strerror } from '../../errors.ts'
+import { BlockError, invalid, strerror } from '../../errors.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { snapshotNode } from '../../graph/snapshot-node.ts'
 import { action, actionCommand } from '../action.ts'
@@ -104,8 +104,4 @@ async function findIn(
   throw invalid(
     `Snapshot with id '${id ?? 'null'}' and name '${name ?? 'null'}' does not exist on device '${device}'`,
   )
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -1,6 +1,6 @@
 /** `block-stream`, and `change-backing-file`, which corrects what an image records. */
 import { plainIo } from '../../block/layer.ts'
-import { BlockError, inContext } from '../../errors.ts'
+import { inContext, invalid } from '../../errors.ts'
 import { chainOf, edgeBelow, skipFilters } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
 import { recordOf } from '../../graph/record.ts'
@@ -139,8 +139,4 @@ function findBase(
 function nodesAbove(node: BlockNode, base: BlockNode | undefined): BlockNode[] {
   const chain = chainOf(node)
   return base ? chain.slice(0, chain.indexOf(base)) : chain
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -2,9 +2,10 @@
  * The settings of `iothread` and `main-loop`: remembered, checked as QEMU does, and of no effect,
  * since there is one event loop with a pool of threads behind it.
  */
+import { invalid } from '../../errors.ts'
 import { check } from '../schema/check.ts'
 import { int, object, required } from '../schema/types.ts'
-import { invalid, type PropertyValues } from './property-values.ts'
+import type { PropertyValues } from './property-values.ts'
 
 const initial: Readonly<Record<string, number>> = {
   'poll-max-ns': 32768,

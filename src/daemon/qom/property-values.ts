@@ -1,5 +1,5 @@
 /** What the properties of an object are. */
-import { BlockError } from '../../errors.ts'
+import { type BlockError, invalid } from '../../errors.ts'
 import { check } from '../schema/check.ts'
 import { type Member, object } from '../schema/types.ts'
 
@@ -56,8 +56,4 @@ export class StoredValues implements PropertyValues {
 
 export function notWritable(type: string, property: string): BlockError {
   return invalid(`Property '${type}.${property}' is not writable`)
-}
-
-export function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -1,8 +1,9 @@
 /** Things with a path in QEMU's object model, and their properties. */
 
+import { invalid } from '../../errors.ts'
 import { QmpError } from '../errors.ts'
 import type { StorageDaemon } from '../storage-daemon.ts'
-import { invalid, notWritable, type PropertyValues } from './property-values.ts'
+import { notWritable, type PropertyValues } from './property-values.ts'
 import { propertiesOf } from './types.ts'
 
 export interface Subject {

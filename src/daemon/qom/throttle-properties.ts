@@ -1,10 +1,12 @@
 /** The properties of a `throttle-group`: `limits` as a whole, and each by itself as `x-…`. */
+
 import type { ThrottleGroup } from '../../block/throttle-group.ts'
 import { changedLimits, limitNames, limitOf } from '../../block/throttle-limits.ts'
+import { invalid } from '../../errors.ts'
 import { check } from '../schema/check.ts'
 import { throttleLimits } from '../schema/throttle-limits.ts'
 import { object, required } from '../schema/types.ts'
-import { invalid, type PropertyValues } from './property-values.ts'
+import type { PropertyValues } from './property-values.ts'
 
 export class ThrottleProperties implements PropertyValues {
   readonly #group: ThrottleGroup

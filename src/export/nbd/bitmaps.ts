@@ -4,7 +4,7 @@
  */
 import type { DirtyBitmap } from '../../bitmap/dirty-bitmap.ts'
 import { checkUsable } from '../../bitmap/usable.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { findBitmap } from '../../graph/bitmap-actions.ts'
 import { chainOf } from '../../graph/chain.ts'
 import type { BlockNode } from '../../graph/node.ts'
@@ -67,8 +67,4 @@ function searchBitmap(node: BlockNode, name: string): [BlockNode, DirtyBitmap] {
     if (bitmap) return [at, bitmap]
   }
   throw invalid(`Bitmap '${name}' is not found`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -3,7 +3,7 @@ import type { NodeOptions, NodeReference } from '../../block/driver.ts'
 import { OptionReader, UnknownOption } from '../../block/options.ts'
 import { allPermissions, type Permission } from '../../block/permission.ts'
 import { isPowerOfTwo } from '../../bytes/range.ts'
-import { BlockError } from '../../errors.ts'
+import { type BlockError, invalid } from '../../errors.ts'
 import { parseRule, type Rule, type RuleKind, type Section } from './rule-options.ts'
 
 export interface BlkdebugOptions {
@@ -116,8 +116,4 @@ function takePermissions(reader: OptionReader, option: string): readonly Permiss
       throw invalid(`Parameter 'null' does not accept value '${name}'`)
     }),
   )
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -1,7 +1,7 @@
 /** What people write about errors to inject and states to enter, checked: `Rule`s. */
 import { type DebugEvent, isDebugEvent } from '../../block/debug.ts'
 import { OptionReader } from '../../block/options.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 
 /** Kinds of requests that rules tell apart. */
 export const ioTypes = [
@@ -109,8 +109,4 @@ function number(reader: OptionReader, name: string): number | undefined {
     if (/^0x[0-9a-f]+$/i.test(value)) return Number(value)
   }
   throw invalid(`Parameter '${name}' expects a number`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -6,7 +6,7 @@ import { OptionReader } from '../../block/options.ts'
 import { findSecret } from '../../block/secrets.ts'
 import type { KeySlots } from '../../crypto/luks/key-slots.ts'
 import { slotCount } from '../../crypto/luks/layout.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { defaultIterTimeMs, parseIterTime } from './luks-options.ts'
 
 interface KeyAmendment {
@@ -169,8 +169,4 @@ function checkSlot(slot: number): void {
   if (slot >= 0 && slot < slotCount) return
   const shown = slot < 0 ? slot + 2 ** 32 : slot
   throw invalid(`Invalid keyslot ${shown} specified, must be between 0 and ${slotCount - 1}`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -10,7 +10,7 @@ import {
   unsupportedCiphers,
 } from '../../crypto/cipher-spec.ts'
 import type { NewHeader } from '../../crypto/luks/key-slots.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, invalid } from '../../errors.ts'
 
 export const defaultIterTimeMs = 2000
 
@@ -68,8 +68,4 @@ function choice<const T extends string>(
   const found = allowed.find((one) => one === value)
   if (value === undefined || found) return found
   throw invalid(`Parameter '${name}' does not accept value '${value}'`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -11,7 +11,7 @@ import { alignUp } from '../../bytes/range.ts'
 import type { NewHeader } from '../../crypto/luks/key-slots.ts'
 import { isLuks } from '../../crypto/luks/layout.ts'
 import { payloadOffsetOf } from '../../crypto/luks/slot-layout.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, invalid } from '../../errors.ts'
 import { fileStorage } from './file-storage.ts'
 import { parseLuksOptions } from './luks-options.ts'
 
@@ -139,7 +139,7 @@ function parsePreallocation(reader: OptionReader): Preallocation {
   const mode = reader.string('preallocation') ?? 'off'
   if (mode === 'falloc' || mode === 'full') return mode
   if (mode === 'off' || mode === 'metadata') return 'off'
-  throw new BlockError('INVALID_ARGUMENT', `invalid parameter value: ${mode}`, { errno: 'EINVAL' })
+  throw invalid(`invalid parameter value: ${mode}`)
 }
 
 async function passwordOf(
@@ -151,7 +151,5 @@ async function passwordOf(
 }
 
 function keyRequired(): BlockError {
-  return new BlockError('INVALID_ARGUMENT', "Parameter 'key-secret' is required for cipher", {
-    errno: 'EINVAL',
-  })
+  return invalid("Parameter 'key-secret' is required for cipher")
 }

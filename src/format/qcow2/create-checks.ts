@@ -3,7 +3,7 @@
  * only; `test/interop/qcow2-create-random.test.ts` asks it for two at once.
  */
 import { isPowerOfTwo, maxDiskSize } from '../../bytes/range.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, invalid } from '../../errors.ts'
 import type { Qcow2CreateOptions } from './create-options.ts'
 import { incompatible, l1SizeFor } from './header.ts'
 import { maxBackingNameBytes, maxClusterBits, maxL1Bytes, minClusterBits } from './limits.ts'
@@ -109,8 +109,4 @@ function checkSize({ size, clusterSize, extendedL2 }: AskedOptions): void {
 
 function isBacked(asked: AskedOptions): asked is AskedOptions & { readonly backingFile: string } {
   return asked.backingFile !== undefined && asked.backingFile !== ''
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -2,7 +2,7 @@
 import type { CreateOptionInfo } from '../../block/driver.ts'
 import { missing, OptionReader } from '../../block/options.ts'
 import { alignUp, KiB } from '../../bytes/range.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { type AskedOptions, checkTogether, defaultRefcountBits } from './create-checks.ts'
 import {
   type EncryptionOptions,
@@ -182,8 +182,4 @@ function hyphenated<const T extends string>(
   if (value === undefined || found) return found
   const shown = name.replaceAll('_', '-')
   throw invalid(`Parameter '${shown}' does not accept value '${value}'`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -10,7 +10,7 @@ import type { Io } from '../../block/layer.ts'
 import { OptionReader } from '../../block/options.ts'
 import { alignUp, isPowerOfTwo, KiB } from '../../bytes/range.ts'
 import { payloadOffsetOf } from '../../crypto/luks/slot-layout.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { entryLength } from './bitmap-directory.ts'
 import { parseEncryption } from './encryption/create.ts'
 import { keyRequired } from './encryption/encryption.ts'
@@ -173,8 +173,4 @@ function parseClusterSize(reader: OptionReader, extended: boolean): number {
     )
   }
   return size
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

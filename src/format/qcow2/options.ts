@@ -2,7 +2,7 @@
 import type { NodeReference } from '../../block/driver.ts'
 import { missing, OptionReader } from '../../block/options.ts'
 import { KiB } from '../../bytes/range.ts'
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import type { EncryptOptions } from './encryption/encryption.ts'
 import type { FreeReason } from './frees.ts'
 import {
@@ -123,11 +123,9 @@ function guardedBy(reader: OptionReader): readonly GuardedKind[] {
   const names = Object.keys(guardTemplates) as GuardTemplate[]
   const plain = isObject ? undefined : names.find((name) => name === value)
   if (!isObject && value !== undefined && !plain) {
-    throw new BlockError(
-      'INVALID_ARGUMENT',
+    throw invalid(
       `Unsupported value '${value}' for qcow2 option 'overlap-check'. ` +
         `Allowed are any of the following: ${names.join(', ')}`,
-      { errno: 'EINVAL' },
     )
   }
   const template = plain ?? inner.oneOf('template', names) ?? 'cached'
@@ -139,8 +137,4 @@ function guardedBy(reader: OptionReader): readonly GuardedKind[] {
   }
   inner.finish()
   return [...guarded]
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -4,7 +4,7 @@ import { ClusterLayer } from '../../block/cluster-layer.ts'
 import type { ClusterMap } from '../../block/cluster-map.ts'
 import type { BlockDriver, NodeOptions, NodeReference, OpenContext } from '../../block/driver.ts'
 import type { BlockLayer } from '../../block/layer.ts'
-import { BlockError, inContext } from '../../errors.ts'
+import { inContext, invalid } from '../../errors.ts'
 import { imageAmend } from './amend/amend.ts'
 import { amendOptionInfo } from './amend/options.ts'
 import { backingLink } from './backing-link.ts'
@@ -99,10 +99,6 @@ function checkApart(backing: NodeReference): void {
   if (typeof file === 'object' && (file as NodeOptions | null)?.filename !== undefined) return
   if (backing['file.filename'] !== undefined) return
   throw invalid("Can't specify 'file' and 'filename' options at the same time")
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }
 
 async function openBacking(

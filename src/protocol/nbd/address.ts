@@ -1,7 +1,7 @@
 /** Where a server is: as options have it, and as people read it. */
 import type { NodeOptions } from '../../block/driver.ts'
 import { missing, OptionReader } from '../../block/options.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, invalid } from '../../errors.ts'
 import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.ts'
 
 /** Bytes of a path in `struct sockaddr_un`. */
@@ -69,9 +69,7 @@ function unixAddress(reader: OptionReader): NbdAddress {
   const abstract = reader.boolean('abstract') ?? false
   const tight = reader.boolean('tight') ?? true
   if (Buffer.byteLength(path) > maxPathLength - (abstract ? 1 : 0)) {
-    throw new BlockError('INVALID_ARGUMENT', `UNIX socket path '${path}' is too long`, {
-      errno: 'EINVAL',
-    })
+    throw invalid(`UNIX socket path '${path}' is too long`)
   }
   return { type: 'unix', path: abstract ? abstractName(path, tight) : path }
 }

@@ -3,7 +3,7 @@
  * `nbd:HOST:PORT[:exportname=NAME]` and `nbd:unix:PATH[:exportname=NAME]`.
  */
 import type { NodeOptions } from '../../block/driver.ts'
-import { BlockError } from '../../errors.ts'
+import { BlockError, invalid } from '../../errors.ts'
 import { NBD_DEFAULT_PORT } from '../../wire/nbd/constants.ts'
 
 const uriScheme = /^(nbd|nbd\+tcp|nbd\+unix):\/\//
@@ -63,15 +63,13 @@ function parseOldName(rest: string): NodeOptions {
 
 function oldAddress(address: string): NodeOptions {
   if (address === '') {
-    throw new BlockError('INVALID_ARGUMENT', 'NBD server address missing', { errno: 'EINVAL' })
+    throw invalid('NBD server address missing')
   }
   if (address.startsWith('unix:')) return { type: 'unix', path: address.slice('unix:'.length) }
   const [, bracketed, plain, port] = /^(?:\[([^\]]*)\]|([^:]*)):([^:]*)$/.exec(address) ?? []
   const host = bracketed ?? plain
   if (host === undefined) {
-    throw new BlockError('INVALID_ARGUMENT', `error parsing address '${address}'`, {
-      errno: 'EINVAL',
-    })
+    throw invalid(`error parsing address '${address}'`)
   }
   return { type: 'inet', host, port }
 }

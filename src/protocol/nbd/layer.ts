@@ -14,7 +14,7 @@ import type {
 } from '../../block/layer.ts'
 import { noCredentials } from '../../block/tls-objects.ts'
 import { alignDown, KiB } from '../../bytes/range.ts'
-import { BlockError, strerror } from '../../errors.ts'
+import { BlockError, invalid, strerror } from '../../errors.ts'
 import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_FLAG_FAST_ZERO,
@@ -56,9 +56,7 @@ export async function openNbdLayer(
   const link = await Link.open({ ...options, tls, contexts: [context] }, signal)
   if (options.context !== undefined && !link.facts.contexts.has(context)) {
     await link[Symbol.asyncDispose]()
-    throw new BlockError('INVALID_ARGUMENT', `the server has no context '${context}'`, {
-      errno: 'EINVAL',
-    })
+    throw invalid(`the server has no context '${context}'`)
   }
   const url = exportUrl(options.address, options.exportName)
   const layer = new NbdLayer(link, link.facts, url, context)

@@ -2,7 +2,7 @@
 import type { CreateOptionInfo } from '../../../block/driver.ts'
 import { OptionReader } from '../../../block/options.ts'
 import { isPowerOfTwo } from '../../../bytes/range.ts'
-import { BlockError } from '../../../errors.ts'
+import { invalid } from '../../../errors.ts'
 import { createOptionInfo } from '../create-options.ts'
 
 export interface Amendment {
@@ -99,8 +99,4 @@ function parseRefcountBits(reader: OptionReader): number | undefined {
   const bits = reader.integer('refcount_bits')
   if (bits === undefined || (isPowerOfTwo(bits) && bits <= 64)) return bits
   throw invalid('Refcount width must be a power of two and may not exceed 64 bits')
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

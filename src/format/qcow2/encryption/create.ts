@@ -4,7 +4,7 @@ import type { OptionReader } from '../../../block/options.ts'
 import { findSecret } from '../../../block/secrets.ts'
 import type { NewHeader } from '../../../crypto/luks/key-slots.ts'
 import type { HeaderStorage } from '../../../crypto/luks/storage.ts'
-import { BlockError } from '../../../errors.ts'
+import { invalid } from '../../../errors.ts'
 import { luksOptionNames, parseLuksOptions } from '../../luks/luks-options.ts'
 import { keyRequired } from './encryption.ts'
 import { cryptMethod } from './place.ts'
@@ -69,8 +69,4 @@ export async function prepareEncryption(
     length: volume.payloadOffset,
     write: (storage) => volume.write(storage),
   }
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }

@@ -4,7 +4,7 @@ import type { AmendOptions } from '../../../block/abilities.ts'
 import type { OpenContext, SecretSource } from '../../../block/driver.ts'
 import { findSecret } from '../../../block/secrets.ts'
 import type { SectorCipher } from '../../../crypto/sector-cipher.ts'
-import { BlockError } from '../../../errors.ts'
+import { BlockError, invalid } from '../../../errors.ts'
 import type { Faults } from '../faults.ts'
 import type { Qcow2Image } from '../image.ts'
 import { cryptMethod, headerStorage, readPlace } from './place.ts'
@@ -83,11 +83,7 @@ async function keyOf(
 }
 
 export function keyRequired(): BlockError {
-  return new BlockError(
-    'INVALID_ARGUMENT',
-    "Parameter 'encrypt.key-secret' is required for cipher",
-    { errno: 'EINVAL' },
-  )
+  return invalid("Parameter 'encrypt.key-secret' is required for cipher")
 }
 
 /** The password itself is the key: filled up with zeroes, or cut off. */
