@@ -1,7 +1,8 @@
 /** `SharedMemorySys` through the C library. Numbers and layouts are those of 64-bit Linux. */
-import { closeSync, writeSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { constants } from 'node:os'
 import type { Call, Libc } from './koffi-load.ts'
+import { Signals } from './koffi-signals.ts'
 import { type CopyList, type EventSet, nothingYet, type SharedMemorySys } from './shared-memory.ts'
 import { sysError } from './sys-error.ts'
 
@@ -15,9 +16,6 @@ const MAP_SHARED = 1
 /** fcntl(2) */
 const F_GET_SEALS = 1034
 const F_SEAL_SHRINK = 2
-const F_GETFL = 3
-const F_SETFL = 4
-const O_NONBLOCK = 0o4000
 
 /** Pieces of one call: IOV_MAX. */
 const maxPieces = 1024
@@ -82,7 +80,7 @@ export function openSharedMemory(libc: Libc): SharedMemorySys | undefined {
 class KoffiSharedMemory implements SharedMemorySys {
   readonly #libc: Libc
   readonly #calls: Calls
-  readonly #one = new Uint8Array(new BigUint64Array([1n]).buffer)
+  readonly #signals: Signals
   /** A `struct msghdr`, one vector, and room for descriptors. */
   readonly #message = new BigUint64Array(7)
   readonly #messageBytes = new Uint8Array(this.#message.buffer)
@@ -92,6 +90,7 @@ class KoffiSharedMemory implements SharedMemorySys {
   constructor(libc: Libc, calls: Calls) {
     this.#libc = libc
     this.#calls = calls
+    this.#signals = new Signals(libc)
   }
 
   map(fd: number, offset: number, length: number): number {
@@ -127,14 +126,7 @@ class KoffiSharedMemory implements SharedMemorySys {
   }
 
   signal(fd: number): void {
-    // The other end has the same descriptor, and may have made it wait.
-    const flags = this.#calls.fcntl(fd, F_GETFL, 0)
-    if ((flags & O_NONBLOCK) === 0) this.#calls.fcntl(fd, F_SETFL, flags + O_NONBLOCK)
-    try {
-      writeSync(fd, this.#one)
-    } catch {
-      // Its counter is full: whoever waits for it has been told.
-    }
+    this.#signals.signal(fd)
   }
 
   receive(socket: number, target: Uint8Array, fds: number[]): number {

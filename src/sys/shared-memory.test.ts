@@ -77,6 +77,21 @@ describe.skipIf(!sys().sharedMemory)('shared memory', () => {
     for (const each of signals) closeSync(each)
   })
 
+  it('signals for ever, also what is full', () => {
+    const signalled = sys().eventDescriptor()
+    for (let count = 0; count < 1000; count++) shared.signal(signalled)
+    const counter = new BigUint64Array(1)
+    readSync(signalled, new Uint8Array(counter.buffer))
+    expect(counter[0]).toBe(1000n)
+    counter[0] = 2n ** 64n - 2n
+    writeSync(signalled, new Uint8Array(counter.buffer))
+    for (let count = 0; count < 10; count++) shared.signal(signalled)
+    readSync(signalled, new Uint8Array(counter.buffer))
+    expect(counter[0]).toBeGreaterThan(2n ** 64n - 3n)
+    shared.signal(-1)
+    closeSync(signalled)
+  })
+
   it('takes what a socket has', () => {
     const [one, other] = sys().socketPair()
     const target = new Uint8Array(new ArrayBuffer(8))
