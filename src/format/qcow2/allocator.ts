@@ -6,6 +6,7 @@
  * are taken whole where they fit, so sequential writes stay contiguous in the file.
  */
 import type { Completion } from '../../block/layer.ts'
+import type { ByteRange } from '../../bytes/range.ts'
 import { type Faults, hex } from './faults.ts'
 import type { FreedRun, FreeReason, PendingFrees } from './frees.ts'
 import type { ImageFile } from './image-file.ts'
@@ -21,6 +22,15 @@ interface MissingBlock {
   readonly from: number
 }
 
+/**
+ * A search that cannot go on before there is space for a new refcount block, or a larger table. They
+ * are written later, when the guest's data may have filled the disk: it could not be flushed then.
+ */
+interface Unplaced {
+  readonly unplaced: ByteRange
+  readonly from: number
+}
+
 export class Allocator {
   readonly #refcounts: Refcounts
   readonly #frees: PendingFrees
@@ -32,6 +42,8 @@ export class Allocator {
   #firstFree = 0
   /** Where the search for longer runs goes on. */
   #nextRun = 0
+  /** Where space was taken for blocks and tables that are about to be added. */
+  readonly #placed = new Set<number>()
 
   constructor(
     refcounts: Refcounts,
@@ -54,7 +66,7 @@ export class Allocator {
    */
   take(count: number): HostRun | Promise<HostRun> {
     const found = this.#search(count)
-    if ('missing' in found) return this.#takeSlowly(count, found)
+    if ('from' in found) return this.#takeSlowly(count, found)
     const grown = this.#file.reserve(found.offset + found.count * this.#clusterSize)
     return grown instanceof Promise ? this.#afterGrowth(found, grown) : found
   }
@@ -133,6 +145,7 @@ export class Allocator {
   reset(): void {
     this.#firstFree = 0
     this.#nextRun = 0
+    this.#placed.clear()
   }
 
   #noteFree(cluster: number): void {
@@ -153,17 +166,25 @@ export class Allocator {
     return block
   }
 
-  async #takeSlowly(count: number, first: MissingBlock): Promise<HostRun> {
-    for (let { missing, from } = first; ; ) {
-      const block = await this.#refcounts.load(missing)
-      const found = this.#searchWith(block, count, from)
-      if (!('missing' in found)) {
+  async #takeSlowly(count: number, first: MissingBlock | Unplaced): Promise<HostRun> {
+    for (let found: HostRun | MissingBlock | Unplaced = first; ; ) {
+      if ('missing' in found) {
+        const block = await this.#refcounts.load(found.missing)
+        found = this.#searchWith(block, count, found.from)
+      } else if ('unplaced' in found) {
+        await this.#place(found.unplaced)
+        found = this.#search(count, found.from)
+      } else {
         await this.#reserve(found)
         return found
       }
-      missing = found.missing
-      from = found.from
     }
+  }
+
+  async #place(range: ByteRange): Promise<void> {
+    await this.#file.reserve(range.offset + range.length)
+    await this.#file.occupy(range)
+    this.#placed.add(range.offset)
   }
 
   async #afterGrowth(run: HostRun, grown: Promise<void>): Promise<HostRun> {
@@ -181,7 +202,7 @@ export class Allocator {
     if (grown instanceof Promise) await this.#afterGrowth(run, grown)
   }
 
-  #searchWith(pinned: Table, count: number, from: number): HostRun | MissingBlock {
+  #searchWith(pinned: Table, count: number, from: number): HostRun | MissingBlock | Unplaced {
     try {
       return this.#search(count, from)
     } finally {
@@ -189,14 +210,14 @@ export class Allocator {
     }
   }
 
-  #search(count: number, from?: number): HostRun | MissingBlock {
+  #search(count: number, from?: number): HostRun | MissingBlock | Unplaced {
     const { layout } = this.#refcounts
     if (count === 1) return this.#searchFrom(from ?? this.#firstFree, 1, true)
     return this.#searchFrom(from ?? this.#nextRun, Math.min(count, layout.entries / 2), false)
   }
 
   /** The first `count` free clusters in a row from `start` on, within one refcount block. */
-  #searchFrom(start: number, count: number, single: boolean): HostRun | MissingBlock {
+  #searchFrom(start: number, count: number, single: boolean): HostRun | MissingBlock | Unplaced {
     const { layout } = this.#refcounts
     for (let cluster = start; ; ) {
       const index = this.#refcounts.blockIndex(cluster)
@@ -205,7 +226,9 @@ export class Allocator {
         if (index < this.#refcounts.blockLimit && this.#refcounts.blockOffset(index) !== 0) {
           return { missing: index, from: cluster }
         }
-        cluster = this.#addBlock(cluster)
+        const next = this.#addBlock(cluster)
+        if (typeof next !== 'number') return next
+        cluster = next
         continue
       }
       const blockStart = index * layout.entries
@@ -233,15 +256,19 @@ export class Allocator {
   }
 
   /** Has `cluster`, which no block counts yet, hold that block. Returns where to search on. */
-  #addBlock(cluster: number): number {
+  #addBlock(cluster: number): number | Unplaced {
     if (this.#refcounts.blockIndex(cluster) >= this.#refcounts.blockLimit) {
+      const place = this.#refcounts.grownPlace()
+      if (!this.#placed.delete(place.offset)) return { unplaced: place, from: cluster }
       const { offset, count } = this.#refcounts.growTable()
       this.#frees.add(offset, count, 'other')
       return cluster
     }
     this.#guard(cluster, 1)
+    const place = { offset: cluster * this.#clusterSize, length: this.#clusterSize }
+    if (!this.#placed.delete(place.offset)) return { unplaced: place, from: cluster }
     this.#refcounts.addBlock(cluster)
-    this.#file.claim(cluster * this.#clusterSize, this.#clusterSize)
+    this.#file.claim(place.offset, place.length)
     return cluster + 1
   }
 
@@ -259,6 +286,10 @@ export class Allocator {
           : undefined
       if (!known) {
         const next = this.#addBlock(cluster)
+        if (typeof next !== 'number') {
+          await this.#place(next.unplaced)
+          continue
+        }
         // A new block in the middle ends the run.
         if (taken > 0 && next > cluster) break
         first = next

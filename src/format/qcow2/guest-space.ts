@@ -2,7 +2,7 @@
  * Where the guest's data lies, and who gives out the space for it: the image file, in clusters that
  * are counted, or a data file, where each cluster has the offset that it has on the disk.
  */
-import type { BlockLayer, Completion, Io } from '../../block/layer.ts'
+import { type BlockLayer, type Completion, type Io, plainIo } from '../../block/layer.ts'
 import type { Allocator } from './allocator.ts'
 import type { FreeReason } from './frees.ts'
 import type { ImageFile } from './image-file.ts'
@@ -55,8 +55,16 @@ export class ImageSpace implements GuestSpace {
     return this.#allocator.take(count)
   }
 
-  giveBack(run: HostRun): Completion {
-    return this.#allocator.giveBack(run)
+  /**
+   * What was written there before the request failed may be what has filled the disk. The space goes
+   * back while nobody else can have the clusters.
+   */
+  async giveBack(run: HostRun): Promise<void> {
+    const { layer, clusterSize, size } = this.#file
+    const length = Math.min(run.count * clusterSize, size - run.offset)
+    const given = length > 0 ? layer.discard(run.offset, length, plainIo) : undefined
+    await Promise.resolve(given).catch(() => {})
+    await this.#allocator.giveBack(run)
   }
 
   free(offset: HostOffset, count: number, reason: FreeReason): void {

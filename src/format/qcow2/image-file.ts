@@ -11,7 +11,7 @@ import {
   plainIo,
   plainWriteIo,
 } from '../../block/layer.ts'
-import { alignUp, MiB } from '../../bytes/range.ts'
+import { alignUp, type ByteRange, MiB } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import type { Faults } from './faults.ts'
 import { LeftOut } from './left-out.ts'
@@ -89,6 +89,11 @@ export class ImageFile {
   reserve(end: number): Completion {
     if (end <= this.#size) return
     return this.#reserve(end)
+  }
+
+  /** Takes space for what is written later. Storage that cannot do so is left alone. */
+  async occupy({ offset, length }: ByteRange): Promise<void> {
+    await this.layer.occupy?.(offset, length, plainIo)
   }
 
   /** Adds what the last cluster lacks, so that all of it can be written in place. */

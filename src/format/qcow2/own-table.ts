@@ -1,5 +1,6 @@
 /** L2 tables that belong to the disk alone, and so can be changed. */
 import type { Qcow2Image } from './image.ts'
+import type { HostRun } from './offsets.ts'
 import type { Table } from './table.ts'
 
 /**
@@ -28,7 +29,7 @@ export async function ownTable(image: Qcow2Image, l1Index: number): Promise<Tabl
 
 async function makeTable(image: Qcow2Image, l1Index: number): Promise<void> {
   await image.file.at('cluster_alloc')
-  const run = await image.allocator.take(1)
+  const run = await takePlace(image)
   if (!image.l2Tables.cache.hasRoom()) await image.l2Tables.makeRoom()
   // Somebody else may have been faster.
   if (!image.l2Tables.isMissing(l1Index)) return await image.allocator.giveBack(run)
@@ -41,7 +42,7 @@ async function copyTable(image: Qcow2Image, l1Index: number): Promise<void> {
   await image.file.at('l2_alloc_cow_read')
   const shared = await l2Tables.load(l1Index)
   shared.unpin()
-  const run = await image.allocator.take(1)
+  const run = await takePlace(image)
   if (!l2Tables.cache.hasRoom()) await l2Tables.makeRoom()
   if (l2Tables.isMissing(l1Index) || l2Tables.offsetAt(l1Index) !== shared.offset) {
     return await image.allocator.giveBack(run)
@@ -49,4 +50,19 @@ async function copyTable(image: Qcow2Image, l1Index: number): Promise<void> {
   image.file.claim(run.offset, image.layout.clusterSize)
   l2Tables.adopt(l1Index, run.offset, shared.bytes.slice())
   image.allocator.free(shared.offset, 1, 'other')
+}
+
+/**
+ * A cluster that a table can be written to later, whatever becomes of the disk's free space until
+ * then: else a guest's writes would be acknowledged, or even fail, and none could be flushed.
+ */
+async function takePlace(image: Qcow2Image): Promise<HostRun> {
+  const run = await image.allocator.take(1)
+  try {
+    await image.file.occupy({ offset: run.offset, length: image.layout.clusterSize })
+  } catch (error) {
+    await image.allocator.giveBack(run)
+    throw error
+  }
+  return run
 }

@@ -6,7 +6,7 @@
  */
 
 import { plainIo } from '../../block/layer.ts'
-import { alignUp } from '../../bytes/range.ts'
+import { alignUp, type ByteRange } from '../../bytes/range.ts'
 import type { BlockError } from '../../errors.ts'
 import { type Faults, hex, hexOrZero } from './faults.ts'
 import type { HeaderState } from './header-state.ts'
@@ -168,13 +168,7 @@ export class Refcounts {
    */
   growTable(): HostRun {
     const oldTable = this.#table
-    const size = this.#grownSize()
-    const tableClusters = size / this.#clusterSize
-    const firstIndex = this.blockLimit
-    const first = firstIndex * this.layout.entries
-    const blocks = Math.ceil(tableClusters / (this.layout.entries - 1))
-    const used = blocks + tableClusters
-    if (firstIndex + blocks > size / entrySize) throw this.#full()
+    const { size, tableClusters, firstIndex, first, blocks, used } = this.#grown()
 
     const bytes = new Uint8Array(size)
     bytes.set(oldTable.bytes)
@@ -192,6 +186,23 @@ export class Refcounts {
     this.#header.current.refcountTableClusters = tableClusters
     this.#file.claim(first * this.#clusterSize, used * this.#clusterSize)
     return { offset: oldTable.offset, count: oldTable.bytes.length / this.#clusterSize }
+  }
+
+  /** Where a larger table and its blocks will lie. */
+  grownPlace(): ByteRange {
+    const { first, used } = this.#grown()
+    return { offset: first * this.#clusterSize, length: used * this.#clusterSize }
+  }
+
+  #grown() {
+    const size = this.#grownSize()
+    const tableClusters = size / this.#clusterSize
+    const firstIndex = this.blockLimit
+    const first = firstIndex * this.layout.entries
+    const blocks = Math.ceil(tableClusters / (this.layout.entries - 1))
+    const used = blocks + tableClusters
+    if (firstIndex + blocks > size / entrySize) throw this.#full()
+    return { size, tableClusters, firstIndex, first, blocks, used }
   }
 
   #adopt(index: number, cluster: number, bytes: Uint8Array): Table {
