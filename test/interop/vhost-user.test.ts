@@ -9,11 +9,13 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { expect, it } from 'vitest'
 import { peer } from '../peers.ts'
-import { DaemonPair } from '../support/daemon-pair.ts'
+import { DaemonPair, storageDaemon } from '../support/daemon-pair.ts'
 import { scratchFolder } from '../support/folder.ts'
+import { varveDaemon } from '../support/qmp-talk.ts'
 import { Random, seedNote } from '../support/random.ts'
 
 const uses = fileURLToPath(new URL('../support/vhost-user-uses.py', import.meta.url))
+const inherited = fileURLToPath(new URL('../support/vhost-user-inherited.py', import.meta.url))
 const folder = scratchFolder('vhost-user')
 const tools = peer('qemu-storage-daemon', 'qemu-img', 'qemu-io', 'python3')
 
@@ -154,6 +156,20 @@ tools.describe('a vhost-user-blk export', () => {
     await pair.same('block-export-add', exported())
     await pair.same('block-export-add', exported({ id: 'f' }))
     expect(statSync(join(pair.folders.ours, 'v.sock')).mode & 0o777).toBe(0o600)
+  })
+
+  it('listens on a descriptor that it was started with', async () => {
+    const commands = [varveDaemon, [storageDaemon.path as string]]
+    const told = await Promise.all(
+      commands.map(async (command) => {
+        const cwd = join(folder, `${number++}`)
+        mkdirSync(cwd)
+        const args = [inherited, ...command]
+        return (await promisify(execFile)('python3', args, { cwd, timeout: 60_000 })).stdout
+      }),
+    )
+    expect(told[0]).toBe(told[1])
+    expect(told[0]).toContain('listening 1')
   })
 
   it('of vduse-blk is checked, and refused, as where there is no /dev/vduse', async () => {

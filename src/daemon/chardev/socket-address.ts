@@ -70,7 +70,7 @@ export function unixPath({ path, abstract = false, tight = true }: Unix): string
 
 /** A descriptor that was inherited. */
 export function socketDescriptor(text: string): number {
-  if (!/^\d{1,9}$/.test(text)) throw invalid(`Unable to parse FD number ${text}`)
+  if (!/^-?\d{1,9}$/.test(text)) throw invalid(`Unable to parse FD number ${text}`)
   const fd = Number(text)
   try {
     if (fstatSync(fd).isSocket()) return fd
