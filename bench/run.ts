@@ -19,6 +19,7 @@ import { nbdTls } from './rows/nbd-tls.ts'
 import { qcow2Write } from './rows/qcow2-write.ts'
 import type { Row } from './rows/row.ts'
 import { snap } from './rows/snap.ts'
+import { vhostUser } from './rows/vhost-user.ts'
 
 const rows: readonly Row[] = [
   convert,
@@ -29,6 +30,7 @@ const rows: readonly Row[] = [
   nbd,
   nbdTls,
   fuse,
+  vhostUser,
   qcow2Write,
   snap,
 ]
