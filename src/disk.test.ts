@@ -40,3 +40,30 @@ test.each([
     `Parameter '${name}' is required for cipher`,
   )
 })
+
+test('what a program without types passes is refused with a code, never thrown at once', async () => {
+  const filename = join(folder, 'nonsense')
+  await using graph = new Graph({ drivers })
+  await createImage(graph, { filename, format: 'qcow2', options: { size: 1024 * 1024 } })
+  await using disk = await openDisk(filename)
+  const wrong = { code: 'INVALID_ARGUMENT' }
+  for (const bytes of ['text', 512, new Uint16Array(4), new ArrayBuffer(4), undefined] as never[]) {
+    await expect(disk.read(0, bytes)).rejects.toMatchObject(wrong)
+    await expect(disk.write(0, bytes)).rejects.toMatchObject(wrong)
+  }
+  await expect(disk.truncate(-1)).rejects.toMatchObject(wrong)
+  await expect(disk.extents({ offset: -1 }).next()).rejects.toMatchObject(wrong)
+  await expect(disk.extents({ offset: 2 ** 21 }).next()).rejects.toMatchObject(wrong)
+  const beyond = disk.extents({ offset: 0, length: 2 ** 21 })
+  await expect(beyond.next()).rejects.toMatchObject({ code: 'OUT_OF_RANGE' })
+  const signal = AbortSignal.abort(new Error('enough'))
+  await expect(disk.read(0, Buffer.alloc(512), { signal })).rejects.toThrow('enough')
+})
+
+test('a disk that is open for reading is not made larger', async () => {
+  const filename = join(folder, 'read-only')
+  await using graph = new Graph({ drivers })
+  await createImage(graph, { filename, format: 'qcow2', options: { size: 1024 * 1024 } })
+  await using disk = await openDisk(filename, { readOnly: true })
+  await expect(disk.truncate(2 ** 21)).rejects.toMatchObject({ code: 'READ_ONLY' })
+})

@@ -1,10 +1,11 @@
 /** The library's front door: one image, opened for one caller. */
 import type { NodeOptions, SecretSource } from './block/driver.ts'
-import { type Completion, type Io, neverAborted, type WriteIo, type ZeroIo } from './block/layer.ts'
+import { type Io, neverAborted, plainIo, type WriteIo, type ZeroIo } from './block/layer.ts'
 import type { Permission } from './block/permission.ts'
 import { noSecret } from './block/secrets.ts'
 import type { ByteRange } from './bytes/range.ts'
 import { drivers } from './drivers.ts'
+import { BlockError, invalid } from './errors.ts'
 import type { Edge } from './graph/edge.ts'
 import { Graph } from './graph/graph.ts'
 import type { BlockNode } from './graph/node.ts'
@@ -81,10 +82,12 @@ export class Disk implements AsyncDisposable {
 
   /** Fills `target` with what a guest reads at `offset`; any alignment. */
   async read(offset: number, target: Uint8Array, io?: Partial<Io>): Promise<void> {
+    checkBytes(target)
     await this.#edge.read(offset, target, io)
   }
 
   async write(offset: number, source: Uint8Array, io?: Partial<WriteIo>): Promise<void> {
+    checkBytes(source)
     await this.#edge.write(offset, source, io)
   }
 
@@ -101,16 +104,24 @@ export class Disk implements AsyncDisposable {
     await this.#edge.flush(io)
   }
 
-  truncate(size: number, io?: Partial<Io>): Completion {
-    return this.#edge.truncate(size, io)
+  /** Changes the size in bytes; what is gained reads as zeroes. */
+  async truncate(size: number, io?: Partial<Io>): Promise<void> {
+    await this.#edge.truncate(size, io)
   }
 
-  /** What a guest sees, run by run, backing files followed. */
-  async *extents(range: Partial<ByteRange> = {}): AsyncGenerator<ChainExtent> {
+  /** What a guest sees, run by run, backing files followed; the whole disk unless `range` is given. */
+  async *extents(range: Partial<ByteRange> = {}, io?: Partial<Io>): AsyncGenerator<ChainExtent> {
     const start = range.offset ?? 0
     const end = range.length === undefined ? this.size : start + range.length
+    if (!Number.isSafeInteger(start) || !Number.isSafeInteger(end) || start < 0 || end < start) {
+      throw invalid(`${start} to ${end} is not a range of bytes`)
+    }
+    if (end > this.size) {
+      const what = `${start} to ${end} reaches behind the end of the disk at ${this.size}`
+      throw new BlockError('OUT_OF_RANGE', what, { node: this.node.name, offset: start })
+    }
     for (let at = start; at < end; ) {
-      const run = await chainExtentAt(this.node, at, end - at)
+      const run = await chainExtentAt(this.node, at, end - at, { ...plainIo, ...io })
       yield run
       at += run.length
     }
@@ -120,4 +131,10 @@ export class Disk implements AsyncDisposable {
     await this.#edge[Symbol.asyncDispose]()
     await this.graph[Symbol.asyncDispose]()
   }
+}
+
+/** Programs without types pass anything; what is longer than its `length` would be half filled. */
+function checkBytes(bytes: unknown): void {
+  if (bytes instanceof Uint8Array) return
+  throw invalid('the bytes have to be a Uint8Array, such as a Buffer')
 }

@@ -115,7 +115,10 @@ export type Extent = ByteRange &
     | { readonly kind: 'backing'; readonly host?: HostRange }
   )
 
-export interface BlockLayer extends AsyncDisposable, Abilities {
+/** Layers that forward have all members, with undefined for what the layer below is not able to do. */
+type OrUndefined<Members> = { [Name in keyof Members]: Members[Name] | undefined }
+
+export interface BlockLayer extends AsyncDisposable, OrUndefined<Abilities> {
   /** Bytes; a safe integer. Not necessarily a multiple of `limits.alignment`. */
   readonly size: number
   readonly capabilities: Capabilities

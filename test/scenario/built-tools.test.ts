@@ -34,6 +34,35 @@ beforeAll(async () => {
   writeFileSync(join(folder, 'disk.raw'), Buffer.alloc(1 << 20, 'disk'))
 })
 
+it('the built types suit a program that is strict in every way', async () => {
+  const program = join(folder, 'program')
+  mkdirSync(join(program, 'node_modules'), { recursive: true })
+  symlinkSync(join(folder, 'varve'), join(program, 'node_modules', 'varve'))
+  symlinkSync(join(root, 'node_modules', '@types'), join(program, 'node_modules', '@types'))
+  writeFileSync(join(program, 'program.mts'), strictProgram)
+  const options = '--strict --exactOptionalPropertyTypes --noUncheckedIndexedAccess'.split(' ')
+  const how = '--module nodenext --target es2023 --lib es2023,esnext.disposable --types node'
+  const args = [...options, ...how.split(' '), '--noEmit', 'program.mts']
+  const { stdout } = await run(join(root, 'node_modules', '.bin', 'tsc'), args, {
+    cwd: program,
+  }).catch((error) => error)
+  expect(stdout).toBe('')
+})
+
+const strictProgram = `
+import { type Disk, Filter, openDisk } from 'varve'
+import { NbdServer } from 'varve/nbd'
+import { StorageDaemon } from 'varve/qmp'
+import { saveSnapshot } from 'varve/snap'
+import { VmaReader } from 'varve/vma'
+export async function serve(disk: Disk, server: NbdServer): Promise<void> {
+  const edge = disk.graph.attach(disk.node, { description: 'it', uses: ['consistentRead'] })
+  server.addExport({ name: '', layer: edge, writable: false })
+}
+export class Slow extends Filter {}
+export const all = [openDisk, StorageDaemon, saveSnapshot, VmaReader] as const
+`
+
 describe('the built tools', () => {
   it('make objects of classes from modules that are loaded late', () => {
     const wrong = readdirSync(tools).filter((file) =>
