@@ -63,8 +63,8 @@ export interface OpenContext extends Io {
   child(role: ChildRole, reference: NodeReference, name?: string): Promise<BlockLayer>
   /**
    * Opens a child that the image names. The open policy may refuse it with `PERMISSION`.
-   * `filename` is as recorded, relative names being relative to the image; `format` is the
-   * recorded driver, probed when undefined.
+   * `filename` is as recorded, relative names being relative to the image (of data files to the current
+   * folder, first); `format` is the recorded driver, probed when undefined.
    */
   implied(role: ChildRole, filename: string, format: string | undefined): Promise<BlockLayer>
   /** Tells people what they should know of an image that is opened all the same. */

@@ -164,7 +164,9 @@ async function optionsOf(request: ImageRequest, io: NamedIo): Promise<NodeOption
   // Such a name describes the whole image, and of two formats the one outside it counts.
   if (filename.startsWith('json:')) return checkWhole({ ...storage, ...named }, io)
   const driver = drivers.find(({ name }) => name === format)
-  return driver?.kind === 'protocol' ? { ...storage, ...named } : { ...named, file: storage }
+  if (driver?.kind !== 'protocol') return { ...named, file: storage }
+  // A protocol that is named has the file name to itself.
+  return { ...(driver.parseFilename?.(filename) ?? { filename }), ...named }
 }
 
 /**

@@ -323,16 +323,20 @@ export class NodeOpener {
       },
       implied: async (role, recorded, format) => {
         const image = children.get('file')?.image?.filename
-        const filename = resolveRecorded(recorded, image)
         const images = image === undefined ? lineage.images : [...lineage.images, image]
-        checkChain(images, filename)
-        await this.#policy({ role, filename, recorded, format, image })
-        const options =
-          role === 'data-file'
-            ? this.#protocolOptions(filename)
-            : this.withFile(filename, format === undefined ? {} : { driver: format })
-        try {
+        const open = async (filename: string) => {
+          checkChain(images, filename)
+          await this.#policy({ role, filename, recorded, format, image })
+          const options =
+            role === 'data-file'
+              ? this.#protocolOptions(filename)
+              : this.withFile(filename, format === undefined ? {} : { driver: format })
           return await connect(role, options, undefined, images)
+        }
+        if (role === 'data-file') return await openDataFile(recorded, image, open)
+        const filename = resolveRecorded(recorded, image)
+        try {
+          return await open(filename)
         } catch (error) {
           throw role === 'backing' ? inContext('Could not open backing file', error) : error
         }
@@ -397,5 +401,24 @@ function identityOf(filename: string): string {
   } catch {
     // Opening it will say what is wrong with it.
     return filename
+  }
+}
+
+/** QEMU looks for a data file in the current folder. Where it is not there, it may lie beside its image. */
+async function openDataFile<T>(
+  recorded: string,
+  image: string | undefined,
+  open: (filename: string) => Promise<T>,
+): Promise<T> {
+  try {
+    return await open(recorded)
+  } catch (error) {
+    const local = image !== undefined && !hasProtocol(image)
+    const beside = local ? resolveRecorded(recorded, image) : recorded
+    const refused = error instanceof BlockError && error.code === 'PERMISSION'
+    if (beside === recorded || !(refused || errnoOf(error) === 'ENOENT')) throw error
+    return await open(beside).catch((other) => {
+      throw errnoOf(other) === 'ENOENT' ? error : other
+    })
   }
 }

@@ -118,6 +118,16 @@ const rules: readonly Rule[] = [
       /short-form boolean|Could not write zeros for preall|preparing to reopen/.test(theirs.stderr),
   },
   {
+    why: 'a server has no more space, which QEMU calls an invalid argument, or an error',
+    applies: (_, ours, theirs) =>
+      /No space left on device|is full and cannot grow/.test(ours.stdout + ours.stderr) &&
+      /Invalid argument|Input\/output error/.test(theirs.stdout),
+  },
+  {
+    why: 'names that are made of the address of a server and a relative name',
+    applies: (_, __, theirs) => /No valid URL specified/.test(theirs.stderr),
+  },
+  {
     why: 'every image has a dirty flag',
     applies: (_, __, theirs) => /"format": "null-co"/.test(theirs.stdout),
   },
