@@ -343,6 +343,44 @@ qemuNbd.describe('a chain of images', () => {
   })
 })
 
+qemuNbd.describe('clients are told the same of', () => {
+  beforeAll(async () => {
+    writeFileSync(join(folder, 'odd'), Buffer.alloc(1000, 'x'))
+    await peer('qemu-img').run('create', '-q', '-f', 'qcow2', join(folder, 'maps'), '1M')
+    for (const name of ['one', 'two', 'three']) {
+      await peer('qemu-img').run('bitmap', '--add', join(folder, 'maps'), name)
+    }
+  })
+
+  it.each([
+    [['disk.raw']],
+    [['-r', 'disk.raw']],
+    [['-s', 'disk.raw']],
+    [['-o', '512', 'disk.raw']],
+    [['-f', 'raw', 'disk.raw']],
+    [['--image-opts', 'file.filename=disk.raw']],
+    [['--image-opts', 'driver=raw,file.filename=disk.raw']],
+    [['-n', 'odd']],
+    [['-f', 'raw', 'odd']],
+    [['-f', 'qcow2', '-B', 'two', '-B', 'three', '-B', 'one', 'maps']],
+  ])('%j', async (args) => {
+    const list = async (socket: string) => (await theirs(['-L', '-k', socket])).stdout
+    const socket = join(folder, 'told')
+    const server = await serving(['-t', ...args], socket)
+    const told = await list(socket)
+    server.child.kill()
+    await server.ended
+    const other = join(folder, 'told-by-qemu')
+    const qemu = spawn('qemu-nbd', ['-t', '-k', other, ...args], { cwd: folder, stdio: 'ignore' })
+    let wanted = ''
+    // The socket is there a moment before it is listened on.
+    while (!wanted) wanted = existsSync(other) ? await list(other) : await sleep(5, '')
+    expect(told).toBe(wanted)
+    qemu.kill()
+    await once(qemu, 'exit')
+  })
+})
+
 qemuNbd.describe('an image that somebody else writes to', () => {
   it('is not served', async () => {
     const socket = join(folder, 'first')

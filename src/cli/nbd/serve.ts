@@ -71,17 +71,30 @@ class Ending {
 
 function exportOf(settings: NbdArguments, edge: Edge): ExportOptions {
   const { exportName, description, readOnly, shared, cache, allocationDepth, bitmaps } = settings
-  const shown = new ShownBitmaps(edge.node, bitmaps, !readOnly)
+  // The last one comes first, as qemu-nbd has it.
+  const shown = new ShownBitmaps(edge.node, bitmaps.toReversed(), !readOnly)
   return {
     name: exportName,
     description,
     layer: cache?.writethrough ? new Writethrough(inWholeSectors(edge)) : inWholeSectors(edge),
     writable: !readOnly,
+    announcedAlignment: isGuessedRaw(settings, edge) ? guessedRawAlignment : undefined,
     // With room for one client alone nobody has a use for several connections.
     multiConn: shared !== 1,
     chainExtentAt: extentsThroughChain(edge),
     contexts: [...(allocationDepth ? [allocationDepthContext(edge)] : []), ...shown.contexts],
   }
+}
+
+/** As QEMU, whose checks of what is written to such a disk work on sectors. */
+const guessedRawAlignment = 512
+
+function isGuessedRaw(
+  { filename, format, imageOpts, snapshot, offset }: NbdArguments,
+  { node }: Edge,
+): boolean {
+  const named = imageOpts ? /(^|,)driver=/.test(filename) : filename.startsWith('json:')
+  return node.driver === 'raw' && format === undefined && !named && !snapshot && offset === 0
 }
 
 /** File descriptor of the first socket that systemd hands over; see sd_listen_fds(3). */
@@ -103,7 +116,7 @@ function addressOf(
 function writePidFile({ pidFile }: NbdArguments): void {
   if (pidFile === undefined) return
   try {
-    writeFileSync(pidFile, `${process.pid}\n`)
+    writeFileSync(pidFile, `${process.pid}\n`, { mode: 0o600 })
   } catch (error) {
     throw systemError(error, `Could not create '${pidFile}'`)
   }

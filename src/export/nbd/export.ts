@@ -44,6 +44,8 @@ export interface ExportOptions {
   readonly chainExtentAt?: BlockLayer['extentAt']
   /** Offsets and lengths of requests must be multiples of it. An edge of the graph takes any. */
   readonly alignment?: number
+  /** What clients are told instead, as the smallest length: requests of any other are served all the same. */
+  readonly announcedAlignment?: number
 }
 
 /** Smallest length and alignment of requests, the one that works best, and the longest. */
@@ -59,6 +61,8 @@ export class NbdExport {
   readonly layer: BlockLayer
   readonly writable: boolean
   readonly blockSizes: BlockSizes
+  /** What clients are told of them. */
+  readonly announced: BlockSizes
   readonly contexts: readonly MetaContext[]
   /** The first run at an offset; `backing` reads as zeroes. */
   readonly extentAt: BlockLayer['extentAt']
@@ -80,6 +84,8 @@ export class NbdExport {
     this.extentAt = options.chainExtentAt ?? ownExtentAt(layer)
     this.contexts = [allocationContext(this.extentAt), ...contexts]
     this.blockSizes = blockSizesOf(layer, options.alignment ?? 1)
+    const { announcedAlignment: minimum = this.blockSizes.minimum } = options
+    this.announced = { ...this.blockSizes, minimum }
     this.#multiConn = multiConn
   }
 

@@ -173,7 +173,7 @@ function info(session: Session, { option, data }: Option): Outcome {
 /** Requests that we do not know are ignored, as specified. */
 function infoPayload(found: NbdExport, type: number): Uint8Array | undefined {
   if (type === NBD_INFO_NAME) return encodeInfoText(type, found.name)
-  if (type === NBD_INFO_BLOCK_SIZE) return infoBlockSize.encode({ type, ...found.blockSizes })
+  if (type === NBD_INFO_BLOCK_SIZE) return infoBlockSize.encode({ type, ...found.announced })
   if (type === NBD_INFO_DESCRIPTION && found.description) {
     return encodeInfoText(type, found.description)
   }

@@ -91,7 +91,7 @@ const rules: readonly Rule[] = [
       /'data-file' can only|smaller than input file|Invalid cache option|cannot be resized|does not support size measurement/.test(
         ours.stderr,
       ) ||
-      /is not a valid pattern byte/.test(theirs.stdout) ||
+      /is not a valid pattern byte/.test(theirs.stdout + ours.stdout) ||
       /concatenating multiple snapshot|: Is a directory\n$/.test(ours.stderr) ||
       /data-file can only be set|^qemu-img: --output must be/.test(theirs.stderr),
   },
@@ -116,6 +116,10 @@ const rules: readonly Rule[] = [
     applies: (line, _, theirs) =>
       line.some((word) => word.startsWith('reopen')) &&
       /short-form boolean|Could not write zeros for preall|preparing to reopen/.test(theirs.stderr),
+  },
+  {
+    why: 'images of version 2 can grow where their backing file is longer, docs/cli/img.md',
+    applies: (_, __, theirs) => /Failed to zero out new clusters/.test(theirs.stderr),
   },
   {
     why: 'a server has no more space, which QEMU calls an invalid argument, or an error',
