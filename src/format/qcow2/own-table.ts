@@ -44,7 +44,10 @@ async function copyTable(image: Qcow2Image, l1Index: number): Promise<void> {
   shared.unpin()
   const run = await takePlace(image)
   if (!l2Tables.cache.hasRoom()) await l2Tables.makeRoom()
-  if (l2Tables.isMissing(l1Index) || l2Tables.offsetAt(l1Index) !== shared.offset) {
+  // Somebody else may have been faster, even before the table was looked for: a table that is the
+  // disk's own is not copied, for others are changing it.
+  const isCopied = l2Tables.isMissing(l1Index) || l2Tables.isOwn(l1Index)
+  if (isCopied || l2Tables.offsetAt(l1Index) !== shared.offset) {
     return await image.allocator.giveBack(run)
   }
   image.file.claim(run.offset, image.layout.clusterSize)
