@@ -7,9 +7,10 @@ import { messageFlag, messageHeader, number } from '../../wire/vhost-user/messag
 import type { DescriptorWatch } from '../descriptor-watch.ts'
 import { broken, closeAll } from './guest-memory.ts'
 import { maxPayload } from './limits.ts'
-import { type Descriptors, Session, type SessionOptions } from './session.ts'
+import type { QueuesOptions } from './queues.ts'
+import { type Descriptors, Session } from './session.ts'
 
-export interface ConnectionOptions extends Omit<SessionOptions, 'fail'> {
+export interface ConnectionOptions extends Omit<QueuesOptions, 'fail'> {
   readonly watch: DescriptorWatch
   /** Of a stream socket that nobody else reads. */
   readonly socket: number
@@ -19,6 +20,9 @@ export interface ConnectionOptions extends Omit<SessionOptions, 'fail'> {
 
 /** Descriptors of one message: a region of memory each. */
 const maxDescriptors = 8
+
+/** Before others have their turn. */
+const messagesAtOnce = 64
 
 export class Connection {
   readonly session: Session
@@ -38,7 +42,7 @@ export class Connection {
     this.#sys = options.sys
     this.session = new Session({ ...options, fail: (error) => this.#end(error) })
     const { watch } = options
-    watch.add(this.session.events.fd, () => this.session.onEvents())
+    watch.add(this.session.queues.events.fd, () => this.session.queues.onEvents())
     this.#listen()
   }
 
@@ -66,14 +70,14 @@ export class Connection {
     this.#gone = true
     const { watch, socket, onGone } = this.#options
     watch.delete(socket)
-    watch.delete(this.session.events.fd)
+    watch.delete(this.session.queues.events.fd)
     if (error !== undefined) this.session.tellOfError()
     onGone(error)
   }
 
   #receiveAll(): void {
     try {
-      while (!this.#gone && !this.#answering) {
+      for (let count = 0; count < messagesAtOnce && !this.#gone && !this.#answering; count++) {
         const message = this.#receive()
         if (!message) return
         this.#answer(message)

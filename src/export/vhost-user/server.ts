@@ -57,7 +57,7 @@ export class VhostUserServer implements AsyncDisposable {
     for (const socket of this.#waiting.splice(0)) socket.destroy()
     const current = this.#current
     if (current && !current.ended) {
-      await current.connection.session.finish()
+      await current.connection.session.queues.finish()
       await current.connection.close()
     }
     await this.#current?.ended
