@@ -5,6 +5,7 @@
 
 import { expect } from 'vitest'
 import { type BlockLayer, neverAborted, plainIo, plainWriteIo } from '../../../src/block/layer.ts'
+import { alignUp } from '../../../src/bytes/range.ts'
 import { drivers } from '../../../src/drivers.ts'
 import {
   addBitmap,
@@ -29,7 +30,7 @@ export interface Hand {
   image: ImageFolder
   request(request: Request): Promise<void>
   writeState(offset: number, length: number, pattern: number): Promise<void>
-  resize(size: number): Promise<void>
+  resize(size: number, before: number): Promise<void>
   snapshot(verb: 'create' | 'apply' | 'delete', name: string): Promise<void>
   bitmap(name: string, verb: BitmapVerb): Promise<void>
   /** A command of `img` that only needs the image. */
@@ -70,6 +71,7 @@ export class OurHand implements Hand {
   async resize(size: number): Promise<void> {
     const { edge } = await this.#open()
     await edge.truncate(size)
+    this.image.cutOff = false
   }
 
   async snapshot(verb: 'create' | 'apply' | 'delete', name: string): Promise<void> {
@@ -85,6 +87,8 @@ export class OurHand implements Hand {
       if (verb === 'apply') image.state = new Map(image.states.get(name))
       else image.states.delete(name)
     }
+    // It may have been taken of a disk that was.
+    if (verb === 'apply') image.cutOff = true
   }
 
   async bitmap(name: string, change: BitmapVerb): Promise<void> {
@@ -178,8 +182,16 @@ export class TheirHand implements Hand {
     this.#waiting.push(`write -b -P ${pattern} ${offset} ${length}`)
   }
 
-  async resize(size: number): Promise<void> {
+  async resize(size: number, before: number): Promise<void> {
+    const { image } = this
     await this.#img('resize', ['-q', '--shrink'], [String(size)])
+    const { clusterSize, encryption, dataFile } = image.kind
+    const end = Math.min(size, alignUp(before, clusterSize))
+    if (image.cutOff && end > before) {
+      await this.request({ verb: 'zero', offset: before, length: end - before, unmap: false })
+    }
+    const cutsAlways = encryption !== 'none' && dataFile !== 'none'
+    if (size !== before) image.cutOff = cutsAlways || size < before || (image.cutOff && size < end)
   }
 
   async snapshot(verb: 'create' | 'apply' | 'delete', name: string): Promise<void> {
@@ -189,6 +201,7 @@ export class TheirHand implements Hand {
     if (verb === 'create') image.states.set(name, new Map(image.state))
     else if (verb === 'apply') image.state = new Map(image.states.get(name))
     else image.states.delete(name)
+    if (verb === 'apply') image.cutOff = true
   }
 
   async bitmap(name: string, change: BitmapVerb): Promise<void> {

@@ -17,6 +17,11 @@ export class ImageFolder {
   state = new Map<number, number>()
   /** The same of each snapshot. */
   readonly states = new Map<string, Map<number, number>>()
+  /**
+   * The disk ends within a cluster where QEMU has cut it off, and shows, when QEMU makes it larger,
+   * what it had there; of an encrypted data file, noise.
+   */
+  cutOff = false
 
   constructor(folder: string, kind: Kind) {
     this.folder = folder
