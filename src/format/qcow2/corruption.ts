@@ -62,6 +62,25 @@ export class Corruption {
     if (this.#refusal) throw this.#refusal
   }
 
+  /**
+   * Runs what changes the image, unless that has been found corrupt. If it is found so now, the image
+   * is marked before the caller hears of it.
+   */
+  async during<T>(work: () => Promise<T>): Promise<T> {
+    this.refuse()
+    try {
+      return await work()
+    } catch (error) {
+      return await this.rethrow(error)
+    }
+  }
+
+  /** Throws `error` when the image is marked, if that is what it is about. */
+  async rethrow(error: unknown): Promise<never> {
+    await this.settled()
+    throw error
+  }
+
   /** Throws if the image was marked: what it would show is not to be believed. */
   refuseAll(): void {
     if (this.#marking) throw this.#refusal

@@ -16,6 +16,9 @@ export interface FreedRun {
   readonly reason: FreeReason
 }
 
+/** Runs that may wait for the next flush before one is made for their sake. */
+const maxPendingRuns = 16_384
+
 export class PendingFrees {
   readonly #clusterSize: number
   #runs: FreedRun[] = []
@@ -26,6 +29,11 @@ export class PendingFrees {
 
   get length(): number {
     return this.#runs.length
+  }
+
+  /** Nobody has to flush: without somebody who asks this, those that wait would fill the memory. */
+  get many(): boolean {
+    return this.#runs.length > maxPendingRuns
   }
 
   add(offset: HostOffset, count: number, reason: FreeReason): void {

@@ -272,6 +272,11 @@ export class Qcow2Image {
     }
   }
 
+  /** Frees what waits for a flush, where that is much. */
+  async releaseMany(): Promise<void> {
+    if (this.frees.many) await this.writeBack.flushChanges()
+  }
+
   /** Releases everything that a run of entries refers to, without changing them. */
   releaseEntries(table: Table, first: number, count: number): void {
     const { layout } = this

@@ -19,26 +19,22 @@ import {
 import { alignDown, alignUp } from '../../bytes/range.ts'
 import { BlockError } from '../../errors.ts'
 import { backingLink } from './backing-link.ts'
-import { ClusterAllocation } from './cluster-allocation.ts'
-import { dataFileEnd, giveBackEnciphered, zeroDataFile } from './data-file.ts'
+import type { ClusterAllocation } from './cluster-allocation.ts'
+import { giveBackEnciphered, zeroDataFile } from './data-file.ts'
 import { EntryChanges } from './entry-changes.ts'
-import { entryFault, writeSignal } from './entry-signals.ts'
+import { entryFault } from './entry-signals.ts'
+import { GuestAllocator } from './guest-allocator.ts'
 import type { Qcow2Image } from './image.ts'
 import { KeptClusters } from './kept-clusters.ts'
 import { Lookup } from './lookup.ts'
-import type { HostRun } from './offsets.ts'
 import type { Qcow2Options } from './options.ts'
 import { ownTable } from './own-table.ts'
 import { takeSpace } from './preallocation.ts'
-import { Reach, type Reached } from './reach.ts'
 import { stateArea } from './state-area.ts'
 import type { Table } from './table.ts'
 
 /** The size of a disk is a multiple of this, and so are the requests on it. */
 const sectorSize = 512
-
-/** Freed runs that may wait for the next flush before one is made for their sake. */
-const maxPendingFrees = 16_384
 
 export class Qcow2Map implements ClusterMap {
   readonly limits: Limits
@@ -48,21 +44,18 @@ export class Qcow2Map implements ClusterMap {
   readonly stateArea?: StateArea
   readonly #image: Qcow2Image
   readonly #lookup: Lookup
-  readonly #reach: Reach
+  readonly #space: GuestAllocator
   readonly #changes: EntryChanges
   #closed: Promise<void> | undefined
 
   constructor(image: Qcow2Image, abilities: ClusterMap['abilities'], sparse = false) {
     const { layout, space } = image
-    const writeFault = (table: Table, index: number, what: string, guest: number): never => {
-      throw writeSignal(image, table, index, guest) ?? entryFault(image, table, index, what)
-    }
     const fault = (table: Table, index: number, what: string): never => {
       throw entryFault(image, table, index, what)
     }
     this.#image = image
     this.#lookup = new Lookup(image, sparse)
-    this.#reach = new Reach(layout, writeFault)
+    this.#space = new GuestAllocator(image)
     this.#changes = new EntryChanges(image, fault)
     this.abilities = { backingLink: backingLink(image), ...abilities }
     // A data file has no place behind the end of the disk.
@@ -106,20 +99,7 @@ export class Qcow2Map implements ClusterMap {
     length: number,
     _io: Io,
   ): ClusterAllocation | Promise<ClusterAllocation> {
-    const { l2Tables, layout, corruption, frees } = this.#image
-    try {
-      corruption.refuse()
-      const l1Index = layout.l1Index(offset)
-      const own = l2Tables.isOwn(l1Index) && frees.length <= maxPendingFrees
-      const table = own ? l2Tables.cached(l2Tables.offsetAt(l1Index)) : undefined
-      if (!table) return this.#change(() => this.#allocateSlowly(l1Index, offset, length))
-      this.#image.checkTable(table)
-      table.pins++
-      const allocation = this.#allocateIn(table, l1Index, offset, length)
-      return allocation instanceof Promise ? this.#change(() => allocation) : allocation
-    } catch (error) {
-      return this.#marked(error)
-    }
+    return this.#space.take(offset, length)
   }
 
   async zero(offset: number, length: number, io: ZeroIo): Promise<void> {
@@ -140,7 +120,7 @@ export class Qcow2Map implements ClusterMap {
         kept.note(this.#changes.zero(table, index, mayUnmap))
       }
     }
-    await this.#change(() => this.#eachEntry(offset, end, 'create', zero))
+    await this.#image.corruption.during(() => this.#eachEntry(offset, end, 'create', zero))
     await kept.giveBackSpace()
     if (this.#image.dataFile) await giveBackEnciphered(this.#image, offset, length, io)
   }
@@ -157,7 +137,7 @@ export class Qcow2Map implements ClusterMap {
     const kept = new KeptClusters(this.#image)
     const discard = (table: Table, index: number) =>
       kept.note(this.#changes.discard(table, index, backed))
-    await this.#change(() =>
+    await this.#image.corruption.during(() =>
       this.#eachEntry(offset, offset + length, backed ? 'create' : 'skip', discard),
     )
     await kept.giveBackSpace()
@@ -180,15 +160,17 @@ export class Qcow2Map implements ClusterMap {
       const message = 'compressed clusters cannot be written to an encrypted image'
       throw new BlockError('UNSUPPORTED', message, { offset, errno: 'EIO' })
     }
-    await this.#releaseMany()
-    const stored = await this.#change(() => this.#image.compressed.write(offset, source))
+    await this.#image.releaseMany()
+    const stored = await this.#image.corruption.during(() =>
+      this.#image.compressed.write(offset, source),
+    )
     if (!stored) await this.#writePlain(offset, source, io)
   }
 
   async truncate(size: number, io: ResizeIo, endsBlank: boolean): Promise<void> {
     const before = this.size
     const { preallocation = 'off' } = io
-    await this.#change(() => this.#image.resize(size, io))
+    await this.#image.corruption.during(() => this.#image.resize(size, io))
     const { raw, space } = this.#image
     if (size <= before || (!raw && preallocation === 'off')) return
     const behind = alignUp(before, this.clusterSize)
@@ -263,26 +245,6 @@ export class Qcow2Map implements ClusterMap {
     return this.#closed
   }
 
-  /**
-   * Runs what changes the image, unless that has been found corrupt. If it is found so now, the
-   * image is marked before the caller hears of it.
-   */
-  async #change<T>(work: () => Promise<T>): Promise<T> {
-    const { corruption } = this.#image
-    corruption.refuse()
-    try {
-      return await work()
-    } catch (error) {
-      return await this.#marked(error)
-    }
-  }
-
-  /** Throws `error` when the image is marked, if that is what it is about. */
-  async #marked(error: unknown): Promise<never> {
-    await this.#image.corruption.settled()
-    throw error
-  }
-
   /** One whole cluster as it is; the disk's last is filled up with zeroes. */
   async #writePlain(offset: number, source: Uint8Array, io: WriteIo): Promise<void> {
     const allocation = await this.allocate(offset, this.clusterSize, io)
@@ -295,70 +257,6 @@ export class Qcow2Map implements ClusterMap {
       throw error
     }
     allocation.link()
-  }
-
-  async #allocateSlowly(
-    l1Index: number,
-    offset: number,
-    length: number,
-  ): Promise<ClusterAllocation> {
-    await this.#releaseMany()
-    const table = await ownTable(this.#image, l1Index)
-    return await this.#allocateIn(table, l1Index, offset, length)
-  }
-
-  /** Nobody has to flush: without this, clusters that wait for a flush would fill the memory. */
-  async #releaseMany(): Promise<void> {
-    const { frees, writeBack } = this.#image
-    if (frees.length > maxPendingFrees) await writeBack.flushChanges()
-  }
-
-  /** Space for the first clusters of a range. `table` is pinned for the allocation. */
-  #allocateIn(
-    table: Table,
-    l1Index: number,
-    offset: number,
-    length: number,
-  ): ClusterAllocation | Promise<ClusterAllocation> {
-    const { layout, space } = this.#image
-    try {
-      const reached = this.#reach.of(table, offset, length)
-      const { index, count } = reached
-      if (reached.kept !== undefined) {
-        if (!layout.external) {
-          this.#image.guard.check(reached.kept, count * this.clusterSize)
-        }
-        return this.#allocation(table, l1Index, reached, { offset: reached.kept, count })
-      }
-      const guest = l1Index * layout.coverage + index * this.clusterSize
-      const taken = space.take(count, guest)
-      if (!(taken instanceof Promise)) return this.#allocation(table, l1Index, reached, taken)
-      return taken.then(
-        (run) => this.#allocation(table, l1Index, reached, run),
-        (error) => {
-          table.unpin()
-          throw error
-        },
-      )
-    } catch (error) {
-      table.unpin()
-      throw error
-    }
-  }
-
-  #allocation(table: Table, l1Index: number, reached: Reached, run: HostRun): ClusterAllocation {
-    const { index, count, kept } = reached
-    const { coverage } = this.#image.layout
-    const first = l1Index * coverage + index * this.clusterSize
-    const wanted = run.count === count ? reached.end : run.count * this.clusterSize
-    const end = this.#image.dataFile ? Math.min(wanted, dataFileEnd(this.#image) - first) : wanted
-    return new ClusterAllocation(this.#image, {
-      table,
-      index,
-      run,
-      kept: kept !== undefined,
-      guest: { offset: first + reached.start, length: end - reached.start },
-    })
   }
 
   /**
@@ -389,7 +287,7 @@ export class Qcow2Map implements ClusterMap {
         }
       }
       at = stop
-      await this.#releaseMany()
+      await this.#image.releaseMany()
     }
   }
 }

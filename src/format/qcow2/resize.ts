@@ -75,7 +75,7 @@ export function checkNewSize(image: Qcow2Image, size: number): void {
 
 /** Lets go of all clusters from `offset` on, a multiple of the cluster size. */
 export async function dropBehind(image: Qcow2Image, offset: number, io: Io): Promise<void> {
-  const { l2Tables, layout, writeBack, frees } = image
+  const { l2Tables, layout } = image
   const entries = image.header.current.l1Size
   for (let l1Index = layout.l1Index(offset); l1Index < entries; l1Index++) {
     if (l2Tables.isMissing(l1Index)) continue
@@ -83,12 +83,9 @@ export async function dropBehind(image: Qcow2Image, offset: number, io: Io): Pro
     const first = l1Index === layout.l1Index(offset) ? layout.l2Index(offset) : 0
     if (first > 0) await dropEntries(image, l1Index, first)
     else await dropTable(image, l1Index)
-    if (frees.length > maxPendingFrees) await writeBack.flushChanges()
+    await image.releaseMany()
   }
 }
-
-/** Freed runs that may wait for one flush. */
-const maxPendingFrees = 16_384
 
 async function dropEntries(image: Qcow2Image, l1Index: number, first: number): Promise<void> {
   const { entries, entryBytes } = image.layout

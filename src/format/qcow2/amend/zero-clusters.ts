@@ -28,12 +28,9 @@ import { ownTable } from '../own-table.ts'
 import { readSnapshotTable } from '../snapshot-table.ts'
 import type { Table } from '../table.ts'
 
-/** Freed runs that may wait for one flush. */
-const maxPendingFrees = 16_384
-
 /** Runs alone. */
 export async function expandZeroClusters(image: Qcow2Image, io: Io): Promise<void> {
-  const { l2Tables, header, writeBack, frees } = image
+  const { l2Tables, header, writeBack } = image
   for (let l1Index = 0; l1Index < header.current.l1Size; l1Index++) {
     io.signal.throwIfAborted()
     if (l2Tables.isMissing(l1Index) || !(await hasZeroes(image, l1Index))) continue
@@ -43,7 +40,7 @@ export async function expandZeroClusters(image: Qcow2Image, io: Io): Promise<voi
     } finally {
       table.unpin()
     }
-    if (frees.length > maxPendingFrees) await writeBack.flushChanges()
+    await image.releaseMany()
   }
   await writeBack.finish()
   for (const [offset, times] of await snapshotTables(image)) {
