@@ -5,7 +5,6 @@ import {
   additionalFields,
   autoclear,
   backingFormat,
-  checkHeader,
   decodeHeader,
   encodeHead,
   type Header,
@@ -15,6 +14,7 @@ import {
   isQcow2,
   setBackingFormat,
 } from './header.ts'
+import { checkHeader } from './header-check.ts'
 import { refuseLostTables } from './header-tables.ts'
 
 const faults = new Faults('disk0', '/images/a.qcow2')

@@ -1,14 +1,8 @@
 /** What is read, checked and put in order when an image is opened, opened for writing, or opened anew. */
 import { type BlockLayer, plainIo } from '../../block/layer.ts'
 import type { Faults } from './faults.ts'
-import {
-  autoclear,
-  checkHeader,
-  compatible,
-  decodeHeader,
-  type Header,
-  headLength,
-} from './header.ts'
+import { autoclear, compatible, decodeHeader, type Header, headLength } from './header.ts'
+import { checkHeader } from './header-check.ts'
 import type { HeaderState } from './header-state.ts'
 import { refuseLostTables } from './header-tables.ts'
 import type { ImageFile } from './image-file.ts'
