@@ -5,7 +5,7 @@ import { type BlockLayer, neverAborted } from './block/layer.ts'
 import { alignUp, maxDiskSize } from './bytes/range.ts'
 import { placeMaker } from './create-in-place.ts'
 import { drivers } from './drivers.ts'
-import { BlockError, invalid } from './errors.ts'
+import { BlockError, errnoOf, invalid } from './errors.ts'
 import { optionsOfFilename } from './graph/filename.ts'
 import type { Graph } from './graph/graph.ts'
 
@@ -70,7 +70,10 @@ export async function createImage(graph: Graph, image: NewImage): Promise<void> 
   if (image.format === 'raw' || image.format === storage.name) {
     // A raw image is nothing but its storage.
     const size = alignUp(Number(image.options.size), sectorSize)
-    return await makeStorage(storage, { ...protocol.options, ...image.options, size })
+    const whole = { ...protocol.options, ...image.options, size }
+    return await makeStorage(storage, whole).catch((error) => {
+      throw errnoOf(error) === 'EFBIG' ? tooLarge(image.format, error) : error
+    })
   }
   const [own, below] = partition(image.options, (name) => known.has(name))
   const parsed = format.creator.parse(own)
@@ -82,18 +85,23 @@ export async function createImage(graph: Graph, image: NewImage): Promise<void> 
   } catch (error) {
     await removeStorage(protocol.options)
     if (data) await removeStorage(data)
-    throw error
+    // What the file system cannot hold, beside what the format cannot.
+    throw errnoOf(error) === 'EFBIG' ? tooLarge(image.format, error) : error
   }
 }
 
 function checkSize({ format, options }: NewImage): void {
   if (typeof options.size !== 'number' || options.size <= maxDiskSize) return
-  const remedy = format === 'raw' ? '' : ' (try using a larger cluster size)'
-  throw new BlockError(
-    'INVALID_ARGUMENT',
-    `The image size is too large for file format '${format}'${remedy}`,
-    { errno: 'EFBIG' },
-  )
+  throw tooLarge(format)
+}
+
+function tooLarge(format: string, cause?: unknown): BlockError {
+  const remedy = format === 'qcow2' ? ' (try using a larger cluster size)' : ''
+  const message =
+    format === 'luks'
+      ? 'The requested file size is too large'
+      : `The image size is too large for file format '${format}'${remedy}`
+  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EFBIG', cause })
 }
 
 async function removeStorage({ driver, filename }: NodeOptions): Promise<void> {

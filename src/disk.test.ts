@@ -52,6 +52,7 @@ test('what a program without types passes is refused with a code, never thrown a
     await expect(disk.write(0, bytes)).rejects.toMatchObject(wrong)
   }
   await expect(disk.truncate(-1)).rejects.toMatchObject(wrong)
+  await expect(disk.truncate(2 ** 60)).rejects.toThrow('at most, which are 8 PiB')
   await expect(disk.extents({ offset: -1 }).next()).rejects.toMatchObject(wrong)
   await expect(disk.extents({ offset: 2 ** 21 }).next()).rejects.toMatchObject(wrong)
   const beyond = disk.extents({ offset: 0, length: 2 ** 21 })

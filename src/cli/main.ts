@@ -129,7 +129,17 @@ function usage(): string {
   )
 }
 
+/** Much works with an older Node, too; what does not shall say why. */
+function explain(error: unknown): void {
+  const [major, minor] = process.versions.node.split('.').map(Number)
+  if (major > 22 || (major === 22 && minor >= 15)) throw error
+  const what = error instanceof Error ? error.message : String(error)
+  const reason = `varve needs Node.js 22.15 or newer, and this is ${process.versions.node}`
+  new DescriptorOutput(2).write(`varve: ${reason} (${what})\n`)
+  process.exitCode = 1
+}
+
 // No `await` here: the tools are bundled as CommonJS, which starts faster and has none.
 void run(process.argv.slice(2), plainIo()).then((status) => {
   process.exitCode = status
-})
+}, explain)

@@ -24,7 +24,7 @@ import {
   type WriteIo,
   type ZeroIo,
 } from '../block/layer.ts'
-import { alignDown, alignUp, type ByteRange } from '../bytes/range.ts'
+import { alignDown, alignUp, type ByteRange, maxDiskSize } from '../bytes/range.ts'
 import { isZero } from '../bytes/zero.ts'
 import { BlockError } from '../errors.ts'
 import { BitmapTable } from './bitmap-table.ts'
@@ -301,8 +301,13 @@ export class BlockNode implements AsyncDisposable {
   async truncate(size: number, io: Partial<ResizeIo> = plainIo): Promise<void> {
     this.#checkOpen()
     this.#checkWritable()
-    if (!Number.isSafeInteger(size) || size < 0)
+    if (!Number.isInteger(size) || size < 0) {
       throw this.#nonsense(`${size} is not a size in bytes`)
+    }
+    if (size > maxDiskSize) {
+      const message = `a disk can have ${maxDiskSize} bytes at most, which are 8 PiB`
+      throw new BlockError('OUT_OF_RANGE', message, { node: this.name, errno: 'EFBIG' })
+    }
     this.blockers.check('resize')
     if (!this.layer.capabilities.resize && !this.layer.sizeIsGiven) {
       throw new BlockError('UNSUPPORTED', `${this.name}: a ${this.driver} node cannot be resized`, {

@@ -230,6 +230,15 @@ qemuImg.describe('new qcow2 images', () => {
     await same(words(text), base)
   })
 
+  it.each([
+    'create -f raw x 16T',
+    'create -f raw x 7E',
+    'create -f qcow2 -o data_file=y x 16T',
+    'create -f luks --object secret,id=s,data=s -o key-secret=s,iter-time=10 x 16T',
+  ])('more than this file system may hold: %s', async (text) => {
+    await same(words(text))
+  })
+
   it('with the detected format of the backing file, and a line that ends', async () => {
     await same(['create', '-q', '-f', 'qcow2', 'b.qcow2', '1M'])
     const args = ['create', '-f', 'qcow2', '-b', 'b.qcow2', 'x']
