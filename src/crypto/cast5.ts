@@ -6,7 +6,7 @@
 import { viewOf } from '../bytes/view.ts'
 import type { BlockCipher } from './block-cipher.ts'
 import { boxes } from './cast5-boxes.ts'
-import { bytesOf, resultWords } from './words.ts'
+import { bytesOf, resultWords, rotateLeft } from './words.ts'
 
 const rounds = 16
 const [s1, s2, s3, s4, s5, s6, s7, s8] = boxes
@@ -143,8 +143,4 @@ function keysFrom(state: Uint8Array, places: readonly (readonly number[])[]): nu
     const last = keyBoxes[index][state[e]]
     return s5[state[a]] ^ s6[state[b]] ^ s7[state[c]] ^ s8[state[d]] ^ last
   })
-}
-
-function rotateLeft(value: number, count: number): number {
-  return (value << count) | (value >>> (32 - count))
 }

@@ -5,7 +5,7 @@
  */
 import type { BlockCipher } from './block-cipher.ts'
 import { inverses, substitutions } from './serpent-boxes.ts'
-import { bytesOf, resultWords, wordsOf } from './words.ts'
+import { bytesOf, resultWords, rotateLeft, wordsOf } from './words.ts'
 
 const rounds = 32
 /** The fractional part of the golden ratio. */
@@ -110,8 +110,4 @@ function subkeysOf(key: Uint8Array): Int32Array {
     substitutions[(rounds + 3 - round) & 7](prekeys.subarray(4 * round, 4 * round + 4))
   }
   return prekeys
-}
-
-function rotateLeft(value: number, count: number): number {
-  return (value << count) | (value >>> (32 - count))
 }

@@ -4,7 +4,7 @@
  * full keying). All words are little-endian, as are the machines that Node runs on.
  */
 import type { BlockCipher } from './block-cipher.ts'
-import { bytesOf, resultWords, wordsOf } from './words.ts'
+import { bytesOf, resultWords, rotateLeft, wordsOf } from './words.ts'
 
 const rounds = 16
 /** Subkeys: four words before the rounds, four behind, two for each round. */
@@ -207,10 +207,6 @@ function multiply(a: number, b: number, polynomial: number): number {
     if (factor & 256) factor ^= polynomial
   }
   return product
-}
-
-function rotateLeft(value: number, count: number): number {
-  return (value << count) | (value >>> (32 - count))
 }
 
 function rotateRight(value: number, count: number): number {

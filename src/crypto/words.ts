@@ -22,3 +22,7 @@ export function wordsOf(bytes: Uint8Array): Uint32Array {
 export function bytesOf(words: Uint32Array, length: number): Uint8Array {
   return new Uint8Array(words.buffer, words.byteOffset, length)
 }
+
+export function rotateLeft(value: number, count: number): number {
+  return (value << count) | (value >>> (32 - count))
+}

@@ -1,4 +1,5 @@
 /** Fields of a device's state, found by the description that came with it. */
+import { isObject } from '../stream/description.ts'
 import type { DeviceSection } from '../stream/stream-item.ts'
 
 interface Field {
@@ -31,8 +32,4 @@ export function fieldsOf(
     at += size
   }
   return found
-}
-
-function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === 'object' && value !== null
 }
