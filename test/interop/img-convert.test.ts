@@ -98,6 +98,11 @@ qemu.describe('img convert', () => {
     '-t none -T none o.qcow2 -O qcow2 x',
     '-t directsync r.raw x',
     '-B b.qcow2 -F qcow2 -O qcow2 o.qcow2 x',
+    // What these do not have is zeroes, not the new backing file's.
+    '-B b.qcow2 -F qcow2 -O qcow2 s.qcow2 x',
+    '-B o.qcow2 -F qcow2 -O qcow2 b.qcow2 x',
+    '-B s.qcow2 -F qcow2 -O qcow2 o.qcow2 x',
+    '-B b.qcow2 -F qcow2 -O qcow2 r.raw x',
     '-o backing_file=b.qcow2,backing_fmt=qcow2 -O qcow2 o.qcow2 x',
     'r.raw b.qcow2 s.qcow2 x',
     'b.qcow2 r.raw -O qcow2 x',

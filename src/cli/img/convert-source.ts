@@ -3,7 +3,7 @@ import type { ByteRange } from '../../bytes/range.ts'
 import { alignDown, alignUp, MiB } from '../../bytes/range.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { BlockNode } from '../../graph/node.ts'
-import { chainExtentAt } from '../../graph/status.ts'
+import { backingOf, chainExtentAt } from '../../graph/status.ts'
 
 /** Longest piece of data that is read at once. */
 export const maxPieceLength = 4 * MiB
@@ -133,7 +133,11 @@ export class ConvertSource {
     const length = end - inside
     if (backingSize > 0) {
       const run = await edge.extentAt(inside, length)
-      if (run.kind === 'backing') return backingPiece(at, run.length, backingSize)
+      const below = backingOf(edge.node)?.size ?? 0
+      // Behind the end of its own backing file, or without one, what the input does not have is zeroes.
+      if (run.kind === 'backing' && inside < below) {
+        return backingPiece(at, Math.min(run.length, below - inside), backingSize)
+      }
     }
     const run = await chainExtentAt(edge.node, inside, length)
     // The few bytes up to the end of a cut sector belong to the last run.
