@@ -3,6 +3,7 @@
  * image nor seen by whoever lists processes. As QEMU's objects of type `secret`, they can be
  * enciphered by another one (AES-256-CBC, PKCS #7), which is then the only one to be kept safe.
  */
+import { isUtf8 } from 'node:buffer'
 import { readFileSync } from 'node:fs'
 import { BlockError, errnoOf, invalid, strerror } from '../errors.ts'
 import { sys } from '../sys/current.ts'
@@ -91,13 +92,16 @@ export function duplicate(id: string): BlockError {
   return invalid(`attempt to add duplicate property '${id}' to object (type 'container')`)
 }
 
-/** Bytes of the secret of that id; rejects with QEMU's text where there is none. */
+/** The password of that id; rejects with QEMU's text where there is none, and where it is no text. */
 export async function findSecret(
   secrets: SecretSource | undefined,
   id: string,
 ): Promise<Uint8Array> {
   if (!secrets) throw noSecret(id)
-  return await secrets(id)
+  const password = await secrets(id)
+  // QEMU takes no other, so nobody there could open what such a one was given to.
+  if (!isUtf8(password)) throw invalid(`Data from secret ${id} is not valid UTF-8`)
+  return password
 }
 
 export function noSecret(id: string): BlockError {

@@ -23,6 +23,7 @@ const marks: Readonly<Record<string, Probe>> = {
   parallels: (head) => ['WithoutFreeSpace', 'WithouFreSpacExt'].includes(textAt(head, 0, 16)),
   luks: startsWith('LUKS\xba\xbe'),
   bochs: startsWith('Bochs Virtual HD Image'),
+  cloop: startsWith('#!/bin/sh\n#V2.0 Format\nmodprobe cloop'),
 }
 
 /** The name of the format, or undefined where the bytes are of none of these. */

@@ -87,7 +87,7 @@ function parseChange(text: string, io: NamedIo): Change {
   }
   // Which does not fit a signed number, as which it is used.
   if (parsed.kind === 'range' && parsed.bytes < 2 ** 64) {
-    throw new CommandFailure('New image size must be positive')
+    return { relative, sign: 1, bytes: parsed.bytes - 2 ** 64 }
   }
   throw new CommandFailure(sizeFault('size', size))
 }

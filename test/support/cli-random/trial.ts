@@ -4,7 +4,7 @@ import { mkdirSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { bring, changed, difference, type Judge, listing } from './left-behind.ts'
 import { type Answer, comparable, ours, type Tool, theirs } from './programs.ts'
-import { accepted, judgesFor, unfit } from './rules.ts'
+import { accepted, acceptedFiles, judgesFor, unfit } from './rules.ts'
 
 export interface Finding {
   readonly tool: Tool
@@ -51,8 +51,9 @@ export class Trial {
     const reason = accepted(args, mine, other)
     const same = JSON.stringify(mine) === JSON.stringify(other)
     // Of what could not be made qemu-img leaves less; docs/cli/img.md.
-    const files =
+    const found =
       same && mine.status === 0 ? await this.#filesOf([...touched], judgesFor(args[0])) : undefined
+    const files = found && acceptedFiles(args, found) ? undefined : found
     const alike = (same && files === undefined) || reason !== undefined
     const [from, to] = leader === 'o' && alike ? folders : folders.toReversed()
     bring([...touched], from, to)
