@@ -1,6 +1,7 @@
 /** Header extensions, and the names of features that one of them carries. */
 import { alignUp } from '../../bytes/range.ts'
 import { bytes, struct, u8, u32 } from '../../bytes/struct.ts'
+import type { BlockError } from '../../errors.ts'
 import { type Faults, hex } from './faults.ts'
 
 export const extensionType = {
@@ -23,37 +24,53 @@ const extensionStart = struct('big', { type: u32, length: u32 })
 /** Longest names that QEMU takes for a format. */
 const maxFormatBytes = 15
 
-/** Extensions in `head` from `start` up to the end mark, or to `end` where there is none. */
+/** Where extensions cannot be followed any more, and why. */
+export interface BrokenExtension {
+  readonly offset: number
+  readonly error: BlockError
+}
+
+/**
+ * Extensions in `head` from `start` up to the end mark, or to `end` where there is none; or up to one
+ * that is broken, if somebody wants to hear of it.
+ */
 export function decodeExtensions(
   head: Uint8Array,
   start: number,
   end: number,
   faults: Faults,
+  hear?: (broken: BrokenExtension) => void,
 ): HeaderExtension[] {
   const extensions: HeaderExtension[] = []
-  const seen = new Set<number>()
   for (let at = start; at + extensionStart.size <= end; ) {
     const { type, length } = extensionStart.decode(head, at)
     if (type === extensionType.end) break
     const dataAt = at + extensionStart.size
-    if (length > end - dataAt) {
-      throw faults.refuse('CORRUPT_IMAGE', 'Header extension too large', at)
+    const twice = extensions.some((other) => other.type === type)
+    const fault = extensionFault(type, length, end - dataAt, twice)
+    if (fault !== undefined) {
+      const error = faults.refuse('CORRUPT_IMAGE', fault, at)
+      if (!hear) throw error
+      hear({ offset: at, error })
+      break
     }
-    if (type === extensionType.backingFormat && length > maxFormatBytes) {
-      throw faults.refuse(
-        'CORRUPT_IMAGE',
-        `The backing format's name is ${length} bytes long; at most ${maxFormatBytes} are allowed`,
-        at,
-      )
-    }
-    if (seen.has(type)) {
-      throw faults.refuse('CORRUPT_IMAGE', `Header extension ${hex(type)} appears twice`, at)
-    }
-    seen.add(type)
     extensions.push({ type, data: head.slice(dataAt, dataAt + length) })
     at = alignUp(dataAt + length, 8)
   }
   return extensions
+}
+
+function extensionFault(
+  type: number,
+  length: number,
+  room: number,
+  twice: boolean,
+): string | undefined {
+  if (length > room) return 'Header extension too large'
+  if (type === extensionType.backingFormat && length > maxFormatBytes) {
+    return `The backing format's name is ${length} bytes long; at most ${maxFormatBytes} are allowed`
+  }
+  return twice ? `Header extension ${hex(type)} appears twice` : undefined
 }
 
 /** With the end mark. */

@@ -6,6 +6,7 @@ import { alignUp } from '../../bytes/range.ts'
 import { anyU64, array, bits64, type Decoded, struct, u8, u32 } from '../../bytes/struct.ts'
 import { viewOf } from '../../bytes/view.ts'
 import {
+  type BrokenExtension,
   decodeExtensions,
   encodeExtensions,
   extensionType,
@@ -80,6 +81,8 @@ export type CompressionType = (typeof compressionTypes)[number]
 type Fields = Omit<Decoded<typeof commonFields & typeof featureFields>, 'magic' | 'version'>
 
 export interface Header extends Fields {
+  /** Only of an image that is opened to be repaired. */
+  brokenExtension?: BrokenExtension
   version: 2 | 3
   /** Index into `compressionTypes`. */
   compressionType: number
@@ -109,9 +112,10 @@ export function isQcow2(head: Uint8Array): boolean {
 
 /**
  * Decodes the first cluster (as much as the file has of it). Judges only what is needed to get
- * through; `checkHeader` does the rest.
+ * through; `checkHeader` does the rest. `repairs`: the image is opened to be repaired, and extensions
+ * that cannot be followed are no reason to refuse it.
  */
-export function decodeHeader(head: Uint8Array, faults: Faults): Header {
+export function decodeHeader(head: Uint8Array, faults: Faults, repairs = false): Header {
   if (head.length < fixedFields.size || fixedFields.decode(head).magic !== magic) {
     throw faults.notRecognised('Image is not in qcow2 format')
   }
@@ -124,7 +128,7 @@ export function decodeHeader(head: Uint8Array, faults: Faults): Header {
   if (clusterBits < minClusterBits || clusterBits > maxClusterBits) {
     throw faults.refuse('UNSUPPORTED', `Unsupported cluster size: 2^${clusterBits}`, 20)
   }
-  decodeBehindFields(header, head, faults)
+  decodeBehindFields(header, head, faults, repairs)
   return header
 }
 
@@ -218,7 +222,12 @@ function decodeV3(head: Uint8Array, faults: Faults): Header {
   }
 }
 
-function decodeBehindFields(header: Header, head: Uint8Array, faults: Faults): void {
+function decodeBehindFields(
+  header: Header,
+  head: Uint8Array,
+  faults: Faults,
+  repairs: boolean,
+): void {
   const { backingFileOffset, backingFileSize } = header
   const clusterSize = 2 ** header.clusterBits
   let extensionsEnd = Math.min(head.length, clusterSize)
@@ -236,7 +245,16 @@ function decodeBehindFields(header: Header, head: Uint8Array, faults: Faults): v
     header.backingFile = textOf(head.subarray(backingFileOffset, nameEnd))
     extensionsEnd = backingFileOffset
   }
-  header.extensions = decodeExtensions(head, header.headerLength, extensionsEnd, faults)
+  const hear = (broken: BrokenExtension) => {
+    header.brokenExtension = broken
+  }
+  header.extensions = decodeExtensions(
+    head,
+    header.headerLength,
+    extensionsEnd,
+    faults,
+    repairs ? hear : undefined,
+  )
 }
 
 function headerLengthOf(header: Header): number {

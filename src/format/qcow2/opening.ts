@@ -27,7 +27,7 @@ export async function readHeader(
   if (start.length > 0) await layer.read(0, start, plainIo)
   const head = new Uint8Array(headLength(start, layer.size))
   if (head.length > 0) await layer.read(0, head, plainIo)
-  const header = decodeHeader(head, faults)
+  const header = decodeHeader(head, faults, settings.check === true && !settings.readOnly)
   checkHeader(header, faults)
   refuseLostTables(header, layer.size, faults, settings)
   return header

@@ -12,6 +12,7 @@ import { snapshotTableError } from '../snapshot-table.ts'
 import type { Counts } from './counts.ts'
 import { pieceLength } from './counts.ts'
 import { look } from './look.ts'
+import { checkExtensions, endExtensions } from './lost-extensions.ts'
 import { rebuildRefcounts } from './rebuild.ts'
 import { type CheckedImage, References } from './references.ts'
 import { mendCopiedFlags, writeCounts } from './repair.ts'
@@ -64,7 +65,12 @@ export async function checkImage(request: CheckRequest): Promise<CheckResult> {
 async function rescue(request: CheckRequest, report: Report): Promise<void> {
   const { header, file, faults, repair } = request
   const found = [...tableFaults(header, file.size, faults)]
-  if (repair === 'all') return await rescueTables(request, report, found)
+  if (repair === 'all') {
+    checkExtensions(header, faults)
+    await rescueTables(request, report, found)
+    return await endExtensions(request, report)
+  }
+  if (header.brokenExtension) throw header.brokenExtension.error
   const refused = found.find(({ readable }) => !readable)
   if (refused) throw refused.table === 'snapshots' ? snapshotTableError(header) : refused.error
 }
