@@ -110,7 +110,7 @@ tools.describe('a vhost-user-blk export', () => {
       { 'num-queues': 0 },
       { 'num-queues': 65536 },
       { 'num-queues': -1 },
-      ...[1, 511, 513, 1000, 2 ** 22, 2 ** 32].map(block),
+      ...[-1, 1, 511, 513, 1000, 2 ** 22, 2 ** 32, 2 ** 53].map(block),
       { 'num-queues': 0, ...block(1) },
       { 'num-queues': 0, addr: { type: 'fd', str: '3' } },
       { ...block(1), addr: { type: 'fd', str: '3' } },

@@ -8,11 +8,11 @@ import {
   bool,
   empty,
   enumeration,
-  int,
   list,
   object,
   optional,
   required,
+  size,
   str,
   uint16,
   union,
@@ -41,7 +41,7 @@ export const nbdExportMembers = {
 }
 
 const blockSize = optional(
-  int,
+  size,
   'Bytes of the smallest request that a guest makes: 512 (unless given) or a larger power of two, up to 2 MiB.',
 )
 const queueCount = optional(uint16, 'How many queues a guest may have; 1 unless given.')

@@ -15,6 +15,21 @@ function refusal(command: string, args: unknown, notation?: 'keyval'): string {
   return 'accepted'
 }
 
+describe('sizes on command lines', () => {
+  const exported = {
+    ...{ type: 'vhost-user-blk', id: 'e', 'node-name': 'n' },
+    addr: { type: 'unix', path: 'p' },
+  }
+  const tell = (size: string) =>
+    refusal('block-export-add', { ...exported, 'logical-block-size': size }, 'keyval')
+  it.each(['512', '4k', '1K', '1.5k', '0x200', '2M'])('%s', (size) => {
+    expect(tell(size)).toBe('accepted')
+  })
+  it.each(['4kb', '-1', '4K1', '1e3', ''])('no size: "%s"', (size) => {
+    expect(tell(size)).toBe("Parameter 'logical-block-size' expects size")
+  })
+})
+
 describe('arguments', () => {
   // What Debian's qemu-storage-daemon answered to the same.
   it.each([

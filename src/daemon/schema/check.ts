@@ -5,6 +5,7 @@
  * Values come typed, from JSON, or as the strings of `key=value` options; the latter are converted
  * on the way.
  */
+import { parseSize } from '../../block/options.ts'
 import { BlockError } from '../../errors.ts'
 import type { Member, ObjectType, Type } from './types.ts'
 
@@ -35,7 +36,7 @@ function visit(type: Type, value: unknown, path: string, notation: Notation): un
 }
 
 function visitBuiltin(
-  { builtin, range }: Type & { kind: 'builtin' },
+  { builtin, range, hasUnits }: Type & { kind: 'builtin' },
   value: unknown,
   path: string,
   notation: Notation,
@@ -55,6 +56,11 @@ function visitBuiltin(
       if (typeof value !== 'number') throw mistyped(path, 'number')
       return value
     case 'int': {
+      if (hasUnits && notation === 'keyval' && typeof value === 'string') {
+        const bytes = parseSize(value)
+        if (bytes === undefined) throw invalid(`Parameter '${path}' expects size`)
+        return bytes
+      }
       const number = toInteger(value, path, notation, range?.text)
       // QEMU takes a negative number for the high one of the same bits; what it means, its user says.
       if (range?.text === 'uint64' && notation !== 'keyval' && number < 0) return number

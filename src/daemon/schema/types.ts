@@ -16,6 +16,8 @@ export interface BuiltinType<T = unknown> extends Typed<T> {
   readonly kind: 'builtin'
   readonly builtin: Builtin
   readonly range?: { readonly min: bigint; readonly max: bigint; readonly text: string }
+  /** Whether command lines may say it as `4k`. */
+  readonly hasUnits?: boolean
 }
 
 export interface EnumType<T = unknown> extends Typed<T> {
@@ -111,7 +113,8 @@ export const uint64: BuiltinType<number> = {
   builtin: 'int',
   range: { ...unsigned(64n), text: 'uint64' },
 }
-export const size: BuiltinType<number> = uint64
+/** Bytes: on a command line with a unit, `4k`. */
+export const size: BuiltinType<number> = { ...uint64, hasUnits: true }
 
 export function enumeration<const T extends string>(
   name: string,
