@@ -20,7 +20,8 @@ export function startInBackground(
   args: readonly string[],
   io: CliIo,
 ): Promise<number> {
-  const extension = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
+  // As source, as the library has it, or beside the main file of the built tools.
+  const [extension] = /\w+$/.exec(import.meta.url) ?? []
   const main = fileURLToPath(new URL(`./main.${extension}`, import.meta.url))
   const child = spawn(process.execPath, [...process.execArgv, main, command, ...args], {
     cwd: io.cwd,

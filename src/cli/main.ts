@@ -83,6 +83,15 @@ async function run(args: string[], io: PlainIo): Promise<number> {
   return await (await entry.load())(rest, streamsIo())
 }
 
+/** Names in a folder that somebody has removed lead nowhere; all others still do. */
+function currentFolder(): string {
+  try {
+    return process.cwd()
+  } catch {
+    return '.'
+  }
+}
+
 /** Node's streams cost start-up time, so they are made when somebody touches them. */
 function plainIo(): PlainIo {
   const stdout = DescriptorOutput.stdout()
@@ -95,7 +104,7 @@ function plainIo(): PlainIo {
     stdout,
     stderr: new DescriptorOutput(2),
     env: process.env,
-    cwd: process.cwd(),
+    cwd: currentFolder(),
   }
 }
 
@@ -113,7 +122,7 @@ function streamsIo(): CliIo {
     stdout,
     stderr,
     env,
-    cwd: process.cwd(),
+    cwd: currentFolder(),
     signal: interrupt.signal,
   }
 }

@@ -95,4 +95,21 @@ describe('the built tools', () => {
     )
     expect((await said).stdout).toContain('"return": {}')
   })
+
+  it('run on in the background', async () => {
+    const pidFile = join(folder, 'nbd.pid')
+    const socket = join(folder, 'nbd.sock')
+    await varve('nbd', '--fork', '--pid-file', pidFile, '-t', '-f', 'raw', '-k', socket, 'disk.raw')
+    process.kill(Number(readFileSync(pidFile, 'utf8')))
+    const daemon = ['--blockdev', 'driver=null-co,node-name=a', '--daemonize', '--pidfile', pidFile]
+    await varve('daemon', ...daemon)
+    process.kill(Number(readFileSync(pidFile, 'utf8')))
+  })
+
+  it('work in a folder that is gone', async () => {
+    const script = 'mkdir gone && cd gone && rmdir ../gone && "$0" "$1" img info -f raw "$2"'
+    const args = [process.execPath, main, join(folder, 'disk.raw')]
+    const { stdout } = await run('sh', ['-c', script, ...args], { cwd: folder, timeout: 30_000 })
+    expect(stdout).toContain('virtual size: 1 MiB')
+  })
 })
