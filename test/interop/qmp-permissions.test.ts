@@ -56,6 +56,29 @@ qsd.describe('permissions between nodes', () => {
     ])
   })
 
+  it('are the same with disks of virtual machines, whose place an overlay takes', async () => {
+    const addr = (path: string) => ({ type: 'unix', path })
+    const vhost = (id: string, node: string, more: object = {}) =>
+      command('block-export-add', {
+        ...{ type: 'vhost-user-blk', id, 'node-name': node, addr: addr(`${id}.sock`) },
+        ...more,
+      })
+    const overlay = { file: file('top.qcow2', 'ft'), backing: null }
+    await same([
+      add('qcow2', 'base', { file: file('base.qcow2', 'fb') }),
+      vhost('read', 'base'),
+      vhost('written', 'base', { writable: true, writethrough: true }),
+      add('qcow2', 'top', overlay),
+      command('blockdev-snapshot', { node: 'base', overlay: 'top' }),
+      command('block_resize', { 'node-name': 'top', size: 8 * MiB }),
+      command('blockdev-del', { 'node-name': 'top' }),
+      command('query-block-exports'),
+      command('block-export-del', { id: 'read' }),
+      command('block-export-del', { id: 'written', mode: 'hard' }),
+      command('blockdev-del', { 'node-name': 'top' }),
+    ])
+  })
+
   it('are the same with each filter over an image', async () => {
     await same([
       ...chain,
