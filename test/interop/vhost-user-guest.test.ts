@@ -33,7 +33,7 @@ const machine = (path: string) => ({
   drive: 'if=none,id=none',
   args: [
     ...['-object', 'memory-backend-memfd,id=mem,size=16M,share=on'],
-    ...['-machine', 'memory-backend=mem', '-chardev', `socket,id=v,path=${path}`],
+    ...['-machine', 'memory-backend=mem', '-chardev', `socket,id=v,path=${path},reconnect=1`],
     ...['-device', 'vhost-user-blk-pci,chardev=v,num-queues=2,bootindex=0'],
   ],
 })
@@ -49,24 +49,28 @@ async function exportDisk(daemon: StorageDaemon, id: string): Promise<string> {
 
 qemuSystem.describe('a guest with a vhost-user-blk disk', () => {
   it.skipIf(!sys().sharedMemory)(
-    'finds nothing but what it wrote, also while a backup runs, and after it has moved',
+    'finds nothing but what it wrote, also while a backup runs, when its disk was gone, and after it has moved',
     async () => {
       await using daemon = new StorageDaemon()
       await addImage(daemon, 'disk')
       await addImage(daemon, 'saved')
       await daemon.graph.node('disk').write(0, readFileSync(guest))
       await using vm = await Vm.start({ ...machine(await exportDisk(daemon, 'v')), name: 'vm' })
-      await vm.progress(300, 60_000)
+      await vm.progress(150, 60_000)
       await daemon.execute('blockdev-backup', {
         ...{ 'job-id': 'b', device: 'disk', target: 'saved', sync: 'full', speed: 2 * MiB },
       })
       const job = daemon.jobs.get('b')
-      await vm.progress(300, 60_000)
+      await vm.progress(150, 60_000)
       await job.done
-      await vm.progress(300, 60_000)
+      await vm.progress(150, 60_000)
       // The guest stands still for a moment, and goes on with what was under way.
       await vm.qmp.execute('stop')
       await vm.qmp.execute('cont')
+      // The export goes and comes back; what the guest has asked for meanwhile waits.
+      await daemon.execute('block-export-del', { id: 'v', mode: 'hard' })
+      await exportDisk(daemon, 'v')
+      await vm.progress(150, 60_000)
       // Pages that the device writes to reach the other machine, too: it logs them.
       const other = machine(await exportDisk(daemon, 'w'))
       const incoming = `unix:${folder}/incoming`
@@ -74,7 +78,7 @@ qemuSystem.describe('a guest with a vhost-user-blk disk', () => {
       await vm.qmp.execute('migrate', { uri: incoming })
       expect(await vm.migrated(['completed', 'failed'])).toBe('completed')
       // Each sector has been read back many times by now.
-      const lines = [...(await vm.lines()), ...(await moved.progress(1000, 60_000))]
+      const lines = [...(await vm.lines()), ...(await moved.progress(500, 60_000))]
       expect(lines.filter((line) => !line.endsWith('.')).length).toBeLessThan(2)
       await moved[Symbol.asyncDispose]()
       await vm[Symbol.asyncDispose]()
