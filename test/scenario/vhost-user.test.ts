@@ -149,6 +149,10 @@ python.describe('a client of a vhost-user-blk export', () => {
     ])
   })
 
+  it('keeps nobody waiting with the longest chains', async () => {
+    expect(await play('tangled')).toEqual(['1024 asked meanwhile True'])
+  })
+
   it('makes requests of any length, more than there may be under way', async () => {
     expect(await play('long')).toEqual(['(0, 1)', 'True', '40'])
   })

@@ -244,6 +244,31 @@ def long():
     print(len(queue.wait(40)))
 
 
+def tangled():
+    """A ring full of requests of the longest chains there are, which have most of their descriptors in common."""
+    disk = Disk(path, size=1024)
+    queue = disk.queues[0]
+    header, data, status = disk.header(T_FLUSH, 0), disk.buffers([512], True)[0], disk.status()
+    for index in range(1024):
+        queue.descriptor(index, *((data[:2] if index < 1023 else status[:2])), WRITE | (NEXT if index < 1023 else 0), index + 1)
+    table = disk.memories[0].take(16 * 1024)
+    for index in range(1024):
+        last = index == 1023
+        flags = (WRITE if index else 0) | (0 if last else NEXT)
+        address, size, _ = header if index == 0 else status if last else data
+        disk.memories[0].put(table + 16 * index, struct.pack("<QIHH", address, size, flags, index + 1))
+    for index in range(1024):
+        queue.descriptor(index, table, 16 * 1024, INDIRECT, 0)
+    begun = time.monotonic()
+    queue.submit(*range(1024))
+    queue.kick()
+    asked = 0
+    while queue.u16(queue.used + 2) < 1024 and time.monotonic() < begun + PATIENCE:
+        disk.master.sync()
+        asked += 1
+    print(len(queue.wait(1024)), "asked meanwhile", asked > 5)
+
+
 def wild():
     """Whatever comes to mind, for as many rounds; then a client that behaves."""
     rng = random.Random(int(sys.argv[3]))

@@ -26,6 +26,12 @@ export const pieceLength = MiB
 /** Requests that are taken from a ring before others have their turn. */
 export const maxBatch = 64
 
+/** Descriptors of a batch, of which the last chain may exceed it: a long chain takes long to follow. */
+export const maxBatchDescriptors = 2048
+
+/** Milliseconds of one queue's batches before others have their turn. */
+export const maxTurnMs = 2
+
 /** Bytes of the indirect tables of one batch. */
 export const maxIndirectBytes = 64 * KiB
 

@@ -17,7 +17,13 @@ import { type BlockDevice, deviceId, statusOf } from './block-device.ts'
 import { type Chain, partsOf } from './chain.ts'
 import type { DirtyLog } from './dirty-log.ts'
 import { broken, type GuestMemory } from './guest-memory.ts'
-import { maxBatch, maxBytesInFlight, maxRequestsInFlight, pieceLength } from './limits.ts'
+import {
+  maxBatch,
+  maxBytesInFlight,
+  maxRequestsInFlight,
+  maxTurnMs,
+  pieceLength,
+} from './limits.ts'
 import { type TransferBuffer, TransferBuffers } from './transfer-buffers.ts'
 import type { RingCopies, Virtqueue } from './virtqueue.ts'
 
@@ -68,9 +74,6 @@ interface Request {
 const scratch = { headers: 0, statuses: requestHeader.size * maxBatch, size: 0 }
 scratch.size = scratch.statuses + 256
 
-/** Batches of a queue before others have their turn. */
-const maxRounds = 16
-
 export class QueueService {
   readonly queue: Virtqueue
   readonly #context: QueueContext
@@ -100,7 +103,8 @@ export class QueueService {
     const { queue } = this
     const context = this.#context
     try {
-      for (let round = 0; !context.ended; round++) {
+      const end = performance.now() + maxTurnMs
+      while (!context.ended) {
         this.#answer()
         const room = context.held ? 0 : maxRequestsInFlight - context.budget.requests
         const chains = queue.peek(room)
@@ -109,9 +113,10 @@ export class QueueService {
           if (!queue.isDeaf || room <= 0) return
           queue.listEvent()
           this.#write()
-        } else if (round < maxRounds) {
-          if (!this.#begin(chains)) return
         } else {
+          if (!this.#begin(chains)) return
+          if (performance.now() < end) continue
+          // What is done is answered then.
           context.later()
           return
         }

@@ -13,7 +13,7 @@ import {
 } from '../../wire/virtio/ring.ts'
 import { type Chain, DescriptorTable } from './chain.ts'
 import { broken, type GuestMemory } from './guest-memory.ts'
-import { maxBatch, maxIndirectBytes, maxQueueSize } from './limits.ts'
+import { maxBatch, maxBatchDescriptors, maxIndirectBytes, maxQueueSize } from './limits.ts'
 
 /** Where the parts of a queue lie in the client. */
 export interface QueuePlace {
@@ -217,12 +217,17 @@ export class Virtqueue {
       room += length
     }
     if (room > layout.indirect) this.#read()
-    return places.map((place, index) => {
+    const chains: Chain[] = []
+    let descriptors = 0
+    for (const [index, place] of places.entries()) {
       const head = heads[index]
-      if (!place) return table.chain(head, head, this.#memory)
-      const [start, count] = place
-      return new DescriptorTable(bytes, start, count).chain(0, head, this.#memory)
-    })
+      const own = place && new DescriptorTable(bytes, ...place)
+      const chain = own ? own.chain(0, head, this.#memory) : table.chain(head, head, this.#memory)
+      chains.push(chain)
+      descriptors += chain.readable.length + chain.writable.length
+      if (descriptors >= maxBatchDescriptors) break
+    }
+    return chains
   }
 
   #read(): void {
