@@ -157,8 +157,8 @@ async function optionsOf(request: ImageRequest, io: NamedIo): Promise<NodeOption
     const { impliedKey = 'file' } = request
     return imageOptions(filename, impliedKey ?? undefined, io)
   }
-  if (filename === '') throw invalid("The 'file' block driver requires a file name")
   checkDriver(format)
+  if (filename === '') throw invalid("The 'file' block driver requires a file name")
   const storage = optionsOfFilename(filename, drivers)
   const named = format === undefined ? {} : { driver: format }
   // Such a name describes the whole image, and of two formats the one outside it counts.

@@ -136,6 +136,18 @@ qemu.describe('img bitmap beside qemu-img', () => {
     for (const line of lines) await same(line)
   })
 
+  it('stores none of an empty disk, which QEMU would not open any more', async () => {
+    await pair.same('create -q -f qcow2 nothing.qcow2 0')
+    const args = ['bitmap', '--add', 'nothing.qcow2', 'b']
+    expect(await runOurs(pair.ours, args)).toMatchObject({ status: 0 })
+    expect(await runTheirs(pair.theirs, args)).toMatchObject({ status: 0 })
+    for (const folder of [pair.ours, pair.theirs]) {
+      const shown = await runTheirs(folder, ['info', 'nothing.qcow2'])
+      expect(shown).toMatchObject({ status: 0 })
+      expect(shown.stdout).not.toContain('bitmaps')
+    }
+  })
+
   it('warns of bitmaps that were not kept up to date, and drops them', async () => {
     makeImage('a.qcow2', [], ['b0', 'b1'])
     for (const cwd of [pair.ours, pair.theirs]) {

@@ -46,6 +46,11 @@ export async function openTarget(
       throw inContext(`${args.target}: error while converting ${args.targetFormat}`, error)
     }
   }
+  if (args.targetIsZero && args.backingFile !== undefined) {
+    throw new CommandFailure(
+      'Cannot use --target-is-zero when the destination image has a backing file',
+    )
+  }
   if (args.targetImageOpts) checkImageOpts(true, args.namedTargetFormat)
   const node = await openImage(
     graph,

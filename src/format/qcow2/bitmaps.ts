@@ -101,12 +101,14 @@ export class Qcow2Bitmaps implements PersistentBitmaps {
     this.#directory = { ...directory, entries }
   }
 
+  /** Of an empty disk none: QEMU does not open an image in which a bitmap has no bits, and drops them, too. */
   async store(bitmaps: readonly DirtyBitmap[], io: Io): Promise<void> {
     const taken: HostRun[] = []
+    const kept = this.#image.header.current.size === 0 ? [] : bitmaps
     try {
-      const entries = await this.#newEntries(bitmaps, taken, io)
-      const kept = new Set(entries)
-      const dropped = this.#entries.filter((entry) => !kept.has(entry))
+      const entries = await this.#newEntries(kept, taken, io)
+      const lasting = new Set(entries)
+      const dropped = this.#entries.filter((entry) => !lasting.has(entry))
       await this.#replace(entries, dropped, taken)
     } catch (error) {
       // What the header may point at already stays: a leak at most.

@@ -39,8 +39,13 @@ const rules: readonly Rule[] = [
     applies: (_, __, theirs) => theirs.stderr.includes(stoodStill),
   },
   {
-    why: 'it dies',
-    applies: (_, __, theirs) => /^SIG(FPE|SEGV)$/.test(String(theirs.status)),
+    why: 'it dies, or takes longer than anybody waits',
+    applies: (_, __, theirs) => /^SIG(FPE|SEGV|TERM)$/.test(String(theirs.status)),
+  },
+  {
+    why: 'it fails with status 0',
+    applies: (_, ours, theirs) =>
+      /Cannot use --target-is-zero/.test(ours.stderr) && theirs.status === 0,
   },
   {
     why: 'check -r with snapshots and bitmaps keeps the snapshots, docs/cli/img.md',
@@ -81,13 +86,17 @@ const rules: readonly Rule[] = [
     applies: (line, ours) => line.some((word) => /broken/.test(word)) && ours.status === 1,
   },
   {
-    why: 'which of two complaints comes first: -U, what a driver needs, and what `reopen` can change',
+    why: 'which of several complaints comes first: -U, what a driver needs, and what `reopen` can change',
     applies: (_, ours, theirs) =>
       (/force-share=on can only/.test(theirs.stderr) &&
         /can't open|Could not open/.test(ours.stderr)) ||
       /Cannot change the option|Please specify a throttle group/.test(ours.stderr) ||
       /'backing-fmt' does not accept value/.test(theirs.stderr) ||
       /does not accept value '.*'\n$|used for shrinking an image/.test(ours.stderr) ||
+      /Backing format cannot be used without|is unexpected\n|are mutually exclusive\n/.test(
+        ours.stderr,
+      ) ||
+      /must be specified only once/.test(theirs.stderr) ||
       /'data-file' can only|smaller than input file|Invalid cache option|cannot be resized|does not support size measurement/.test(
         ours.stderr,
       ) ||
