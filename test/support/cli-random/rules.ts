@@ -40,7 +40,7 @@ const rules: readonly Rule[] = [
   },
   {
     why: 'it dies, or takes longer than anybody waits',
-    applies: (_, __, theirs) => /^SIG(FPE|SEGV|TERM)$/.test(String(theirs.status)),
+    applies: (_, __, theirs) => /^SIG(ABRT|FPE|SEGV|TERM)$/.test(String(theirs.status)),
   },
   {
     why: 'it fails with status 0',
