@@ -1,6 +1,7 @@
 /** `img measure`: how large a new image would be, for a size or for what another image holds. */
 import type { MeasuredSource, Measurement } from '../../block/driver.ts'
 import { plainIo } from '../../block/layer.ts'
+import { findSecret } from '../../block/secrets.ts'
 import type { ByteRange } from '../../bytes/range.ts'
 import { drivers } from '../../drivers.ts'
 import { BlockError } from '../../errors.ts'
@@ -10,7 +11,12 @@ import { chainExtentAt } from '../../graph/status.ts'
 import type { NamedIo } from '../command.ts'
 import { imageGraph, openImage } from '../open-image.ts'
 import { Arguments, forceShare, imageOpts, object, output } from './arguments.ts'
-import { checkOptionList, offeredOptions, parseCreateOptions } from './create-options.ts'
+import {
+  type CreateValue,
+  checkOptionList,
+  offeredOptions,
+  parseCreateOptions,
+} from './create-options.ts'
 import { CommandFailure } from './failure.ts'
 import type { ImgCommand } from './img-command.ts'
 import { prettyJson } from './json.ts'
@@ -45,6 +51,7 @@ export const measure: ImgCommand = async (words, io) => {
   const target = targetDriver(args.value('O') ?? 'raw')
   const options = targetOptions(target, args.all('o').join(','), io)
   const result = await target.measure(options, source, plainIo)
+  await checkSecret(target, options, graph)
   io.stdout.write(json ? prettyJson(asJson(result)) : describe(result))
   return 0
 }
@@ -62,6 +69,17 @@ function checkSource(args: Arguments, size: number | undefined): void {
   if (rest.length > 0 && size !== undefined) {
     throw new CommandFailure('--size N cannot be used together with a filename.')
   }
+}
+
+/** LUKS: the secret has to be there, as in QEMU, though its length does not matter. */
+async function checkSecret(
+  { format }: Target,
+  options: Readonly<Record<string, CreateValue>>,
+  { secrets }: Graph,
+): Promise<void> {
+  const id = format === 'luks' ? options['key-secret'] : options['encrypt.key-secret']
+  const luks = format === 'luks' || options['encrypt.format'] === 'luks'
+  if (luks && typeof id === 'string') await findSecret(secrets, id)
 }
 
 interface Target {
