@@ -133,6 +133,7 @@ tools.describe('a vhost-user-blk export', () => {
     await pair.same('block-export-add', exported({ 'node-name': 'odd' }))
     await pair.same('block-export-add', exported())
     await pair.same('block-export-del', { id: 'nobody' })
+    await pair.same('nbd-server-remove', { name: 'e' })
     await pair.same('block-export-del', { id: 'e' })
     await pair.sameEvents()
   })

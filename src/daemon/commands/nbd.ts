@@ -87,7 +87,12 @@ export const nbdCommands = [
     doc: 'Ends an export. Use `block-export-del`.',
     features: ['deprecated'],
     args: object('NbdServerRemoveArg', { name: required(str, 'Id of the export.'), mode }),
-    run: ({ name, mode = 'safe' }, { daemon }) => daemon.exports.requestRemoval(name, mode),
+    async run({ name, mode = 'safe' }, { daemon }) {
+      const found = daemon.exports.list().find(({ id }) => id === name)
+      if (found && found.type !== 'nbd')
+        throw invalid(`Block export '${name}' is not an NBD export`)
+      await daemon.exports.requestRemoval(name, mode)
+    },
   }),
 ]
 
