@@ -32,6 +32,8 @@ const kinds = [
   'extended_l2=on,cluster_size=16k',
   aes,
   `compat=0.10,${aes}`,
+  `compat=0.10,preallocation=metadata,${aes}`,
+  `compat=0.10,preallocation=full,${luks}`,
   `extended_l2=on,${aes}`,
   luks,
   data,

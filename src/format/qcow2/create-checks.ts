@@ -54,13 +54,6 @@ export function checkTogether(asked: AskedOptions): void {
   if (isBacked(asked) && Buffer.byteLength(asked.backingFile) > maxBackingNameBytes) {
     throw unassignable(asked)
   }
-  if (asked.encryption && preallocation !== 'off' && version < 3) {
-    throw new BlockError(
-      'UNSUPPORTED',
-      'Preallocation of encrypted images is only supported with compatibility level 1.1 and above',
-      { errno: 'ENOTSUP' },
-    )
-  }
 }
 
 const needsV3 = 'compatibility level 1.1 and above (use version=v3 or greater)'

@@ -10,6 +10,7 @@ import { zeroes } from '../../bytes/zero.ts'
 import { BlockError } from '../../errors.ts'
 import { createOptionInfo, parseCreateOptions, type Qcow2CreateOptions } from './create-options.ts'
 import { prepareEncryption } from './encryption/create.ts'
+import { openEncryption } from './encryption/encryption.ts'
 import { headerStorage, placeExtension } from './encryption/place.ts'
 import {
   dataFileExtension,
@@ -241,12 +242,15 @@ async function preallocate(
   }
   const image = await Qcow2Image.open(file, settings, async () => context.dataFile)
   try {
+    const { preallocation, dataFile, encryption, version } = options
+    // Version 2 has no mark for zeroes: they are enciphered, and stored.
+    const stored = encryption !== undefined && version < 3
+    if (stored) await openEncryption(image, encryption, { secrets: context.secrets, flags: {} })
     const map = new Qcow2Map(image, {})
-    const { preallocation, dataFile } = options
     await map.place(0, context, takeSpace(preallocation, dataFile !== undefined))
     // What is in those clusters deciphers to anything but zeroes. Where there is a backing file they
     // consist of subclusters that wait for being written, and show it.
-    if (options.encryption && !options.backing) await map.zero(0, options.size, plainZeroIo)
+    if (encryption && !stored && !options.backing) await map.zero(0, options.size, plainZeroIo)
   } finally {
     await image.close()
   }

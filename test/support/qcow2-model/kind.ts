@@ -47,7 +47,7 @@ export const kinds: fc.Arbitrary<Kind> = anything.map((drawn) => {
   const version = extendedL2 || dataFile !== 'none' ? 3 : drawn.version
   const isNew = version === 3
   const backed = drawn.backing !== undefined && dataFile !== 'raw'
-  const mayPreallocate = (!backed || extendedL2) && (isNew || drawn.encryption === 'none')
+  const mayPreallocate = !backed || extendedL2
   return named({
     size: drawn.sectors * sectorSize,
     clusterSize: 2 ** Math.max(drawn.clusterBits, extendedL2 ? 14 : 9),

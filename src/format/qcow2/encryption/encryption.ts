@@ -30,7 +30,7 @@ export interface ImageEncryption {
 export async function openEncryption(
   image: Qcow2Image,
   options: EncryptOptions,
-  context: OpenContext,
+  context: Pick<OpenContext, 'secrets'> & { readonly flags: { readonly noIo?: boolean } },
 ): Promise<void> {
   const { faults } = image
   const { current } = image.header
