@@ -5,6 +5,13 @@
 import { BlockError, invalid } from '../errors.ts'
 import type { NodeReference } from './driver.ts'
 
+/** What a word says, where options are text: QEMU knows four for either. */
+export function booleanOf(value: unknown): boolean | undefined {
+  if (value === 'on' || value === 'yes' || value === 'true' || value === 'y') return true
+  if (value === 'off' || value === 'no' || value === 'false' || value === 'n') return false
+  return undefined
+}
+
 export class OptionReader {
   readonly #left: Map<string, unknown>
 
@@ -38,8 +45,8 @@ export class OptionReader {
   boolean(name: string): boolean | undefined {
     const value = this.take(name)
     if (value === undefined || typeof value === 'boolean') return value
-    if (value === 'on' || value === 'yes' || value === 'true' || value === 'y') return true
-    if (value === 'off' || value === 'no' || value === 'false' || value === 'n') return false
+    const said = booleanOf(value)
+    if (said !== undefined) return said
     throw typeof value === 'string'
       ? new BlockError('INVALID_ARGUMENT', `Parameter '${name}' expects 'on' or 'off'`)
       : mistyped(name, 'boolean')

@@ -19,18 +19,28 @@ import { reportRefusedClients } from './refused-clients.ts'
 process.env.UV_THREADPOOL_SIZE ??= '16'
 
 const longOptions = [
-  ...Object.keys(steps).map((name) => ({ name, argument: 'required' as const })),
+  ...Object.keys(steps).map((name) => ({
+    name,
+    argument: 'required' as const,
+    as: name === 'trace' ? 'T' : name,
+  })),
   { name: 'daemonize' },
   { name: 'help', as: 'h' },
   { name: 'pidfile', argument: 'required' as const },
-  { name: 'trace', argument: 'required' as const, as: 'T' },
   { name: 'version', as: 'V' },
 ]
+
+interface GivenStep {
+  readonly option: string
+  readonly argument: string
+  /** As messages repeat it. */
+  readonly spelled: string
+}
 
 interface Plan {
   readonly answer?: 'help' | 'version'
   /** In the order given, each with what messages call it. */
-  readonly steps: readonly { readonly option: string; readonly argument: string }[]
+  readonly steps: readonly GivenStep[]
   readonly daemonize: boolean
   readonly pidfile?: string
 }
@@ -61,7 +71,7 @@ export async function run(args: string[], shared: CliIo): Promise<number> {
 
 function readArguments(args: readonly string[]): Plan {
   const parser = new OptionParser(args, 'hT:V', longOptions)
-  const given: { option: string; argument: string }[] = []
+  const given: GivenStep[] = []
   let answer: Plan['answer']
   let daemonize = false
   let pidfile: string | undefined
@@ -72,7 +82,10 @@ function readArguments(args: readonly string[]): Plan {
     else if (name === 'V') answer ??= 'version'
     else if (name === 'daemonize') daemonize = true
     else if (name === 'pidfile') pidfile = argument
-    else if (name !== 'T') given.push({ option: name, argument })
+    else {
+      const option = name === 'T' ? 'trace' : name
+      given.push({ option, argument, spelled: parser.spelled })
+    }
   }
   const [stray] = parser.rest
   if (stray !== undefined) throw new CommandLineError(`${stray}: Unexpected argument`)
@@ -117,15 +130,15 @@ async function serve(plan: Plan, io: NamedCliIo, background: boolean): Promise<n
 }
 
 async function takeSteps(daemon: StorageDaemon, plan: Plan, io: NamedCliIo): Promise<void> {
-  for (const { option, argument } of plan.steps) {
+  for (const { option, argument, spelled } of plan.steps) {
     try {
       const step: Step = steps[option](argument)
       // Waiting for a monitor's client must not keep other monitors from working.
-      if (option === 'chardev') await step(daemon, io)
-      else await daemon.exclusively(() => step(daemon, io))
+      if (option === 'chardev') await step(daemon, io, spelled)
+      else await daemon.exclusively(() => step(daemon, io, spelled))
     } catch (error) {
       if (!(error instanceof BlockError)) throw error
-      throw new CommandLineError(`--${option} ${argument}: ${error.message}`)
+      throw new CommandLineError(`${spelled}: ${error.message}`)
     }
   }
 }

@@ -32,6 +32,8 @@ export class OptionParser {
   readonly #long: readonly LongOption[]
   readonly #permute: boolean
   #next = 0
+  /** First word of the option that was read last. */
+  #start = 0
   /** [`#skipped`, `#skippedEnd`) are no options, and lie in front of options already read. */
   #skipped = 0
   #skippedEnd = 0
@@ -51,6 +53,11 @@ export class OptionParser {
     return this.#words[this.#next - 1]
   }
 
+  /** The words of the option that was read last, as they were given; of a bundle, all of it. */
+  get spelled(): string {
+    return this.#words.slice(this.#start, this.#next).join(' ')
+  }
+
   /** The arguments that are no options; complete once `next` has returned undefined. */
   get rest(): readonly string[] {
     return this.#words.slice(this.#next)
@@ -60,6 +67,7 @@ export class OptionParser {
   next(): ParsedOption | undefined {
     if (this.#bundle === '') {
       if (!this.#findOption()) return undefined
+      this.#start = this.#next
       const word = this.#words[this.#next]
       if (word.startsWith('--') && this.#long.length > 0) return this.#longOption(word)
       this.#bundle = word.slice(1)

@@ -20,8 +20,11 @@ export async function listenForNbd(
     case 'inet':
       return await listenOnPort(address, limits)
     case 'fd':
-      if (!/^\d{1,9}$/.test(address.str)) {
-        throw invalid(`'${address.str}' is not the number of a descriptor`)
+      if (!/^-?\d{1,9}$/.test(address.str)) {
+        throw invalid(`Unable to parse FD number ${address.str}`)
+      }
+      if (address.str.startsWith('-')) {
+        throw invalid(`File descriptor '${address.str}' is not a socket`)
       }
       return await listenOn({ fd: Number(address.str) }, limits, 'fd')
     case 'vsock':

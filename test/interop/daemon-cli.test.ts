@@ -102,6 +102,22 @@ qsd.describe('command lines are refused alike', () => {
     ['--foo'],
     ['foo'],
     ['-x'],
+    // Booleans have four words for either, messages repeat what was typed.
+    ...['yes', 'true', 'y', 'n', 'On', '1'].map((word) => [
+      `--blockdev=null-co,node-name=a,read-only=${word},size=x`,
+    ]),
+    ['--blockd=null-co,node-name=a,size=x'],
+    ['--object=secret,id=1a'],
+    ['--export', 'nbd,id=e,node-name=x,iothread=y'],
+    ['--export', 'nbd,id=e,node-name=x,bitmaps.0.node=y'],
+    ['--nbd-server', 'addr.type=fd,addr.str=-1'],
+    ['--nbd-server', 'addr.type=fd,addr.str=x'],
+    ...['no-such', 'enable=x,events=/no-such', 'foo=1', 'x,help', 'x,foo'].map((trace) => [
+      '-T',
+      trace,
+      '--monitor',
+      'x',
+    ]),
   ])('%s %s', async (...args) => {
     const given = args.filter((each) => each !== undefined)
     const expected = await qsd.try(...given)
@@ -151,6 +167,9 @@ qsd.describe('character devices of command lines are taken and refused alike', (
       '{"id":"a"}',
       'file:/tmp/x,id=a',
       'spicevmc,id=a,name=x',
+      'null,id=a,mux=true',
+      'mux,id=a,chardev=a',
+      ...[-1, 0, 5].map((number) => `socket,id=a,${listening},reconnect=${number}`),
     ],
   ])('%s', async (chardev) => {
     // What is taken is followed by what is refused.

@@ -1,6 +1,6 @@
 /** `--chardev socket,path=…,server=on,wait=off,id=…`: the older notation of what QMP's `chardev-add` takes. */
 
-import { parseSize } from '../../block/options.ts'
+import { booleanOf, parseSize } from '../../block/options.ts'
 import { badIdentifier, isIdentifier } from '../../block/secrets.ts'
 import { backendNames } from '../../daemon/chardev/backends.ts'
 import type { ChardevBackend } from '../../daemon/schema/chardev-backend.ts'
@@ -61,10 +61,10 @@ export function parseChardev(argument: string): ChardevOption {
   }
   if (!backendNames.includes(type)) throw invalid(`'${type}' is not a valid char driver name`)
   const { logfile, logappend } = given
-  const common = { logfile, logappend: logappend && logappend === 'on' }
+  const common = { logfile, logappend: booleanOf(logappend) }
   const data = withoutAbsent({ ...common, ...dataOf[type]?.(given) })
   const backend = check(chardevBackend, { type, data })
-  return { id, backend, shared: given.mux === 'on', warnings }
+  return { id, backend, shared: booleanOf(given.mux) ?? false, warnings }
 }
 
 function checkOption(name: string, value: string): void {
@@ -73,10 +73,10 @@ function checkOption(name: string, value: string): void {
     case undefined:
       throw invalid(`Invalid parameter '${name}'`)
     case 'bool (on/off)':
-      if (value === 'on' || value === 'off') return
+      if (booleanOf(value) !== undefined) return
       throw invalid(`Parameter '${name}' expects 'on' or 'off'`)
     case 'num':
-      if (/^\d{1,15}$/.test(value)) return
+      if (/^[+-]?(\d{1,15}|0x[0-9a-f]{1,12})$/i.test(value)) return
       throw invalid(`Parameter '${name}' expects a number`)
     case 'size':
       if (parseSize(value) !== undefined) return
@@ -94,7 +94,7 @@ const ring = ({ size }: Given): Data => ({ size: size && parseSize(size) })
 const dataOf: Readonly<Record<string, (given: Given) => Data>> = {
   file: ({ path, append }) => {
     if (path === undefined) throw invalid('chardev: file: no filename given')
-    return { out: path, append: onOff(append) }
+    return { out: path, append: booleanOf(append) }
   },
   memory: ring,
   mux: ({ chardev }) => {
@@ -106,7 +106,7 @@ const dataOf: Readonly<Record<string, (given: Given) => Data>> = {
   ringbuf: ring,
   serial: ({ path }) => ({ device: devicePath('serial/tty', path) }),
   socket: socketData,
-  stdio: ({ signal }) => ({ signal: onOff(signal) }),
+  stdio: ({ signal }) => ({ signal: booleanOf(signal) }),
   udp: udpData,
 }
 
@@ -115,16 +115,16 @@ function socketData(given: Given): Data {
   if (delay !== undefined && nodelay !== undefined) {
     throw invalid("'delay' and 'nodelay' are mutually exclusive")
   }
-  const server = onOff(given.server) ?? false
+  const server = booleanOf(given.server) ?? false
   return {
     addr: socketAddress(given),
     server,
     // A server waits unless told otherwise.
-    wait: onOff(given.wait) ?? (server || undefined),
-    nodelay: onOff(nodelay) ?? (delay && delay === 'off'),
-    telnet: onOff(given.telnet),
-    tn3270: onOff(given.tn3270),
-    websocket: onOff(given.websocket),
+    wait: booleanOf(given.wait) ?? (server || undefined),
+    nodelay: booleanOf(nodelay) ?? (delay === undefined ? undefined : !booleanOf(delay)),
+    telnet: booleanOf(given.telnet),
+    tn3270: booleanOf(given.tn3270),
+    websocket: booleanOf(given.websocket),
     reconnect: reconnect && Number(reconnect),
     'tls-creds': given['tls-creds'],
     'tls-authz': given['tls-authz'],
@@ -137,7 +137,7 @@ function socketAddress(given: Given): Data {
     throw invalid("None or one of 'path', 'fd' or 'host' option required.")
   }
   if (path !== undefined) {
-    return { type: 'unix', data: { path, abstract: onOff(abstract), tight: onOff(tight) } }
+    return { type: 'unix', data: { path, abstract: booleanOf(abstract), tight: booleanOf(tight) } }
   }
   if (host === undefined) return { type: 'fd', data: { str: fd ?? '' } }
   if (port === undefined) throw invalid('chardev: socket: no port given')
@@ -155,16 +155,12 @@ function udpData(given: Given): Data {
 }
 
 function families({ ipv4, ipv6 }: Given): Data {
-  return { ipv4: onOff(ipv4), ipv6: onOff(ipv6) }
+  return { ipv4: booleanOf(ipv4), ipv6: booleanOf(ipv6) }
 }
 
 function devicePath(what: string, path: string | undefined): string {
   if (path === undefined) throw invalid(`chardev: ${what}: no device path given`)
   return path
-}
-
-function onOff(value: string | undefined): boolean | undefined {
-  return value === undefined ? undefined : value === 'on'
 }
 
 /** QMP takes an absent member for one that was not given, and no other way of saying so. */

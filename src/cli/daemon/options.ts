@@ -23,8 +23,10 @@ import type { NamedIo } from '../command.ts'
 import { parseKeyval } from '../keyval.ts'
 import { parseChardev } from './chardev-option.ts'
 import { type HelpAsked, objectHelp } from './help.ts'
+import { takeTrace } from './trace-option.ts'
 
-export type Step = (daemon: StorageDaemon, io: NamedIo) => void | Promise<void>
+/** `spelled` is the option as it was given, which warnings repeat. */
+export type Step = (daemon: StorageDaemon, io: NamedIo, spelled: string) => void | Promise<void>
 
 const nbdServerOptions = object('NbdServerOptions', {
   addr: required(socketAddress, 'Where to listen.'),
@@ -60,8 +62,8 @@ export const steps: Readonly<Record<string, (argument: string) => Step>> = {
   },
   chardev: (argument) => {
     const { id, backend, shared, warnings } = parseChardev(argument)
-    return async ({ chardevs }, { program, stdout, stderr }) => {
-      for (const each of warnings) stderr.write(`${program}: --chardev ${argument}: ${each}\n`)
+    return async ({ chardevs }, { program, stdout, stderr }, spelled) => {
+      for (const each of warnings) stderr.write(`${program}: ${spelled}: ${each}\n`)
       const base = shared ? `${id}-base` : id
       const { pty } = await chardevs.add(base, backend)
       if (pty) stdout.write(`char device redirected to ${pty} (label ${base})\n`)
@@ -76,6 +78,9 @@ export const steps: Readonly<Record<string, (argument: string) => Step>> = {
       }
       daemon.addMonitor(chardev, { pretty })
     }
+  },
+  trace: (argument) => (_daemon, io, spelled) => {
+    takeTrace(argument, (text) => void io.stderr.write(`${io.program}: ${spelled}: ${text}\n`), io)
   },
 }
 

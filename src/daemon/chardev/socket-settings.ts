@@ -49,7 +49,7 @@ export function socketSettings(
     throw invalid("'tls_authz' option requires 'tls_creds' option")
   }
   if (data.websocket && !server) throw invalid('Websocket client is not implemented')
-  if (server && reconnect > 0) {
+  if (server && data.reconnect !== undefined) {
     throw invalid("'reconnect' option is incompatible with socket in server listen mode")
   }
   if (!server && data.wait !== undefined) {

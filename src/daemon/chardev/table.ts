@@ -39,7 +39,7 @@ export class ChardevTable implements AsyncDisposable {
       quit,
       tlsCredentials: (id, endpoint) => objects.tlsCredentials(id, endpoint),
       authorisation: (id) => objects.authorisation(id),
-      has: (id) => this.has(id),
+      has: (id) => this.#entries.has(id),
       attach: (id, serve, isOpen) => this.attach(id, serve, isOpen),
       takeStdio: () => {
         if (this.#stdioTaken) throw invalid('cannot use stdio by multiple character devices')

@@ -117,7 +117,9 @@ export async function addExport(
   { inherited = false } = {},
 ): Promise<void> {
   const { iothread, id, writable, writethrough } = options
-  if (iothread !== undefined && daemon.objects.get(iothread)?.type !== 'iothread') {
+  const isNode = daemon.graph.nodes.has(options['node-name'])
+  // Of a node that is not there, that is told.
+  if (isNode && iothread !== undefined && daemon.objects.get(iothread)?.type !== 'iothread') {
     throw invalid(`iothread "${iothread}" not found`)
   }
   const common = { id, nodeName: options['node-name'], writable, writethrough }

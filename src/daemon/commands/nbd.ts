@@ -45,7 +45,11 @@ export const nbdCommands = [
       addr: required(socketAddressLegacy, 'Where to listen.'),
       ...nbdServerMembers,
     }),
-    run: ({ addr, ...options }, { daemon }) => startNbdServer(daemon, flatAddress(addr), options),
+    run({ addr, ...options }, { daemon }) {
+      // Numbers of descriptors mean something to whoever starts the daemon, not to its clients.
+      if (addr.type === 'fd') throw invalid('only QEMU supports file descriptor passing')
+      return startNbdServer(daemon, flatAddress(addr), options)
+    },
   }),
   command({
     name: 'nbd-server-stop',

@@ -5,7 +5,7 @@
  * Values come typed, from JSON, or as the strings of `key=value` options; the latter are converted
  * on the way.
  */
-import { parseSize } from '../../block/options.ts'
+import { booleanOf, parseSize } from '../../block/options.ts'
 import { BlockError } from '../../errors.ts'
 import type { Member, ObjectType, Type } from './types.ts'
 
@@ -24,7 +24,9 @@ function visit(type: Type, value: unknown, path: string, notation: Notation): un
       return visitEnum(type.values, value, path)
     case 'array':
       if (!Array.isArray(value)) throw mistyped(path, 'array')
-      return value.map((each, index) => visit(type.of, each, `${path}[${index}]`, notation))
+      return value.map((each, index) =>
+        visit(type.of, each, element(path, index, notation), notation),
+      )
     case 'object':
       return visitObject(type, value, path, notation)
     case 'alternate': {
@@ -74,8 +76,8 @@ function visitBuiltin(
 
 function visitBoolean(value: unknown, path: string, notation: Notation): boolean {
   if (notation === 'keyval' && typeof value === 'string') {
-    if (value === 'on') return true
-    if (value === 'off') return false
+    const said = booleanOf(value)
+    if (said !== undefined) return said
     throw invalid(`Parameter '${path}' expects 'on' or 'off'`)
   }
   if (typeof value !== 'boolean') throw mistyped(path, 'boolean')
@@ -176,9 +178,13 @@ function join(path: string, name: string): string {
   return path === '' ? name : `${path}.${name}`
 }
 
+function element(path: string, index: number, notation: Notation): string {
+  return notation === 'keyval' ? `${path}.${index}` : `${path}[${index}]`
+}
+
 /** Elements of lists have no name, which QEMU prints as `null`. */
 function lastName(path: string): string {
-  return path.endsWith(']') ? 'null' : (path.split('.').at(-1) as string)
+  return /\]$|\.\d+$/.test(path) ? 'null' : (path.split('.').at(-1) as string)
 }
 
 function mistyped(path: string, expected: string): BlockError {

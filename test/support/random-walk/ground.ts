@@ -38,7 +38,7 @@ export class WalkGround {
   }
 
   get log(): string {
-    return this.#log.slice(-1000).join('\n')
+    return this.#log.slice(-400).join('\n')
   }
 
   get hasJobs(): boolean {
