@@ -39,6 +39,7 @@ qemu.describe('of several complaints the first is made', () => {
     'commit -p a.qcow2',
     'compare --object foo a.qcow2 a.qcow2',
     'compare -p nix a.qcow2',
+    'compare -p -T bad a.qcow2 a.qcow2',
     'convert -m 99 -S x a.qcow2 o',
     'convert -S 8E a.qcow2 o',
     'convert -m 021 a.qcow2 o',
@@ -89,6 +90,7 @@ qemu.describe('of several complaints the first is made', () => {
     'amend -o preallocation=off a.qcow2',
     'amend -o preallocation=off,nocow=off a.qcow2',
     'amend -p -o x nix',
+    'amend -p -o help -f qcow2 nix',
     'amend -o encrypt.state=bad,preallocation=off a.qcow2',
     'amend -o size=1M .',
   ])('%s', async (text) => {

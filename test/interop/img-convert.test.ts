@@ -153,6 +153,7 @@ qemu.describe('img convert', () => {
     'convert -S 3 b.qcow2 x',
     'convert -S x b.qcow2 x',
     'convert -S 32M b.qcow2 x',
+    'convert -C -c -S 4k b.qcow2 x',
     'convert -m 0 b.qcow2 x',
     'convert -m 17 b.qcow2 x',
     'convert -m x b.qcow2 x',

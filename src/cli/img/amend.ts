@@ -27,11 +27,11 @@ export const amend: ImgCommand = async (words, io) => {
   const optionList = lists.join(',')
   if (lists.length === 0) throw usageFailure('Must specify options (-o)')
   const format = args.value('f')
+  using progress = new Progress(io, args.has('p') && !args.has('q'))
   if (wantsHelp(optionList) && format !== undefined) {
     io.stdout.write(amendHelp(format))
     return 0
   }
-  using progress = new Progress(io, args.has('p') && !args.has('q'))
   if (args.rest.length !== 1) throw new CommandFailure('Expecting one image file name')
   const cache = targetCache(args.value('t') ?? 'writeback')
   checkImageOpts(args.has('image-opts'), format)

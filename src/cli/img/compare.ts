@@ -29,10 +29,10 @@ export const compare: ImgCommand = async (words, io) => {
     },
   })
   if (args.rest.length !== 2) throw usageFailure('Expecting two image file names')
-  const cache = sourceCache(args.value('T'), cannotOpen)
   const formats = [args.value('f'), args.value('F')]
   const quiet = args.has('q')
   using progress = new Progress(io, args.has('p') && !quiet, progressStep)
+  const cache = sourceCache(args.value('T'), cannotOpen)
   await using graph = imageGraph(io)
   const images: ComparedImage[] = []
   for (const [index, filename] of args.rest.entries()) {

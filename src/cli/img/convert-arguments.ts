@@ -158,11 +158,11 @@ function checkTogether(args: Arguments): void {
   if (args.has('skip-broken-bitmaps') && !args.has('bitmaps')) {
     throw new CommandFailure('Use of --skip-broken-bitmaps requires --bitmaps')
   }
-  if (args.has('C') && args.has('S')) {
-    throw new CommandFailure('Cannot enable copy offloading when -S is used')
-  }
   if (args.has('C') && args.has('c')) {
     throw new CommandFailure('Cannot enable copy offloading when -c is used')
+  }
+  if (args.has('C') && args.has('S')) {
+    throw new CommandFailure('Cannot enable copy offloading when -S is used')
   }
   if (args.has('C') && args.has('salvage')) {
     throw new CommandFailure('Cannot use copy offloading in salvaging mode')

@@ -100,7 +100,7 @@ const nothing: BlockStatus = {
 function jsonLine({ start, length, depth, present, zero, data, offset }: BlockStatus): string {
   const place = offset === undefined ? '' : `, "offset": ${offset}`
   return (
-    `{ "start": ${start}, "length": ${length}, "depth": ${depth}, "present": ${present}, ` +
+    `{ "start": ${BigInt(start)}, "length": ${length}, "depth": ${depth}, "present": ${present}, ` +
     `"zero": ${zero}, "data": ${data}${place}}`
   )
 }
