@@ -101,6 +101,9 @@ async function answer(what: NonNullable<Plan['answer']>, io: NamedCliIo): Promis
   return 0
 }
 
+/** Milliseconds; what a timer can hold. */
+const longestInterval = 2 ** 31 - 1
+
 async function serve(plan: Plan, io: NamedCliIo, background: boolean): Promise<number> {
   compileLater()
   const stopped = abortion(io.signal)
@@ -113,6 +116,8 @@ async function serve(plan: Plan, io: NamedCliIo, background: boolean): Promise<n
   }
   const onProbedRaw = (filename: string) => void io.stderr.write(probedRawWarning(filename))
   const daemon = new StorageDaemon({ stdio, onProbedRaw })
+  // Without monitors and exports nothing else would: whoever holds images waits for a signal.
+  const alive = setInterval(() => {}, longestInterval)
   try {
     // A step may wait, for a client or a peer; a signal ends that wait.
     await Promise.race([takeSteps(daemon, plan, io), daemon.quitting, stopped])
@@ -122,6 +127,7 @@ async function serve(plan: Plan, io: NamedCliIo, background: boolean): Promise<n
     if (background) reportRunning()
     await Promise.race([daemon.quitting, stopped])
   } finally {
+    clearInterval(alive)
     await daemon[Symbol.asyncDispose]()
     await pidfile?.[Symbol.asyncDispose]()
     reportNoMore()

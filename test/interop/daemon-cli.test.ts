@@ -217,12 +217,29 @@ describe('varve daemon', () => {
       '{"execute":"qmp_capabilities"}{"execute":"query-block-exports"}',
     )
     expect(replies[1].return).toMatchObject([{ id: 'e', 'node-name': 'n' }])
-    expect(readFileSync(join(home, 'pid'), 'utf8')).toBe(`${talk.process.pid}\n`)
+    // It is written after the monitor listens.
+    const pid = join(home, 'pid')
+    while (!existsSync(pid) || readFileSync(pid, 'utf8') === '') await sleep(5)
+    expect(readFileSync(pid, 'utf8')).toBe(`${talk.process.pid}\n`)
     expect(statSync(join(home, 'qmp.sock')).mode % 0o1000).toBe(0o600)
     const ended = once(talk.process, 'exit')
     talk.process.kill('SIGTERM')
     expect(await ended).toEqual([0, null])
     expect(['pid', 'n.sock', 'qmp.sock'].filter((name) => existsSync(join(home, name)))).toEqual([])
+  })
+
+  it('holds its images until it is told to end, though nobody can reach it', async () => {
+    const [program, ...args] = varveDaemon
+    const pid = join(folder, 'alone.pid')
+    const blockdev = ['--blockdev', 'null-co,node-name=n', '--pidfile', pid]
+    const child = spawn(program, [...args, ...blockdev])
+    const ended = once(child, 'exit')
+    while (!existsSync(pid) && child.exitCode === null) await sleep(5)
+    await sleep(100)
+    expect(child.exitCode).toBe(null)
+    child.kill('SIGTERM')
+    expect(await ended).toEqual([0, null])
+    expect(existsSync(pid)).toBe(false)
   })
 
   it('waits for the first client where that is asked for', async () => {
