@@ -1,6 +1,6 @@
 /**
  * Random command lines for qemu-img, qemu-io and (what it refuses) qemu-nbd, with every option, sound and not, over a folder of
- * images of every kind: the same output, complaints, status and files.
+ * images of every kind: the same output, complaints, status and files. The same with one image behind qemu-nbd.
  *
  * `VARVE_SEED` replays a run. `VARVE_LONG=1` goes on for minutes, `VARVE_LONG=600` for so many seconds.
  */
