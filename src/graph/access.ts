@@ -60,8 +60,17 @@ async function switchOne(shape: GraphShape, node: BlockNode, readOnly: boolean):
   } catch (error) {
     node.setFlags(before)
     shape.refresh()
-    if (readOnly) await switchLayer(node, false)
+    if (readOnly) await becomeWritableAgain(node)
     throw error
+  }
+}
+
+/** Where not even that can be done, the node says what its layer is: whoever wants to write switches it then. */
+async function becomeWritableAgain(node: BlockNode): Promise<void> {
+  try {
+    await switchLayer(node, false)
+  } catch {
+    node.setFlags({ ...node.flags, readOnly: true })
   }
 }
 
