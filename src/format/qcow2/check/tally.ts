@@ -107,6 +107,8 @@ export class Tally {
   }
 
   #overflow(cluster: number, findings: Findings): void {
+    // Something leads here that should lead elsewhere; what seems to leak may be what it meant.
+    this.incomplete = true
     findings.corruptions++
     findings.say(`ERROR: overflow cluster offset=0x${(cluster * this.clusterSize).toString(16)}`)
     findings.say(
