@@ -2,6 +2,7 @@
  * Disks as regular files: what programs find when they use them, as with Debian's qemu-storage-daemon,
  * and what the disks hold afterwards.
  */
+
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import {
@@ -26,11 +27,11 @@ import { sys } from '../../src/sys/current.ts'
 import { peer } from '../peers.ts'
 import { DaemonPair } from '../support/daemon-pair.ts'
 import { scratchFolder } from '../support/folder.ts'
+import { main } from '../support/main.ts'
 import { Random, seedNote } from '../support/random.ts'
 import { until } from '../support/until.ts'
 
 const uses = fileURLToPath(new URL('../support/file-uses.py', import.meta.url))
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const folder = scratchFolder('fuse')
 const tools = peer('qemu-storage-daemon', 'qemu-img', 'python3', 'mke2fs', 'e2fsck')
 const MiB = 1024 * 1024

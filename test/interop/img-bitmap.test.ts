@@ -2,17 +2,17 @@
  * `img bitmap` and `img convert --bitmaps` beside qemu-img: the same commands in two folders have
  * to say the same, and leave images that both programs read alike.
  */
+
 import { execFileSync, spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { peer } from '../peers.ts'
 import { Pair, runOurs, runTheirs } from '../support/img.ts'
+import { main } from '../support/main.ts'
 import { Random, seedNote } from '../support/random.ts'
 
 const qemu = peer('qemu-img', 'qemu-io')
-const varve = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 
 let pair: Pair
 beforeEach(() => {
@@ -261,7 +261,7 @@ qemu.describe('what a guest does', () => {
       }
       const words = ['-f', 'qcow2', ...(random.chance(0.5) ? ['-d', 'unmap'] : []), ...commands]
       const peerEnded = spawnSync('qemu-io', [...words, image], { cwd: pair.theirs })
-      spawnSync(process.execPath, [varve, 'io', ...words, image], { cwd: pair.ours })
+      spawnSync(process.execPath, [main, 'io', ...words, image], { cwd: pair.ours })
       const check = ['check', image]
       expect((await runTheirs(pair.ours, check)).status, commands.join(' ')).toBe(0)
       // qemu-io 7.2 aborts on some of these, or takes what it wrote itself for corrupt (compressed

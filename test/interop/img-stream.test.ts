@@ -1,4 +1,5 @@
 /** `-` of `img convert`: raw bytes through pipes, as processes. The other end is plain files. */
+
 import { spawn } from 'node:child_process'
 import {
   createReadStream,
@@ -14,9 +15,9 @@ import { pipeline } from 'node:stream/promises'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { SeededRandom } from '../../src/bytes/seeded-random.ts'
 import { peer } from '../peers.ts'
+import { main } from '../support/main.ts'
 
 const qemu = peer('qemu-img')
-const main = new URL('../../src/cli/main.ts', import.meta.url).pathname
 
 let folder: string
 beforeEach(() => {

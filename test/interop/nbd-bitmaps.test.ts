@@ -2,25 +2,22 @@
  * Dirty bitmaps and allocation depth over NBD: what nbdinfo and qemu-img read from `varve nbd` is
  * what they read from qemu-nbd, and our client reads the same from either.
  */
+
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
 import { runOurs, runTheirs } from '../support/img.ts'
+import { main } from '../support/main.ts'
 import { Random, seedNote } from '../support/random.ts'
 
 const nbdinfo = peer('nbdinfo', 'qemu-nbd', 'qemu-img', 'qemu-io')
 
-const varve = [
-  process.execPath,
-  fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url)),
-  'nbd',
-]
+const varve = [process.execPath, main, 'nbd']
 const size = 6 * 1024 * 1024 + 512
 
 nbdinfo.describe('dirty bitmaps over NBD', () => {

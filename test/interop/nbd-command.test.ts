@@ -1,4 +1,5 @@
 /** `varve nbd` against the real qemu-nbd: the same arguments, the same words, the same status. */
+
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs'
@@ -10,6 +11,7 @@ import { run } from '../../src/cli/nbd.ts'
 import { type Outcome, peer } from '../peers.ts'
 import { runCommand } from '../support/cli.ts'
 import { scratchFolder } from '../support/folder.ts'
+import { main } from '../support/main.ts'
 import { type Started, startVarve } from '../support/programs.ts'
 
 const qemuNbd = peer('qemu-nbd', 'qemu-img', 'qemu-io')
@@ -257,7 +259,6 @@ nbdinfo.describe('serving', () => {
 
   it('takes a socket over from whoever activates it', async () => {
     const socket = join(folder, 'activated')
-    const main = new URL('../../src/cli/main.ts', import.meta.url).pathname
     // What systemd does: a listening socket as descriptor 3, and the process that may have it.
     const script = `
 import os, socket, sys

@@ -1,18 +1,18 @@
 /** Snapshots in other forms, each opened by the program that the form is for. */
+
 import { execFile } from 'node:child_process'
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { beforeAll, expect, it } from 'vitest'
 import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
+import { main } from '../support/main.ts'
 import { runVarve } from '../support/programs.ts'
 import { bootDisk, counterOf, qemuSystem, Vm } from '../support/vm.ts'
 
 const folder = scratchFolder('snap-convert')
 const at = (name: string) => join(folder, name)
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const snap = `exec ${process.execPath} ${main} snap`
 /** Rows of which the everyday run has enough similar ones. */
 const long = process.env.VARVE_LONG === '1'

@@ -3,19 +3,19 @@
  * mapped-ram, several channels, addresses as objects), and snapshots that go from 7.2 to 10 and back.
  * The other suites run against it too: `PATH=$VARVE_QEMU10:$PATH vitest run test/interop/snap*`.
  */
+
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { beforeAll, expect, it } from 'vitest'
 import { newerPeer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
+import { main } from '../support/main.ts'
 import { runVarve, startVarve } from '../support/programs.ts'
 import { until } from '../support/until.ts'
 import { bootDisk, counterOf, qemuSystem, Vm, type VmOptions } from '../support/vm.ts'
 
 const folder = scratchFolder('snap-qemu-10')
 const at = (name: string) => join(folder, name)
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const snap = `exec ${process.execPath} ${main} snap`
 /** Rows of which the everyday run has enough similar ones. */
 const long = process.env.VARVE_LONG === '1'

@@ -2,6 +2,7 @@
  * `varve snap` and a real QEMU: the guest checks its own memory, so whatever is lost or mixed up on
  * the way shows as an `X` on its serial port, and where it continues tells which moment was saved.
  */
+
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
@@ -14,13 +15,13 @@ import { promisify } from 'node:util'
 import { expect, it } from 'vitest'
 import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
+import { main } from '../support/main.ts'
 import { startVarve } from '../support/programs.ts'
 import { until } from '../support/until.ts'
 import { counterOf, qemuSystem, Vm } from '../support/vm.ts'
 import { mountTmpfs } from './mounts.ts'
 
 const folder = scratchFolder('snap')
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const snap = `exec ${process.execPath} ${main} snap`
 const qemuImg = peer('qemu-img')
 const python = peer('python3')

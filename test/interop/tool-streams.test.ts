@@ -3,18 +3,18 @@
  * that are full, signals, and the bytes of `-p`. Each line of shell runs with qemu's tools and with
  * ours, in folders of their own; `$IMG` and `$IO` are the tools.
  */
+
 import { execFile, execFileSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { beforeAll, expect, it } from 'vitest'
 import { peer } from '../peers.ts'
 import { comparable } from '../support/cli-random/programs.ts'
 import { scratchFolder } from '../support/folder.ts'
+import { main } from '../support/main.ts'
 
 const qemu = peer('qemu-img', 'qemu-io', 'sh')
 const folder = scratchFolder('tool-streams')
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const ourTool = (name: string) => `${process.execPath} ${main} ${name}`
 
 const lines: readonly (readonly [string, string])[] = [

@@ -1,4 +1,5 @@
 /** `varve vma` as processes of their own: pipes, signals, full disks. */
+
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, constants, openSync } from 'node:fs'
@@ -7,10 +8,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { main } from '../support/main.ts'
 import { archiveOf, patternedDisk } from '../support/vma.ts'
 import { mountTmpfs } from './mounts.ts'
 
-const main = join(import.meta.dirname, '../../src/cli/main.ts')
 const vma = `'${process.execPath}' '${main}' vma`
 const content = patternedDisk(200 * 65_536 + 512, 5)
 

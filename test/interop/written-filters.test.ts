@@ -1,19 +1,19 @@
 /** Filters whose work shows in the files that they leave: preallocate, compress, blkverify. */
+
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { peer } from '../peers.ts'
 import { scratchFolder } from '../support/folder.ts'
+import { main } from '../support/main.ts'
 import { Random, seedNote } from '../support/random.ts'
 import { Twins } from '../support/twins.ts'
 
 const folder = scratchFolder('written-filters')
 const qemuImg = peer('qemu-img', 'qemu-io')
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 const commands = (...lines: readonly string[]) => lines.flatMap((line) => ['-c', line])
 let runs = 0
 

@@ -1,9 +1,9 @@
 /** `varve` as a process: which command runs, and an end of output that nobody reads. */
+
 import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { describe, expect, it } from 'vitest'
-
-const main = new URL('../../src/cli/main.ts', import.meta.url).pathname
+import { main } from '../support/main.ts'
 
 function varve(...args: string[]) {
   return new Promise<{ status: number | null; stdout: string; stderr: string }>((resolve) => {

@@ -1,19 +1,19 @@
 /** Saving and loading much RAM: through the page cache and past it, and with how much memory. */
+
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { open, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { scratchFolder } from '../support/folder.ts'
 import { writeCapture } from '../support/large-capture.ts'
+import { main } from '../support/main.ts'
 import { runVarve } from '../support/programs.ts'
 
 const MiB = 1024 * 1024
 const folder = scratchFolder('snap-large')
 const at = (name: string) => join(folder, name)
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
 
 /** Runs with files as standard input and output; resolves to the most memory that was seen. */
 async function run(input: string, output: string, ...args: string[]): Promise<number> {

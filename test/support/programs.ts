@@ -1,14 +1,13 @@
 /** varve's programs as processes of their own, run from the source. */
+
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { afterEach } from 'vitest'
 import { QmpClient } from '../../src/wire/qmp/client.ts'
-
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+import { main } from './main.ts'
 
 export interface Ended {
   /** 128 and its number when a signal ended it, as a shell counts. */

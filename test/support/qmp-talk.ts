@@ -1,10 +1,11 @@
 /** One side of a comparison: a storage daemon and one monitor of it, spoken to step by step. */
+
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
+import { main } from './main.ts'
 
 export type Message = Readonly<Record<string, unknown>>
 
@@ -19,11 +20,7 @@ export interface Answers {
 }
 
 /** Starts `varve daemon` from the sources, or from `VARVE_MAIN`, which may be a bundle that starts sooner. */
-export const varveDaemon: readonly string[] = [
-  process.execPath,
-  process.env.VARVE_MAIN ?? fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url)),
-  'daemon',
-]
+export const varveDaemon: readonly string[] = [process.execPath, main, 'daemon']
 
 /** Longest wait for a line. */
 const patienceMs = 10_000

@@ -2,14 +2,12 @@
  * The same command line through a peer and through varve, each in a folder of its own with the
  * same files, so that relative names and what is left on disk can be compared too.
  */
+
 import { execFile } from 'node:child_process'
 import { cpSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { expect } from 'vitest'
-
-/** Runs the tools from source, in a process of their own. */
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+import { main } from './main.ts'
 
 export interface Told {
   readonly status: number

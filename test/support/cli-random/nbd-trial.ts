@@ -1,15 +1,14 @@
 /** The same line of qemu-nbd for both programs, and the same clients one after the other. */
+
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
+import { main } from '../main.ts'
 import { bring, changed, difference, listing } from './left-behind.ts'
 import type { Serving } from './nbd-serving.ts'
 import { type Answer, comparable } from './programs.ts'
-
-const main = fileURLToPath(new URL('../../../src/cli/main.ts', import.meta.url))
 
 export interface Served {
   /** Of the clients, in their order; and whether the server was there afterwards. */
