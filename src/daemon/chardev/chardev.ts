@@ -56,10 +56,6 @@ export type OpenChardev<K extends ChardevKind> = (
 
 export type { ChardevBackend, ChardevData, ChardevKind }
 
-export function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
-}
-
 export function unsupported(message: string): BlockError {
   return new BlockError('UNSUPPORTED', message, { errno: 'ENOTSUP' })
 }

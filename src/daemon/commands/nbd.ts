@@ -1,5 +1,5 @@
 /** The NBD server. */
-import { BlockError } from '../../errors.ts'
+import { invalid } from '../../errors.ts'
 import { command } from '../command.ts'
 import { flatAddress, type SocketAddress, socketAddressLegacy } from '../schema/socket-address.ts'
 import { bool, empty, object, optional, required, str, uint32 } from '../schema/types.ts'
@@ -99,7 +99,3 @@ export const nbdCommands = [
     },
   }),
 ]
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
-}

@@ -6,7 +6,7 @@
  * on the way.
  */
 import { booleanOf, parseSize } from '../../block/options.ts'
-import { BlockError } from '../../errors.ts'
+import { type BlockError, invalid } from '../../errors.ts'
 import type { Member, ObjectType, Type } from './types.ts'
 
 export type Notation = 'json' | 'keyval'
@@ -189,8 +189,4 @@ function lastName(path: string): string {
 
 function mistyped(path: string, expected: string): BlockError {
   return invalid(`Invalid parameter type for '${path}', expected: ${expected}`)
-}
-
-function invalid(message: string): BlockError {
-  return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }
