@@ -4,6 +4,7 @@
  */
 import { CommanderError, Command as Program } from 'commander'
 import type { CliIo } from './command.ts'
+import { version } from './version.ts'
 import { print } from './vma/support.ts'
 
 /** The status that a shell gives to a program that Ctrl-C ended. */
@@ -14,7 +15,10 @@ export class Interrupted extends Error {}
 
 /** An empty command line of `varve NAME`. */
 export function nativeProgram(name: string, description: string): Program {
-  return new Program(`varve ${name}`).description(description).showHelpAfterError(false)
+  return new Program(`varve ${name}`)
+    .description(description)
+    .version(`varve ${name} ${version}`, '-V, --version')
+    .showHelpAfterError(false)
 }
 
 /** Parses `args`, runs the program's action, and resolves to the exit status. */

@@ -187,3 +187,9 @@ test('Ctrl-C while standard input is waited for: status 130 and nothing left', a
   expect(stderr).toMatch(/^varve restore: interrupted/)
   expect(await readdir(folder)).toEqual(['a.vma'])
 })
+
+test('--version names the program and its version', async () => {
+  const { status, stdout } = await restore(['--version'])
+  expect(String(stdout)).toMatch(/^varve restore \d+\.\d+\.\d+\n$/)
+  expect(status).toBe(0)
+})

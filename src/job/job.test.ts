@@ -46,3 +46,11 @@ describe('a job that takes effect', () => {
     expect(job.cancelled).toBe(true)
   })
 })
+
+it.each([-1, 0.5, Number.NaN])('a speed of %d is refused, and there is no job', (speed) => {
+  const jobs = new JobTable()
+  expect(() => jobs.create({ id: 'j', type: 'backup', speed }, { run: async () => {} })).toThrow(
+    expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
+  )
+  expect(() => jobs.get('j')).toThrow()
+})

@@ -82,7 +82,7 @@ export class Job extends EventEmitter<JobEvents> {
     this.id = options.id
     this.type = options.type
     this.#work = work
-    this.#rate.rate = options.speed ?? 0
+    this.#rate.rate = checkedSpeed(options.speed ?? 0)
     this.done = new Promise((resolve, reject) => {
       this.#settle = { resolve, reject }
     })
@@ -189,10 +189,7 @@ export class Job extends EventEmitter<JobEvents> {
   /** Bytes a second; 0 is no limit. */
   setSpeed(speed: number): void {
     this.#check('set-speed')
-    if (!Number.isSafeInteger(speed) || speed < 0) {
-      throw new BlockError('INVALID_ARGUMENT', "Parameter 'speed' expects a non-negative value")
-    }
-    this.#rate.rate = speed
+    this.#rate.rate = checkedSpeed(speed)
   }
 
   /** Lets a job that is ready take effect: the copy replaces the original. */
@@ -412,4 +409,10 @@ export class Job extends EventEmitter<JobEvents> {
     this.#status = status
     this.emit('status', status)
   }
+}
+
+/** Bytes a second; 0 is no limit. */
+function checkedSpeed(speed: number): number {
+  if (Number.isSafeInteger(speed) && speed >= 0) return speed
+  throw new BlockError('INVALID_ARGUMENT', "Parameter 'speed' expects a non-negative value")
 }
