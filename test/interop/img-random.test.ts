@@ -129,9 +129,11 @@ qemu.describe('a chain that leads back to where it began', () => {
     const loop = "Backing file 'one' creates an infinite loop.\n"
     const chain = ['info', '--backing-chain', 'one']
     expect(await runOurs(pair.ours, chain)).toEqual(await runTheirs(pair.ours, chain))
+    // qemu-img goes round for ever; the words are those of a chain of that length whose end is missing.
+    const backing = 'Could not open backing file: Could not open backing file: '
     expect(await runOurs(pair.ours, ['convert', 'one', 'x'])).toMatchObject({
       status: 1,
-      stderr: `qemu-img: Could not open 'one': Could not open backing file: ${loop}`,
+      stderr: `qemu-img: Could not open 'one': ${backing}${loop}`,
     })
   })
 })

@@ -43,11 +43,11 @@ type Data = Readonly<Record<string, unknown>>
 export function parseChardev(argument: string): ChardevOption {
   const { options, shortForms } = parseOptionString(argument, 'backend')
   const { id, ...given } = options
+  if (id !== undefined && !isIdentifier(id)) throw badIdentifier()
   const asked = ['help', '?']
   if (asked.includes(given.backend) || shortForms.some(({ written }) => asked.includes(written))) {
     throw chardevHelp(given.backend, backendNames, chardevOptionTypes)
   }
-  if (id !== undefined && !isIdentifier(id)) throw badIdentifier()
   for (const [name, value] of Object.entries(given)) checkOption(name, value)
   const warnings = shortForms.map(
     ({ written, meaning }) =>

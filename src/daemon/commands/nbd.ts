@@ -19,13 +19,17 @@ export async function startNbdServer(
   options: NbdServerArguments,
 ): Promise<void> {
   const { objects } = daemon
-  if (daemon.exports.nbd.server) throw invalid('NBD server already running')
+  checkNoServer(daemon)
   const { 'tls-creds': credentials, 'tls-authz': authorisation } = options
   await daemon.exports.nbd.start(address, {
     maxConnections: options['max-connections'],
     tls: credentials === undefined ? undefined : objects.tlsCredentials(credentials, 'server'),
     authorise: authorisation === undefined ? undefined : objects.authorisation(authorisation),
   })
+}
+
+function checkNoServer(daemon: StorageDaemon): void {
+  if (daemon.exports.nbd.server) throw invalid('NBD server already running')
 }
 
 export const nbdServerMembers = {
@@ -46,6 +50,7 @@ export const nbdCommands = [
       ...nbdServerMembers,
     }),
     run({ addr, ...options }, { daemon }) {
+      checkNoServer(daemon)
       // Numbers of descriptors mean something to whoever starts the daemon, not to its clients.
       if (addr.type === 'fd') throw invalid('only QEMU supports file descriptor passing')
       return startNbdServer(daemon, flatAddress(addr), options)
