@@ -2,7 +2,7 @@
 import type { CreateOptionInfo, ImageCreator, NodeOptions } from './block/driver.ts'
 import { plainZeroIo } from './block/layer.ts'
 import { OptionReader } from './block/options.ts'
-import { BlockError } from './errors.ts'
+import { inContext, unsupported } from './errors.ts'
 import type { Graph } from './graph/graph.ts'
 import type { BlockNode } from './graph/node.ts'
 
@@ -35,9 +35,7 @@ function parsePlaceOptions(options: Readonly<Record<string, unknown>>): PlaceOpt
   const { size, preallocation, ...storage } = options
   const mode = new OptionReader({ preallocation }).string('preallocation') ?? 'off'
   if (mode !== 'off') {
-    throw new BlockError('UNSUPPORTED', `Unsupported preallocation mode '${mode}'`, {
-      errno: 'ENOTSUP',
-    })
+    throw unsupported(`Unsupported preallocation mode '${mode}'`)
   }
   return { size: Number(size), storage }
 }
@@ -65,12 +63,7 @@ async function openPlace(graph: Graph, driver: string, storage: NodeOptions): Pr
   try {
     return await graph.open(storage, { readOnly: false })
   } catch (error) {
-    if (!(error instanceof BlockError)) throw error
-    const { code, path, offset, errno, message } = error
-    throw new BlockError(
-      code,
-      `Protocol driver '${driver}' does not support image creation, and opening the image failed: ${message}`,
-      { path, offset, errno },
-    )
+    const words = `Protocol driver '${driver}' does not support image creation, and opening the image failed`
+    throw inContext(words, error)
   }
 }

@@ -60,6 +60,11 @@ export function invalid(message: string): BlockError {
   return new BlockError('INVALID_ARGUMENT', message, { errno: 'EINVAL' })
 }
 
+/** What is valid, but not offered: an `UNSUPPORTED`. */
+export function unsupported(message: string): BlockError {
+  return new BlockError('UNSUPPORTED', message, { errno: 'ENOTSUP' })
+}
+
 /** The errno name that an error carries, or undefined. */
 export function errnoOf(error: unknown): string | undefined {
   if (error instanceof BlockError) return error.errno

@@ -2,7 +2,7 @@
  * What a disk can be encrypted with, by the names that QEMU and LUKS headers have: ciphers, modes,
  * IV generators and hashes, and what goes together. Nothing here loads the ciphers themselves.
  */
-import { BlockError } from '../errors.ts'
+import { unsupported } from '../errors.ts'
 
 /** Bytes of each hash's digest. */
 const digestLengths = {
@@ -85,10 +85,6 @@ export function essivAlgorithm({ algorithm, ivHash }: CipherSpec): CipherAlgorit
   if (family === 'cast5') throw unsupported(`Cipher ${algorithm.name} not supported with essiv`)
   const shown = family === 'aes' ? 'AES' : family[0].toUpperCase() + family.slice(1)
   throw unsupported(`No ${shown} cipher with key size ${length} available`)
-}
-
-function unsupported(message: string): BlockError {
-  return new BlockError('UNSUPPORTED', message, { errno: 'ENOTSUP' })
 }
 
 /** Throws `UNSUPPORTED`, in QEMU's words, for parts that do not fit together. */

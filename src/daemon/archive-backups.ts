@@ -2,8 +2,10 @@
  * The one backup into an archive that may run at a time, and what became of the last one: the
  * state behind Proxmox's `backup`, `query-backup` and `backup-cancel`.
  */
+
 import { readFile } from 'node:fs/promises'
 import path from 'node:path'
+import { formatUuid } from '../archive/vma/header.ts'
 import { openSink } from '../archive/vma/io/open-sink.ts'
 import type { ArchiveSink } from '../archive/vma/io/sink.ts'
 import { randomUuid } from '../archive/vma/uuid.ts'
@@ -181,10 +183,4 @@ function cancelled(): BlockError {
 
 function now(): number {
   return Math.floor(Date.now() / 1000)
-}
-
-/** `xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx` */
-function formatUuid(uuid: Uint8Array): string {
-  const hex = Buffer.from(uuid).toString('hex')
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
 }

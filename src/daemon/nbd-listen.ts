@@ -1,8 +1,7 @@
 /** Where the NBD server of a daemon listens. */
-import { errnoOf, invalid } from '../errors.ts'
+import { errnoOf, invalid, unsupported } from '../errors.ts'
 import { NbdServer, type NbdServerOptions } from '../export/nbd/server.ts'
 import { bindError, portError } from './bind-error.ts'
-import { unsupported } from './chardev/chardev.ts'
 import { type Inet, resolveInet, unixPath } from './chardev/socket-address.ts'
 import type { SocketAddress } from './schema/socket-address.ts'
 

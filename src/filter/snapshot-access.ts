@@ -15,7 +15,7 @@ import {
   type Permissions,
 } from '../block/permission.ts'
 import { GiB, MiB } from '../bytes/range.ts'
-import { BlockError } from '../errors.ts'
+import { unsupported } from '../errors.ts'
 
 class SnapshotAccess implements BlockLayer {
   readonly size: number
@@ -82,10 +82,6 @@ class SnapshotAccess implements BlockLayer {
     if (preserved) return preserved
     throw unsupported('snapshot-access: the node below keeps no earlier state')
   }
-}
-
-function unsupported(message: string): BlockError {
-  return new BlockError('UNSUPPORTED', message, { errno: 'ENOTSUP' })
 }
 
 export const snapshotAccess: BlockDriver<{ readonly file: NodeReference }> = {

@@ -28,6 +28,12 @@ export function chainOf(node: BlockNode): BlockNode[] {
   return chain
 }
 
+/** The nodes from the top of a chain down to, but without, the base. */
+export function chainTo(top: BlockNode, base: BlockNode): BlockNode[] {
+  const chain = chainOf(top)
+  return chain.slice(0, chain.indexOf(base))
+}
+
 /** The images of a chain, the topmost first, without filters. */
 export function imagesOf(node: BlockNode): BlockNode[] {
   return chainOf(node).filter((each) => filteredEdge(each) === undefined)

@@ -15,7 +15,7 @@ import {
   type Permissions,
 } from '../block/permission.ts'
 import { invalid } from '../errors.ts'
-import { chainOf, imagesOf, skipFilters } from '../graph/chain.ts'
+import { chainOf, chainTo, imagesOf, skipFilters } from '../graph/chain.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { changeRecords, recordOf } from '../graph/record.ts'
@@ -84,7 +84,7 @@ async function startInner(
   }: CommitOptions & { top: BlockNode; base: BlockNode },
   jobOptions: JobOptions,
 ): Promise<Job> {
-  const chain = nodesBetween(top, base)
+  const chain = chainTo(top, base)
   for (const each of new Set([skipFilters(node), ...chain])) each.blockers.check('commit-source')
   base.blockers.check('commit-target')
   const ground = new JobGround(graph, id, 'commit')
@@ -182,12 +182,6 @@ class CommitTop extends JobFilter {
   childPermissions(): Permissions {
     return { uses: noPermission, shares: everyPermission }
   }
-}
-
-/** From one node of a chain down to another, without the latter. */
-function nodesBetween(top: BlockNode, base: BlockNode): BlockNode[] {
-  const chain = chainOf(top)
-  return chain.slice(0, chain.indexOf(base))
 }
 
 function clusterSizeOf(top: BlockNode): number {

@@ -10,7 +10,7 @@ import { type Completion, plainIo, type WriteIo, type ZeroIo } from '../block/la
 import type { ChildRole, Needs, Permissions } from '../block/permission.ts'
 import { isPowerOfTwo, MiB } from '../bytes/range.ts'
 import { BlockError, invalid } from '../errors.ts'
-import { chainOf, skipFilters } from '../graph/chain.ts'
+import { chainTo, skipFilters } from '../graph/chain.ts'
 import type { Graph } from '../graph/graph.ts'
 import type { BlockNode } from '../graph/node.ts'
 import { checkNotBacking } from '../graph/overlay.ts'
@@ -311,12 +311,6 @@ class MirrorTop extends JobFilter {
 function granularityFor(target: BlockNode): number {
   const { clusterSize } = target.layer.image ?? {}
   return clusterSize === undefined ? defaultGranularity : Math.max(4096, clusterSize)
-}
-
-/** The nodes from the top of a chain down to, but without, the base. */
-function chainTo(top: BlockNode, base: BlockNode): BlockNode[] {
-  const chain = chainOf(top)
-  return chain.slice(0, chain.indexOf(base))
 }
 
 export function checkGranularity(granularity: number | undefined): void {

@@ -25,7 +25,6 @@ export interface Libc {
   readonly poll: Call
   readonly eventfd: Call
   readonly socketpair: Call
-  readonly recvmsg: Call
   readonly mount: Call
   readonly umount2: Call
   /** Absent from musl before 1.2.5. */
@@ -100,7 +99,6 @@ function bind(koffi: Koffi): Libc {
     ioctlNumber: libc.func('ioctl', 'int', ['int', 'ulong', 'ulong']) as Call,
     syscall: libc.func('syscall', 'long', ['long', 'int', 'int', 'void *', 'size_t']) as Call,
     socketpair: libc.func('socketpair', 'int', ['int', 'int', 'int', 'void *']) as Call,
-    recvmsg: libc.func('recvmsg', 'int64', ['int', 'void *', 'int']) as Call,
     eventfd: libc.func('eventfd', 'int', ['uint', 'int']) as Call,
     mount: libc.func('mount', 'int', ['void *', 'void *', 'void *', 'ulong', 'void *']) as Call,
     umount2: libc.func('umount2', 'int', ['void *', 'int']) as Call,

@@ -2,7 +2,7 @@
 import { constants } from 'node:os'
 import { type Argument, type Call, type Libc, loadLibc } from './koffi-load.ts'
 import { openSharedMemory } from './koffi-shared-memory.ts'
-import type { SharedMemorySys } from './shared-memory.ts'
+import { nothingYet, type SharedMemorySys } from './shared-memory.ts'
 import { type AllocateMode, notOffered, type Supported, type Sys, wouldWait } from './sys.ts'
 import { sysError } from './sys-error.ts'
 import { Turnstile } from './turnstile.ts'
@@ -47,13 +47,10 @@ const longestPoll = 1000
 const EFD_CLOEXEC = 0o2000000
 const EFD_NONBLOCK = 0o4000
 
-/** socketpair(2), recvmsg(2), cmsg(3) */
+/** socketpair(2) */
 const AF_UNIX = 1
 const SOCK_STREAM = 1
 const SOCK_CLOEXEC = 0o2000000
-const MSG_CLOEXEC = 0x40000000
-const SOL_SOCKET = 1
-const SCM_RIGHTS = 1
 
 /** fcntl(2) */
 const F_GETFL = 3
@@ -239,19 +236,15 @@ class KoffiSys implements Sys {
   }
 
   async receiveDescriptor(socket: number): Promise<number | undefined> {
-    // One byte, and a control message: its length, level and type, and one descriptor.
-    const byte = new Uint8Array(8)
-    const control = new Int32Array(6)
-    const iovec = new BigUint64Array([this.#libc.address(byte), 1n])
-    // struct msghdr: name and its length, vectors and their number, control and its length, flags.
-    const addresses = [this.#libc.address(iovec), this.#libc.address(control)]
-    const message = new BigUint64Array([0n, 0n, addresses[0], 1n, addresses[1], 24n, 0n])
-    const bytes = new Uint8Array(message.buffer)
-    const length = await this.#callInPool('recvmsg', this.#libc.recvmsg, socket, bytes, MSG_CLOEXEC)
-    const [, , level, type, fd] = control
-    // Looked at here, so that the buffers live as long as the call.
-    if (length !== 1 || byte.length + iovec.length === 0) return undefined
-    if (level !== SOL_SOCKET || type !== SCM_RIGHTS) return undefined
+    const byte = new Uint8Array(new ArrayBuffer(8), 0, 1)
+    const fds: number[] = []
+    for (;;) {
+      await this.untilReadable([socket])
+      const length = this.sharedMemory?.receive(socket, byte, fds)
+      if (length !== nothingYet) break
+    }
+    const [fd] = fds
+    if (fd === undefined) return undefined
     this.#libc.fcntlNumber(fd, F_SETFL, this.#libc.fcntlNumber(fd, F_GETFL, 0) | O_NONBLOCK)
     return fd
   }

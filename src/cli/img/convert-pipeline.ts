@@ -305,7 +305,7 @@ function isZeroBlock(data: Uint8Array, at: number, block: number): boolean {
 }
 
 /** What went wrong, in as few words as the system has for it. */
-function reasonOf(error: unknown): string {
+export function reasonOf(error: unknown): string {
   if (error instanceof BlockError && error.errno) return strerror(error.errno)
   return error instanceof Error ? error.message : String(error)
 }

@@ -2,15 +2,16 @@
  * `-` for standard input or output, where bytes come and go from front to back: raw only. This is
  * varve's own; to qemu-img it is a file of that name.
  */
+
 import type { Readable } from 'node:stream'
 import { plainWriteIo } from '../../block/layer.ts'
 import { alignUp, MiB } from '../../bytes/range.ts'
 import { isZero, zeroes } from '../../bytes/zero.ts'
-import { BlockError, strerror } from '../../errors.ts'
 import type { Edge } from '../../graph/edge.ts'
 import type { NamedIo } from '../command.ts'
 import { imageGraph } from '../open-image.ts'
 import type { ConvertArguments } from './convert-arguments.ts'
+import { reasonOf } from './convert-pipeline.ts'
 import { type ConvertSource, maxPieceLength } from './convert-source.ts'
 import { openTarget, planTarget } from './convert-target.ts'
 import { CommandFailure } from './failure.ts'
@@ -154,9 +155,4 @@ class Intake {
   async #writeZeroes(offset: number, length: number): Promise<void> {
     await this.#target.writeZeroes(offset, length, { mayUnmap: true })
   }
-}
-
-function reasonOf(error: unknown): string {
-  if (error instanceof BlockError && error.errno) return strerror(error.errno)
-  return error instanceof Error ? error.message : String(error)
 }

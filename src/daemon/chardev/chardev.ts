@@ -3,7 +3,6 @@
  * each client, or one stream for as long as it lasts.
  */
 import type { Duplex } from 'node:stream'
-import { BlockError } from '../../errors.ts'
 import type { Authorise } from '../../tls/accept.ts'
 import type { TlsCredentials } from '../../tls/credentials.ts'
 import type { Endpoint } from '../../tls/sanity-check.ts'
@@ -55,7 +54,3 @@ export type OpenChardev<K extends ChardevKind> = (
 ) => Chardev | Promise<Chardev>
 
 export type { ChardevBackend, ChardevData, ChardevKind }
-
-export function unsupported(message: string): BlockError {
-  return new BlockError('UNSUPPORTED', message, { errno: 'ENOTSUP' })
-}

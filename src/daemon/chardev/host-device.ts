@@ -1,8 +1,8 @@
 /** `serial` and `parallel`: devices of this machine. */
 import { closeSync, constants } from 'node:fs'
-import { errnoOf, invalid, strerror } from '../../errors.ts'
+import { errnoOf, invalid, strerror, unsupported } from '../../errors.ts'
 import { sys } from '../../sys/current.ts'
-import { type Chardev, type ChardevData, unsupported } from './chardev.ts'
+import type { Chardev, ChardevData } from './chardev.ts'
 import { openOrSay } from './file.ts'
 import { PolledStream } from './polled-stream.ts'
 import { SingleStream } from './single-stream.ts'

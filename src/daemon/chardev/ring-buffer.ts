@@ -2,8 +2,8 @@
 
 import { Duplex } from 'node:stream'
 import { MiB } from '../../bytes/range.ts'
-import { invalid } from '../../errors.ts'
-import { type Chardev, type ChardevData, unsupported } from './chardev.ts'
+import { invalid, unsupported } from '../../errors.ts'
+import type { Chardev, ChardevData } from './chardev.ts'
 import { SingleStream } from './single-stream.ts'
 
 const usualSize = 65536

@@ -3,9 +3,8 @@
 import { lookup } from 'node:dns/promises'
 import { fstatSync } from 'node:fs'
 import { isIP, isIPv4, isIPv6 } from 'node:net'
-import { errnoOf, invalid } from '../../errors.ts'
+import { errnoOf, invalid, unsupported } from '../../errors.ts'
 import type { SocketAddress } from '../schema/socket-address.ts'
-import { unsupported } from './chardev.ts'
 
 export type Inet = Extract<SocketAddress, { type: 'inet' }>
 export type Unix = Extract<SocketAddress, { type: 'unix' }>

@@ -3,10 +3,10 @@ import { chmodSync } from 'node:fs'
 import { unlink } from 'node:fs/promises'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { errnoOf } from '../../errors.ts'
+import { errnoOf, unsupported } from '../../errors.ts'
 import { bindError, portError } from '../bind-error.ts'
 import type { SocketAddress } from '../schema/socket-address.ts'
-import { type Chardev, type Serve, unsupported } from './chardev.ts'
+import type { Chardev, Serve } from './chardev.ts'
 import {
   describeAddress,
   type Inet,

@@ -1,6 +1,7 @@
 /** What Node does not offer of terminals, by ioctl(2): tty(4), ioctl_tty(2). */
+
+import { unsupported } from '../../errors.ts'
 import { sys } from '../../sys/current.ts'
-import { unsupported } from './chardev.ts'
 
 /** These numbers are those of Linux on all architectures that koffi runs on but powerpc. */
 const TCGETS = 0x5401
